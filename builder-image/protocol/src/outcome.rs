@@ -1,0 +1,350 @@
+//! What a pod reports when it is done.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ProtocolError, VERSION};
+
+/// The kubelet keeps this much of a container's termination message, in bytes.
+pub const MAX_OUTCOME_BYTES: usize = 4096;
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// What happened.
+    pub report: Report,
+}
+
+/// Success or failure of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Report {
+    /// The image was built and pushed.
+    Built(BuildOutcome),
+    /// The mirror went through all images; some may have failed.
+    Mirrored(MirrorOutcome),
+    /// The task failed.
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// An outcome of this version.
+    pub const fn new(report: Report) -> Self {
+        Self {
+            version: VERSION,
+            report,
+        }
+    }
+
+    /// The outcome as JSON of at most [`MAX_OUTCOME_BYTES`]; lists and messages are cut where it would be longer.
+    pub fn to_json(&self) -> String {
+        let mut bounded = self.clone();
+        loop {
+            let json = serde_json::to_string(&bounded).expect("plain values always serialise");
+            if json.len() <= MAX_OUTCOME_BYTES || !bounded.report.shrink() {
+                return json;
+            }
+        }
+    }
+
+    /// Reads an outcome.
+    ///
+    /// # Errors
+    /// When `json` is no outcome, or is one of another version.
+    pub fn parse(json: &[u8]) -> Result<Self, ProtocolError> {
+        let what = "outcome";
+        check_version(what, json)?;
+        serde_json::from_slice(json).map_err(|source| ProtocolError::Json { what, source })
+    }
+}
+
+impl Report {
+    /// Makes the report shorter; false when nothing is left to cut.
+    fn shrink(&mut self) -> bool {
+        match self {
+            Self::Built(built) => built.base_images.pop().is_some(),
+            Self::Mirrored(mirrored) => mirrored.images.pop().is_some(),
+            Self::Failed(failure) => failure.shrink(),
+        }
+    }
+}
+
+/// A finished build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildOutcome {
+    /// Digest of the manifest.
+    pub digest: String,
+    /// Compressed size: manifest, configuration and layers, in bytes.
+    pub size: u64,
+    /// The platform, `linux/amd64`.
+    pub platform: String,
+    /// One for each destination, in the order of the request.
+    pub destinations: Vec<PushedImage>,
+    /// Base images, as named and as resolved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base_images: Vec<BaseImage>,
+    /// What the source turned out to be.
+    #[serde(default)]
+    pub source: Resolved,
+    /// Steps in the graph that was solved.
+    pub steps: u32,
+    /// Steps that were answered by the cache.
+    pub cached_steps: u32,
+    /// How RUN was isolated.
+    pub isolation: crate::Isolation,
+}
+
+/// An image in its destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushedImage {
+    /// The name of the destination in the resource.
+    pub name: String,
+    /// `host/repository@sha256:…`
+    pub image: String,
+}
+
+/// A base image as the Dockerfile names it and as the registry resolved it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BaseImage {
+    /// The full reference.
+    pub reference: String,
+    /// The digest that it had.
+    pub digest: String,
+}
+
+/// What a source turned out to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resolved {
+    /// The git commit that was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// `sha256:…` of the archive that was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+}
+
+/// A finished mirror run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MirrorOutcome {
+    /// Images whose manifests were sent.
+    pub copied: u32,
+    /// Images that were there already.
+    pub unchanged: u32,
+    /// Images that could not be copied.
+    pub failed: u32,
+    /// Blobs that were mounted from another repository of the destination.
+    pub mounted_blobs: u32,
+    /// Bytes of blobs that were sent.
+    pub bytes_copied: u64,
+    /// One for each image, in the order of the request, as many as fit.
+    pub images: Vec<MirroredImage>,
+}
+
+/// What became of one image of a mirror run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirroredImage {
+    /// Position in the request.
+    pub index: u32,
+    /// The digest in source and destination, where it was copied or unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// A failure: what kind, and what people should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Decides the reason in status, and whether the operator tries again.
+    pub kind: FailureKind,
+    /// One sentence: what failed, where, and what to do. No secrets, no bodies of foreign servers.
+    pub message: String,
+    /// The instruction, `Dockerfile:7: RUN make`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// How the step's process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Last lines of the step's output, at most 1 KiB.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// What was known of the source when it failed.
+    #[serde(default)]
+    pub source: Resolved,
+}
+
+impl Failure {
+    /// A failure of `kind` that has nothing but a message.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            step: None,
+            exit_code: None,
+            output: String::new(),
+            source: Resolved::default(),
+        }
+    }
+
+    fn shrink(&mut self) -> bool {
+        fn keep_half(text: &mut String, keep_end: bool) {
+            let mut middle = text.len() / 2;
+            while !text.is_char_boundary(middle) {
+                middle += 1;
+            }
+            if keep_end {
+                text.drain(..middle);
+            } else {
+                text.truncate(middle);
+            }
+        }
+        if self.output.len() > 256 {
+            keep_half(&mut self.output, true);
+        } else if self.message.len() > 256 {
+            keep_half(&mut self.message, false);
+        } else if !self.output.is_empty() {
+            self.output.clear();
+        } else if self.step.is_some() {
+            self.step = None;
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// The kinds of failure. Whether the operator tries again is said by [`FailureKind::is_transient`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The request cannot be carried out: an invalid combination, another version.
+    InvalidRequest,
+    /// The Dockerfile is wrong, or asks for what is not supported.
+    Dockerfile,
+    /// A file that COPY or ADD names is not in the context or the stage.
+    ContextFile,
+    /// A RUN step exited with something else than 0.
+    StepFailed,
+    /// A RUN step was killed because memory ran out.
+    OutOfMemory,
+    /// The workspace is full.
+    OutOfDisk,
+    /// The isolation that was asked for cannot be had here.
+    IsolationUnavailable,
+    /// The source does not have the revision, the subdirectory or the file.
+    SourceNotFound,
+    /// The source refused the credentials.
+    SourceUnauthorized,
+    /// The source could not be reached, or broke off.
+    SourceUnavailable,
+    /// The source has other content than was expected (checksum, changed ConfigMap).
+    SourceChanged,
+    /// The source breaks a rule: a path outside it, a refused protocol, too large.
+    SourceRefused,
+    /// A base image does not exist, or not for this platform.
+    BaseImageNotFound,
+    /// A registry refused the credentials, or there are none for it.
+    RegistryUnauthorized,
+    /// A registry could not be reached, answered with a server error, or asked to slow down.
+    RegistryUnavailable,
+    /// A registry refused what was sent, or served what breaks the specification.
+    RegistryRefused,
+    /// Content did not have its digest.
+    DigestMismatch,
+    /// An address that the network guard does not let through.
+    AddressRefused,
+    /// The pod was asked to stop.
+    Cancelled,
+    /// Anything else: a bug, or a broken machine.
+    Internal,
+}
+
+impl FailureKind {
+    /// Whether trying the same again may help: failures of machines, networks and registries, not of what people wrote.
+    pub const fn is_transient(self) -> bool {
+        match self {
+            Self::SourceUnavailable
+            | Self::SourceChanged
+            | Self::RegistryUnavailable
+            | Self::DigestMismatch
+            | Self::Cancelled
+            | Self::Internal => true,
+            Self::InvalidRequest
+            | Self::Dockerfile
+            | Self::ContextFile
+            | Self::StepFailed
+            | Self::OutOfMemory
+            | Self::OutOfDisk
+            | Self::IsolationUnavailable
+            | Self::SourceNotFound
+            | Self::SourceUnauthorized
+            | Self::SourceRefused
+            | Self::BaseImageNotFound
+            | Self::RegistryUnauthorized
+            | Self::RegistryRefused
+            | Self::AddressRefused => false,
+        }
+    }
+}
+
+/// Looks at the version before the rest, so that a newer document is refused by its version and not by a detail.
+pub(crate) fn check_version(what: &'static str, json: &[u8]) -> Result<(), ProtocolError> {
+    #[derive(Deserialize)]
+    struct Probe {
+        version: u32,
+    }
+    let probe: Probe =
+        serde_json::from_slice(json).map_err(|source| ProtocolError::Json { what, source })?;
+    if probe.version == VERSION {
+        Ok(())
+    } else {
+        Err(ProtocolError::Version {
+            what,
+            found: probe.version,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_long_failure_is_cut_and_stays_readable() {
+        let mut failure = Failure::new(FailureKind::StepFailed, "é".repeat(4000));
+        failure.output = format!("{}last line", "ü\n".repeat(4000));
+        failure.step = Some("Dockerfile:7: RUN make".into());
+        let json = Outcome::new(Report::Failed(failure)).to_json();
+        assert!(json.len() <= MAX_OUTCOME_BYTES, "{}", json.len());
+        let Report::Failed(read) = Outcome::parse(json.as_bytes()).unwrap().report else {
+            panic!("not a failure")
+        };
+        assert!(read.output.ends_with("last line"));
+        assert_eq!(read.step.as_deref(), Some("Dockerfile:7: RUN make"));
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let image = |index| MirroredImage {
+            index,
+            digest: Some(format!("sha256:{}", "a".repeat(64))),
+            failure: None,
+        };
+        let outcome = MirrorOutcome {
+            images: (0..1000).map(image).collect(),
+            ..Default::default()
+        };
+        let json = Outcome::new(Report::Mirrored(outcome)).to_json();
+        assert!(json.len() <= MAX_OUTCOME_BYTES && Outcome::parse(json.as_bytes()).is_ok());
+    }
+}

@@ -1,0 +1,266 @@
+//! What the operator asks a pod to do.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ProtocolError, VERSION};
+
+/// One task for one pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// What to do.
+    pub task: Task,
+    /// How the pod reaches the network.
+    #[serde(default)]
+    pub network: Network,
+    /// dockerconfigjson files with credentials for registries; the first that knows a host wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
+    /// Hosts (`host[:port]`) of registries that are reached by plain HTTP: those that a Registry resource made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plain_http: Vec<String>,
+}
+
+impl Request {
+    /// The request as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("maps have string keys and nothing else can fail")
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// When `json` is no request, or is one of another version.
+    pub fn parse(json: &[u8]) -> Result<Self, ProtocolError> {
+        let what = "request";
+        crate::outcome::check_version(what, json)?;
+        serde_json::from_slice(json).map_err(|source| ProtocolError::Json { what, source })
+    }
+
+    /// A request of this version for `task`, with nothing else set.
+    pub fn new(task: Task) -> Self {
+        Self {
+            version: VERSION,
+            task,
+            network: Network::default(),
+            credentials: Vec::new(),
+            plain_http: Vec::new(),
+        }
+    }
+}
+
+/// The kinds of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::large_enum_variant, reason = "one value a process")]
+pub enum Task {
+    /// Build an image and push it.
+    Build(BuildRequest),
+    /// Copy images from registry to registry.
+    Mirror(MirrorRequest),
+}
+
+/// How a pod reaches the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Network {
+    /// PEM certificates of authorities that are trusted besides the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificates: Option<String>,
+    /// Proxy for `http:` URLs. Never with credentials in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_proxy: Option<String>,
+    /// Proxy for `https:` URLs. Never with credentials in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_proxy: Option<String>,
+    /// Hosts, domains and networks that are reached without a proxy, separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_proxy: Option<String>,
+    /// Networks (CIDR) that the network guard lets through although it would refuse them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_cidrs: Vec<String>,
+}
+
+/// A build of one Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildRequest {
+    /// Where the context comes from.
+    pub source: Source,
+    /// The context's directory inside the source; empty for its top.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subdirectory: String,
+    /// What to build.
+    pub dockerfile: DockerfileSpec,
+    /// Where the image goes; manifests go everywhere by digest before any tag is written.
+    pub destinations: Vec<Destination>,
+    /// How RUN is isolated. The pod verifies that it can be had and never falls to something weaker.
+    pub isolation: Isolation,
+    /// Seconds since 1970 for timestamps of the image (SOURCE_DATE_EPOCH).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_date_epoch: Option<i64>,
+}
+
+/// Where a build context comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// No context: a Dockerfile that copies nothing from it.
+    Empty,
+    /// A git repository.
+    #[serde(rename_all = "camelCase")]
+    Git {
+        /// `https:` URL without credentials.
+        url: String,
+        /// What to check out.
+        revision: GitRevision,
+        /// Whether [`crate::paths::SOURCE_CREDENTIALS`] has `username` and `password`.
+        #[serde(default)]
+        credentials: bool,
+    },
+    /// A tar archive, plain or compressed.
+    #[serde(rename_all = "camelCase")]
+    Http {
+        /// `http:` or `https:` URL without credentials.
+        url: String,
+        /// `sha256:…` that the archive must have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checksum: Option<String>,
+        /// Whether [`crate::paths::SOURCE_CREDENTIALS`] has `username` and `password`, or `token`.
+        #[serde(default)]
+        credentials: bool,
+    },
+    /// The files of a ConfigMap, mounted at [`crate::paths::SOURCE`].
+    #[serde(rename_all = "camelCase")]
+    ConfigMap {
+        /// `sha256:…` over the data, as [`Source::config_map_digest_input`] frames it: the pod refuses other data.
+        digest: String,
+    },
+}
+
+impl Source {
+    /// The bytes whose SHA-256 digest identifies the content of a ConfigMap: for each key in order, the lengths of key and
+    /// value as decimal numbers, and the two.
+    pub fn config_map_digest_input<'a>(
+        data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Vec<u8> {
+        let sorted: BTreeMap<&str, &[u8]> = data.into_iter().collect();
+        let mut input = Vec::new();
+        for (key, value) in sorted {
+            input.extend_from_slice(format!("{} {} {key} ", key.len(), value.len()).as_bytes());
+            input.extend_from_slice(value);
+        }
+        input
+    }
+}
+
+/// What to check out of a git repository. The operator has resolved the name already, so that the pod builds what the
+/// status says; the name is kept because many servers serve names only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GitRevision {
+    /// The commit, 40 or 64 hexadecimal digits.
+    pub commit: String,
+    /// The full name of the ref that the commit was found at, `refs/heads/main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// What to build of a context.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DockerfileSpec {
+    /// Path of the Dockerfile inside the context; empty for `Dockerfile`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// The Dockerfile itself, instead of a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inline: Option<String>,
+    /// The stage to build; the last one where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Build arguments.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub build_args: BTreeMap<String, String>,
+    /// Labels that the image gets besides its own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether every step runs anew.
+    pub no_cache: bool,
+}
+
+/// A place that the image is pushed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    /// The name of the destination in the resource.
+    pub name: String,
+    /// `host/repository`.
+    pub repository: String,
+    /// Tags, written after every manifest is in place.
+    pub tags: Vec<String>,
+}
+
+/// How RUN is isolated (`docs/isolation.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Isolation {
+    /// RUN in a user namespace of its own, nested in the pod's.
+    UserNamespace,
+    /// RUN is refused; everything else works without any privilege.
+    NoRun,
+}
+
+/// A copy of images, by tag, whole indexes with unchanged bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorRequest {
+    /// The images, in order.
+    pub images: Vec<MirrorImage>,
+}
+
+/// One tag to copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorImage {
+    /// `host/repository:tag` to copy from.
+    pub source: String,
+    /// The digest that the tag had when the operator looked: what is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// `host/repository:tag` to copy to.
+    pub destination: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn requests_round_trip_and_other_versions_are_refused() {
+        let request = Request::new(Task::Mirror(MirrorRequest { images: vec![] }));
+        let json = request.to_json();
+        assert_eq!(
+            json,
+            r#"{"version":1,"task":{"mirror":{"images":[]}},"network":{}}"#
+        );
+        assert_eq!(Request::parse(json.as_bytes()).unwrap(), request);
+        let error = Request::parse(br#"{"version":2,"task":{"new":{}}}"#).unwrap_err();
+        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(Request::parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn config_map_framing_tells_keys_from_values() {
+        let of = |data: &[(&str, &str)]| {
+            Source::config_map_digest_input(data.iter().map(|(k, v)| (*k, v.as_bytes())))
+        };
+        assert_ne!(of(&[("a", "bc")]), of(&[("ab", "c")]));
+        assert_ne!(of(&[("a", ""), ("b", "")]), of(&[("a", "b")]));
+        assert_eq!(of(&[("b", "1"), ("a", "2")]), of(&[("a", "2"), ("b", "1")]));
+    }
+}
