@@ -1,0 +1,271 @@
+//! The kind `ImageMirror`: images of one registry kept in another.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::common::{InvalidDuration, LocalReference, parse_duration};
+use crate::condition::Condition;
+
+/// What is to be mirrored, from where to where.
+#[derive(
+    CustomResource, Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize,
+)]
+#[kube(
+    group = "coopery.dev",
+    version = "v1alpha1",
+    kind = "ImageMirror",
+    namespaced,
+    status = "ImageMirrorStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    shortname = "im",
+    category = "coopery",
+    doc = "An ImageMirror keeps images of one registry, byte for byte, in another.",
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.images[0].repository", description = "Repository of the image that was synced last"),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.images[0].digest", description = "Digest of the image that was synced last"),
+    printcolumn(name = "Tags", type_ = "integer", json_path = ".status.tags.synced", description = "Number of tags that are equal to the source"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether all tags are mirrored"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is the case and what to do", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation"),
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name of an ImageMirror has at most 52 characters: names and labels of its pods are made from it")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageMirrorSpec {
+    /// How often the tags of the source are looked up. Default: 15m. At least 5s. Format: 90s, 5m, 1h30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s))+$')").message("interval must be a duration of hours, minutes and seconds, for instance 15m"),
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s))+$') || duration(self) >= duration('5s')").message("interval must be at least 5s")
+    )]
+    pub interval: Option<String>,
+    /// The registry that is mirrored.
+    pub source: MirrorSource,
+    /// Where the images are kept. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("destination is immutable: create another ImageMirror"))]
+    pub destination: MirrorDestination,
+    /// What is mirrored, 1 to 100, by name; one repository may occur twice.
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub images: Vec<MirrorImage>,
+    /// Starts no new sync while true; a running one goes on. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+}
+
+/// The registry that is mirrored.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorSource {
+    /// Name of the registry. Format: host or host:port, for instance docker.io.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$')")
+        .message("host must be the name of a registry, for instance docker.io or registry.example.com:5000, without scheme and path"))]
+    pub host: String,
+    /// Secret of type kubernetes.io/dockerconfigjson with which is pulled. Default: none, without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
+}
+
+/// Where mirrored images are kept.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorDestination {
+    /// A Registry of the same namespace.
+    pub registry: LocalReference,
+    /// Path below which the repositories are kept. Default: none. Format: lower case path components, for instance mirror/docker.io.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')")
+        .message("prefix must be lower case path components, for instance mirror/docker.io, without a '/' at its ends"))]
+    pub prefix: Option<String>,
+}
+
+/// One repository and which of its tags are mirrored.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorImage {
+    /// Name of the entry in this resource.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Repository of the source. Format: lower case path components, for instance library/nginx.
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')")
+        .message("repository must be lower case path components, for instance library/nginx, without host, tag and digest"))]
+    pub repository: String,
+    /// Which tags are mirrored.
+    pub tags: TagSelection,
+    /// Repository below the destination's prefix. Default: the repository of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 150))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')")
+        .message("destination must be lower case path components, for instance nginx, without host, tag and digest"))]
+    pub destination: Option<String>,
+}
+
+/// Which tags of a repository are mirrored.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagSelection {
+    /// Tags by name, 1 to 100.
+    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 128)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(t, t.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$'))")
+            .message("a tag has letters, digits, '_', '.' and '-', and does not begin with '.' or '-'")
+    )]
+    pub names: Vec<String>,
+}
+
+impl ImageMirrorSpec {
+    /// How often the source is looked at. Default: fifteen minutes.
+    pub fn interval(&self) -> Result<Duration, InvalidDuration> {
+        self.interval
+            .as_deref()
+            .map_or(Ok(Duration::from_secs(900)), parse_duration)
+    }
+
+    /// Whether no new sync is started.
+    pub fn suspended(&self) -> bool {
+        self.suspend.unwrap_or(false)
+    }
+}
+
+impl MirrorDestination {
+    /// Repository of the destination that `image` is mirrored to.
+    pub fn repository(&self, image: &MirrorImage) -> String {
+        let path = image.destination.as_deref().unwrap_or(&image.repository);
+        match &self.prefix {
+            Some(prefix) => format!("{prefix}/{path}"),
+            None => path.to_owned(),
+        }
+    }
+}
+
+/// What a mirror is observed to be.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageMirrorStatus {
+    /// Generation of the spec that this status was derived from; -1 before the operator saw the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, and while they are true Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// The last sync in which something was copied or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sync: Option<LastSync>,
+    /// When the source is looked at again, after a sync. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_sync: Option<Time>,
+    /// Counts of tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<TagCounts>,
+    /// Images that were synced last, newest first, at most 15.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 15))]
+    pub images: Vec<SyncedImage>,
+    /// What failed in the last sync, at most 10, at most 256 bytes each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 256)))]
+    pub failures: Vec<String>,
+    /// The sync that runs, ran last, or comes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<SyncAttempt>,
+    /// Value of the annotation reconcile.coopery.dev/requestedAt that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_handled_requested_at: Option<String>,
+    /// Value of the annotation reconcile.coopery.dev/forceAt that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_handled_force_at: Option<String>,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastSync {
+    /// When it started. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// Number of tags that were written.
+    pub copied: i32,
+    /// Number of blobs that were mounted from another repository of the destination.
+    pub mounted: i32,
+    /// Number of tags that were equal already.
+    pub unchanged: i32,
+    /// Number of tags that could not be mirrored.
+    pub failed: i32,
+    /// Bytes that were transferred.
+    pub bytes_copied: i64,
+}
+
+/// Counts of tags.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagCounts {
+    /// Tags that the spec selects.
+    pub selected: i32,
+    /// Tags that are equal to the source.
+    pub synced: i32,
+    /// Tags that could not be mirrored.
+    pub failed: i32,
+}
+
+/// An image that was synced.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncedImage {
+    /// Repository of the destination. Format: host/path.
+    #[schemars(length(max = 512))]
+    pub repository: String,
+    /// Its tag.
+    #[schemars(length(max = 128))]
+    pub tag: String,
+    /// Digest of its manifest or index.
+    #[schemars(length(max = 160))]
+    pub digest: String,
+    /// When it was written. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synced_at: Option<Time>,
+}
+
+/// The sync that runs, ran last, or comes next.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncAttempt {
+    /// Hash of what is synced: spec, digests of the source and force.
+    #[schemars(length(max = 128))]
+    pub key: String,
+    /// Number of the attempt, from 0.
+    pub number: i32,
+    /// Name of the pod, from when it was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub pod: Option<String>,
+    /// Unique id of the pod, so that a pod of the same name made by somebody else is not taken for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pod_uid: Option<String>,
+    /// Running, Succeeded or Failed; absent before its pod exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub result: Option<String>,
+    /// Why the attempt failed, as the condition's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failure: Option<String>,
+    /// When the next attempt may start. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_time: Option<Time>,
+}
