@@ -1,0 +1,3 @@
+//! Harness of the tests: real API server, real cluster, real peers. No test is here.
+
+pub mod cluster;
