@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The build engine and the command line `coopery`.
+//!
+//! Text → AST (crate `dockerfile`) → [`graph`] of steps (pure) → [`solve`] (hit or execute) → [`image`] → [`export`].
+//! What a step does to files is in [`step`]; how a layer looks on disk in [`snapshot`], [`unpack`], [`diff`] and [`layer`];
+//! how a process is run in [`exec`]; where the context comes from in [`context`]. Registries are spoken to by the crate
+//! `distribution` only. This crate knows nothing of Kubernetes: [`pod`] reads a request of the crate `protocol` and
+//! answers with an outcome.
+
+pub mod account;
+pub mod base;
+pub mod cache;
+pub mod cache_key;
+pub mod cli;
+pub mod context;
+pub mod diff;
+pub mod error;
+pub mod exec;
+pub mod export;
+pub mod graph;
+pub mod image;
+pub mod layer;
+pub mod outcome;
+pub mod pod;
+pub mod progress;
+pub mod snapshot;
+pub mod solve;
+pub mod step;
+pub mod tree;
+pub mod unpack;

