@@ -1,3 +1,7 @@
 //! Harness of the tests: real API server, real cluster, real peers. No test is here.
 
 pub mod cluster;
+pub mod git_server;
+pub mod tls;
+pub mod upstream;
+pub mod wait;
