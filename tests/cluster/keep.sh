@@ -18,7 +18,8 @@ fi
 clear_state() { find "$state" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf --one-file-system {} +; }
 clear_state
 find "$state/logs" -mindepth 1 -maxdepth 1 ! -name keeper.log -exec rm -rf --one-file-system {} +
-mkdir -p "$state"/{var-lib,logs/node,tmp}
+: >"$state/logs/keeper.log"
+mkdir -p "$state"/{var-lib,logs/node,tmp/hostpath_pv}
 chmod 1777 "$state/tmp"
 
 # The name of the veth pair's end on the host is the claim: creating it is atomic.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use tests::cluster::{Cluster, Options};
+use tests::cluster::{Cluster, ImageArchive, Options};
 
 /// Run an embedded Kubernetes cluster
 #[derive(Parser)]
@@ -38,6 +38,11 @@ enum Command {
         /// Archives as of `docker save`, or OCI layouts as tar
         #[arg(required = true)]
         archives: Vec<PathBuf>,
+    },
+    /// Give the node an image that holds this machine's static busybox
+    Busybox {
+        /// Name of the image, as `example.com/busybox:1`
+        reference: String,
     },
     /// Let the node pull from a host by plain HTTP
     Trust {
@@ -96,6 +101,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             for archive in archives {
                 cluster.import_image(&archive).await?;
             }
+        }
+        Command::Busybox { reference } => {
+            Cluster::attach(&options)?
+                .load(ImageArchive::busybox(reference).await?)
+                .await?;
         }
         Command::Trust { host } => Cluster::attach(&options)?.trust_plain_http(&host)?,
         Command::Kubectl { words } => {

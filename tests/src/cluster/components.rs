@@ -33,7 +33,8 @@ pub(crate) const PROGRAMS: [&str; 19] = [
 /// Started at once.
 pub(crate) const FIRST: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 /// Started when the API server answers.
-pub(crate) const SECOND: [&str; 4] = [
+pub(crate) const SECOND: [&str; 5] = [
+    "volumes",
     "kube-controller-manager",
     "kube-scheduler",
     "kube-proxy",
@@ -41,6 +42,15 @@ pub(crate) const SECOND: [&str; 4] = [
 ];
 /// Started when containerd holds the sandbox image, too.
 pub(crate) const THIRD: [&str; 1] = ["kubelet"];
+
+/// The program of a component: nearly always of the same name.
+fn program(component: &str) -> &str {
+    match component {
+        // Opens the volumes of the host path provisioner to pods that are not root.
+        "volumes" => "pause",
+        other => other,
+    }
+}
 
 /// Arguments of a component.
 pub(crate) fn arguments(component: &str, addresses: Addresses) -> Vec<String> {
@@ -87,6 +97,11 @@ pub(crate) fn arguments(component: &str, addresses: Addresses) -> Vec<String> {
             ),
             format!("--kubelet-client-key={}", state("pki/kubelet-client.key")),
             "--kubelet-preferred-address-types=InternalIP".into(),
+            format!("--requestheader-client-ca-file={}", state("pki/ca.crt")),
+            "--requestheader-allowed-names=front-proxy-client".into(),
+            "--requestheader-username-headers=X-Remote-User".into(),
+            "--requestheader-group-headers=X-Remote-Group".into(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
             format!("--audit-policy-file={}", state("config/audit.yaml")),
             format!("--audit-log-path={}", state("logs/audit.log")),
             "--audit-log-maxsize=1000".into(),
@@ -133,6 +148,7 @@ pub(crate) fn arguments(component: &str, addresses: Addresses) -> Vec<String> {
             "--conntrack-tcp-timeout-close-wait=0s".into(),
             "--oom-score-adj=0".into(),
         ],
+        "volumes" => vec!["volumes".into(), "/tmp/hostpath_pv".into()],
         "coredns" => vec!["-conf".into(), state("config/Corefile")],
         "kubelet" => vec![
             format!("--config={}", state("config/kubelet.yaml")),
@@ -161,7 +177,7 @@ impl Components {
     ) -> Result<()> {
         for &name in names {
             let log = fs_err::File::create(layout.log(name))?.into_parts().0;
-            let mut command = node.built(name, &arguments(name, addresses));
+            let mut command = node.built(program(name), &arguments(name, addresses));
             command
                 .stdout(Stdio::from(log.try_clone()?))
                 .stderr(Stdio::from(log));
@@ -225,7 +241,7 @@ mod tests {
     #[test]
     fn every_component_has_arguments_and_a_program() {
         for name in FIRST.iter().chain(&SECOND).chain(&THIRD) {
-            assert!(PROGRAMS.contains(name), "{name}");
+            assert!(PROGRAMS.contains(&program(name)), "{name}");
             assert!(!arguments(name, Addresses::new(0)).is_empty(), "{name}");
         }
     }
@@ -240,7 +256,8 @@ mod tests {
                 assert!(
                     !value.starts_with('/')
                         || value.starts_with("/run/coopery/")
-                        || value.starts_with("/var/lib/"),
+                        || value.starts_with("/var/lib/")
+                        || value.starts_with("/tmp/"),
                     "{name} {argument}"
                 );
             }

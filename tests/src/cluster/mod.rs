@@ -421,17 +421,7 @@ async fn client_of(layout: &Layout) -> Result<kube::Client> {
 }
 
 async fn import(node: Node, archive: &Path) -> Result<()> {
-    let mut command = node.built(
-        "ctr",
-        &[
-            "--namespace",
-            "k8s.io",
-            "images",
-            "import",
-            "--no-unpack",
-            "-",
-        ],
-    );
+    let mut command = node.built("ctr", &["--namespace", "k8s.io", "images", "import", "-"]);
     command.stdin(Stdio::from(fs_err::File::open(archive)?.into_parts().0));
     namespace::run(command).await.map(drop)
 }

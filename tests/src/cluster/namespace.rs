@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
@@ -40,15 +41,15 @@ impl Process {
         Self::find(self.pid) == Some(self)
     }
 
-    /// Ends it, if it still is that process.
-    pub(crate) fn kill(self) {
+    /// Sends it a signal, if it still is that process.
+    pub(crate) fn signal(self, signal: Signal) {
         if self.runs()
             && let Some(pid) = i32::try_from(self.pid)
                 .ok()
                 .and_then(rustix::process::Pid::from_raw)
         {
             // It may have ended since: that is what was wanted.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }
@@ -269,7 +270,8 @@ impl Drop for Keeper {
 }
 
 fn end(layout: &Layout, init: Process, mut ended: impl FnMut() -> Result<bool>) -> Result<()> {
-    init.kill();
+    init.signal(Signal::TERM);
+    let patience = Instant::now() + Duration::from_secs(5);
     let deadline = Instant::now() + Duration::from_secs(KEEPER_SECONDS);
     while !ended()? {
         if Instant::now() > deadline {
@@ -278,6 +280,9 @@ fn end(layout: &Layout, init: Process, mut ended: impl FnMut() -> Result<bool>) 
                 seconds: KEEPER_SECONDS,
                 log: layout.log("keeper"),
             });
+        }
+        if Instant::now() > patience {
+            init.signal(Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -149,7 +149,7 @@ pub(crate) async fn create_objects(client: &kube::Client) -> Result<()> {
         "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         "provisioner": "kubernetes.io/host-path",
         "reclaimPolicy": "Delete",
-        "volumeBindingMode": "Immediate",
+        "volumeBindingMode": "WaitForFirstConsumer",
     });
     create::<ClusterRole>(client, role).await?;
     create::<ClusterRoleBinding>(client, binding).await?;

@@ -167,8 +167,8 @@ fn corefile(addresses: Addresses) -> String {
     let (node, host) = (addresses.node(), addresses.host());
     let kubeconfig = in_node("kubeconfigs/coredns");
     format!(
-        r#".:53 {{
-    bind {node} 127.0.0.1
+        r#"cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {{
+    bind {node}
     errors
     ready {node}:8181
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
@@ -176,13 +176,21 @@ fn corefile(addresses: Addresses) -> String {
         pods insecure
         ttl 1
     }}
-    template IN A {HOST_DOMAIN} {{
+}}
+{HOST_DOMAIN}:53 {{
+    bind {node}
+    errors
+    template IN A {{
         answer "{{{{ .Name }}}} 5 IN A {host}"
     }}
-    template IN AAAA {HOST_DOMAIN} {{
+    template IN AAAA {{
         rcode NOERROR
     }}
-    template ANY ANY . {{
+}}
+.:53 {{
+    bind {node}
+    errors
+    template ANY ANY {{
         rcode NXDOMAIN
     }}
 }}
@@ -213,7 +221,7 @@ mod tests {
             text.contains("answer \"{{ .Name }} 5 IN A 10.130.255.1\""),
             "{text}"
         );
-        assert!(text.contains("bind 10.130.255.2 127.0.0.1"), "{text}");
+        assert!(text.contains("bind 10.130.255.2\n"), "{text}");
     }
 
     #[test]
