@@ -1,0 +1,98 @@
+//! Instructions: what a stage consists of.
+//!
+//! Everything here is as written: a [`Word`] still has its quotes and variables. Who executes an instruction expands its
+//! words with [`crate::expand`]. Expanded are the words of ADD, ARG, COPY, ENV, EXPOSE, FROM, LABEL, STOPSIGNAL, USER,
+//! VOLUME and WORKDIR and the values of `RUN --mount`; never the commands of RUN, CMD, ENTRYPOINT, SHELL and
+//! HEALTHCHECK, nor `COPY --from`. All words of one instruction see the variables as they were before it.
+
+mod command;
+mod copy;
+mod healthcheck;
+mod pair;
+mod read;
+mod run;
+mod verb;
+
+pub use command::CommandForm;
+pub use copy::{Add, Copy, Source};
+pub use healthcheck::{Healthcheck, Probe};
+pub use pair::{ArgDecl, KeyValue, Separator};
+pub(crate) use read::{Statement, missing_arguments, read};
+pub use run::{Network, Run, RunCommand, Security};
+pub use verb::Verb;
+
+use crate::span::{Span, Word};
+
+/// The name of an instruction as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyword {
+    /// Which instruction it is.
+    pub verb: Verb,
+    /// The letters as written; upper case is only a custom.
+    pub text: String,
+    /// Where they stand.
+    pub span: Span,
+}
+
+/// One instruction of a stage, or an ARG before the first FROM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instruction {
+    /// From the keyword to the end of the last continued line; bodies of heredocs are not in it.
+    pub span: Span,
+    /// Its name.
+    pub keyword: Keyword,
+    /// What it says.
+    pub kind: InstructionKind,
+    /// The text with continuations joined and comments dropped, as history shows it.
+    pub source: String,
+    /// 1-based line of the keyword.
+    pub line: usize,
+}
+
+/// What an instruction says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstructionKind {
+    /// Copies files, unpacks local archives, fetches URLs.
+    Add(Add),
+    /// Declares build arguments.
+    Arg(Vec<ArgDecl>),
+    /// The default arguments or command of the image.
+    Cmd(CommandForm),
+    /// Copies files.
+    Copy(Copy),
+    /// The program of the image.
+    Entrypoint(CommandForm),
+    /// Sets environment variables; key and value are expanded.
+    Env(Vec<KeyValue>),
+    /// Documents ports: `[address:][host:]port[/protocol]`, each word expanded and then split at blanks.
+    Expose(Vec<Word>),
+    /// How to tell whether a container is well.
+    Healthcheck(Healthcheck),
+    /// Sets labels; key and value are expanded.
+    Label(Vec<KeyValue>),
+    /// The author of the image (deprecated); not expanded.
+    Maintainer(Word),
+    /// An instruction for builds that use the image as a base.
+    Onbuild(Onbuild),
+    /// Executes a command.
+    Run(Run),
+    /// The program that runs commands in shell form; never empty.
+    Shell(Vec<String>),
+    /// The signal that stops a container.
+    Stopsignal(Word),
+    /// The user, and group behind a colon, of later instructions and the container. The whole rest of the line.
+    User(Word),
+    /// Mount points.
+    Volume(Vec<Word>),
+    /// The working directory. The whole rest of the line.
+    Workdir(Word),
+}
+
+/// `ONBUILD RUN …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Onbuild {
+    /// The instruction that is kept for later. It is never FROM, MAINTAINER or ONBUILD.
+    pub trigger: Box<Instruction>,
+    /// The text that the image's configuration holds: the trigger with the bodies of its heredocs.
+    pub expression: String,
+}

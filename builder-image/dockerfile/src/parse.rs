@@ -1,0 +1,234 @@
+//! The parser's loop: directives, then one instruction after the other, put into stages.
+//!
+//! A mistake never stops it. What could not be read is left out and reported, and consequences of a mistake that is
+//! already reported are not reported again.
+
+use crate::diagnostic::Diagnostic;
+use crate::directive;
+use crate::heredoc::{self, Heredoc};
+use crate::instruction::{self, InstructionKind, Statement, Verb};
+use crate::line::{Line, Lines};
+use crate::span::{LineIndex, Span};
+use crate::stage::{self, Dockerfile, Stage};
+use crate::suggest::nearest;
+
+/// What came of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// The name that was given to the text, for messages.
+    pub name: String,
+    /// What could be read. `None` if not even one stage could; incomplete if there are errors.
+    pub dockerfile: Option<Dockerfile>,
+    /// What is wrong, in the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Parsed {
+    /// Whether something prevents the build.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// The first thing that prevents the build.
+    pub fn first_error(&self) -> Option<&Diagnostic> {
+        self.diagnostics
+            .iter()
+            .find(|diagnostic| diagnostic.is_error())
+    }
+
+    /// The file and the warnings about it if it can be built, else all diagnostics.
+    pub fn into_result(self) -> Result<(Dockerfile, Vec<Diagnostic>), Vec<Diagnostic>> {
+        match self.dockerfile {
+            Some(dockerfile) if !self.diagnostics.iter().any(Diagnostic::is_error) => {
+                Ok((dockerfile, self.diagnostics))
+            }
+            _ => Err(self.diagnostics),
+        }
+    }
+}
+
+/// Reads a Dockerfile. `name` is only kept for messages; `text` may begin with a byte order mark and may have Windows
+/// line endings. Never panics, whatever the text.
+pub fn parse(name: &str, text: &str) -> Parsed {
+    let mut diagnostics = Vec::new();
+    let (directives, start) = directive::read(text, &mut diagnostics);
+    let escape = directives.escape_char();
+    let mut parser = Parser {
+        lines: Lines::new(text, start, escape),
+        index: LineIndex::new(text),
+        diagnostics,
+        dockerfile: Dockerfile {
+            directives,
+            global_args: Vec::new(),
+            stages: Vec::new(),
+            escape,
+        },
+        current: Current::BeforeFrom,
+        saw_instruction: false,
+    };
+    while parser.step() {}
+    parser.finish(name, text)
+}
+
+/// Where the next instruction belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Current {
+    /// There was no FROM yet.
+    BeforeFrom,
+    /// To the last stage.
+    Stage,
+    /// To a stage whose FROM could not be read: it is checked and dropped.
+    Unreadable,
+}
+
+struct Parser<'t> {
+    lines: Lines<'t>,
+    index: LineIndex,
+    diagnostics: Vec<Diagnostic>,
+    dockerfile: Dockerfile,
+    current: Current,
+    saw_instruction: bool,
+}
+
+impl Parser<'_> {
+    /// Reads one instruction; `false` at the end of the text.
+    fn step(&mut self) -> bool {
+        let Some(line) = self.lines.next_logical(&mut self.diagnostics) else {
+            return false;
+        };
+        self.saw_instruction = true;
+        let escape = self.lines.escape;
+        let Some(statement) = Statement::cut(&line, 0, escape, &mut self.diagnostics) else {
+            self.after_unknown_instruction(&line);
+            return true;
+        };
+        let heredocs = self.heredocs(&statement);
+        let statement = Statement {
+            heredocs: &heredocs,
+            ..statement
+        };
+        let number = self.index.line(statement.span().start);
+        if statement.verb == Verb::From {
+            self.begin_stage(&statement, number);
+            return true;
+        }
+        if self.current == Current::BeforeFrom && statement.verb != Verb::Arg {
+            self.diagnostics.push(before_from(&statement));
+            self.current = Current::Unreadable;
+        }
+        if let Some(instruction) = instruction::read(&statement, number, &mut self.diagnostics) {
+            self.append(instruction);
+        }
+        true
+    }
+
+    fn heredocs(&mut self, statement: &Statement<'_>) -> Vec<Heredoc> {
+        if !statement.line.text.contains("<<") || !statement.may_open_heredocs() {
+            return Vec::new();
+        }
+        let openings = heredoc::openings(&statement.line.text, statement.keyword.end);
+        heredoc::read_bodies(
+            openings,
+            statement.line,
+            &mut self.lines,
+            &mut self.diagnostics,
+        )
+    }
+
+    fn begin_stage(&mut self, statement: &Statement<'_>, number: usize) {
+        let Some(from) = stage::read_from(statement, number, &mut self.diagnostics) else {
+            self.current = Current::Unreadable;
+            return;
+        };
+        self.current = Current::Stage;
+        self.dockerfile.stages.push(Stage {
+            index: self.dockerfile.stages.len(),
+            name: from.name.as_ref().map(|name| name.value.to_lowercase()),
+            span: from.span,
+            from,
+            instructions: Vec::new(),
+        });
+    }
+
+    fn append(&mut self, instruction: instruction::Instruction) {
+        match (self.current, self.dockerfile.stages.last_mut()) {
+            (Current::Stage, Some(stage)) => {
+                stage.span = stage.span.to(instruction.span);
+                for heredoc in heredocs_of(&instruction.kind) {
+                    stage.span = stage.span.to(heredoc.body);
+                }
+                stage.instructions.push(instruction);
+            }
+            (Current::BeforeFrom, _) => self.dockerfile.global_args.push(instruction),
+            _ => {}
+        }
+    }
+
+    /// A misspelled FROM begins a stage all the same, so what follows must not go to the stage above.
+    fn after_unknown_instruction(&mut self, line: &Line) {
+        let word = line.text.split_whitespace().next().unwrap_or_default();
+        let meant = nearest(word, Verb::ALL.map(Verb::name));
+        if meant == Some(Verb::From.name())
+            || self.current == Current::BeforeFrom && meant.is_none()
+        {
+            self.current = Current::Unreadable;
+        }
+    }
+
+    fn finish(mut self, name: &str, text: &str) -> Parsed {
+        if !self.saw_instruction {
+            let end = Span::new(text.len(), text.len());
+            self.diagnostics.push(
+                Diagnostic::error("no-instructions", end, "the file has no instructions")
+                    .help("begin with FROM IMAGE"),
+            );
+        } else if self.dockerfile.stages.is_empty() && self.current == Current::BeforeFrom {
+            let last = self.dockerfile.global_args.last().map(|arg| arg.span);
+            self.diagnostics.push(
+                Diagnostic::error(
+                    "no-stages",
+                    last.unwrap_or_default(),
+                    "the file has no FROM, so there is nothing to build",
+                )
+                .help("write FROM IMAGE below the ARG instructions"),
+            );
+        }
+        stage::check_references(&self.dockerfile, &mut self.diagnostics);
+        self.diagnostics
+            .sort_by_key(|diagnostic| diagnostic.primary.start);
+        Parsed {
+            name: name.to_owned(),
+            dockerfile: Some(self.dockerfile).filter(|file| !file.stages.is_empty()),
+            diagnostics: self.diagnostics,
+        }
+    }
+}
+
+fn heredocs_of(kind: &InstructionKind) -> Vec<&Heredoc> {
+    match kind {
+        InstructionKind::Run(run) => run.heredocs.iter().collect(),
+        InstructionKind::Copy(copy) => source_heredocs(&copy.sources),
+        InstructionKind::Add(add) => source_heredocs(&add.sources),
+        InstructionKind::Onbuild(onbuild) => heredocs_of(&onbuild.trigger.kind),
+        _ => Vec::new(),
+    }
+}
+
+fn source_heredocs(sources: &[instruction::Source]) -> Vec<&Heredoc> {
+    sources
+        .iter()
+        .filter_map(|source| match source {
+            instruction::Source::Heredoc(heredoc) => Some(heredoc),
+            instruction::Source::Path(_) => None,
+        })
+        .collect()
+}
+
+fn before_from(statement: &Statement<'_>) -> Diagnostic {
+    Diagnostic::error(
+        "before-from",
+        statement.line.span(statement.keyword.clone()),
+        format!("{} stands before the first FROM", statement.verb.name()),
+    )
+    .help("begin with FROM IMAGE; only ARG may stand before it")
+}

@@ -1,0 +1,163 @@
+//! What of the language the engine does not execute yet. Parsing is complete; this table is what stands between a
+//! parsed file and the engine, so that nothing is ever silently ignored.
+
+use crate::diagnostic::Diagnostic;
+use crate::instruction::{Instruction, InstructionKind, Source};
+use crate::source::SourceLocation;
+use crate::span::Span;
+use crate::stage::Dockerfile;
+
+/// Something that the language has and the engine has not.
+struct Refusal {
+    /// What it is, as the subject of a sentence.
+    what: String,
+    span: Span,
+    /// What to write instead.
+    remedy: &'static str,
+}
+
+/// Everything in the stages that `reachable` names (by index) that the engine can not execute. Other stages are not
+/// built, so what they use does not matter. The words are judged as written: a source that becomes a git repository
+/// only by expansion is found by the engine.
+pub fn unsupported(dockerfile: &Dockerfile, reachable: impl Fn(usize) -> bool) -> Vec<Diagnostic> {
+    let mut refusals = Vec::new();
+    if let Some(syntax) = &dockerfile.directives.syntax
+        && !is_known_frontend(&syntax.value)
+    {
+        refusals.push(Refusal {
+            what: format!("frontend image `{}`", syntax.value),
+            span: syntax.span,
+            remedy: "frontends are never executed; remove the line, or write `# syntax=docker/dockerfile:1`",
+        });
+    }
+    for stage in dockerfile
+        .stages
+        .iter()
+        .filter(|stage| reachable(stage.index))
+    {
+        for instruction in &stage.instructions {
+            refuse(instruction, &mut refusals);
+        }
+    }
+    refusals
+        .into_iter()
+        .map(|refusal| {
+            Diagnostic::error(
+                "unsupported",
+                refusal.span,
+                format!("{} is not supported", refusal.what),
+            )
+            .help(refusal.remedy)
+        })
+        .collect()
+}
+
+/// The official frontend, in any version 1: the language of this crate.
+fn is_known_frontend(reference: &str) -> bool {
+    let reference = reference.split('@').next().unwrap_or_default();
+    let (name, tag) = match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (reference, "latest"),
+    };
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let version = tag == "latest" || tag == "1" || tag.starts_with("1.") || tag.starts_with("1-");
+    name == "docker/dockerfile" && version
+}
+
+fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
+    let mut flag = |span: Option<Span>, what: &str, remedy: &'static str| {
+        refusals.extend(span.map(|span| Refusal {
+            what: what.to_owned(),
+            span,
+            remedy,
+        }));
+    };
+    match &instruction.kind {
+        InstructionKind::Onbuild(_) => flag(
+            Some(instruction.keyword.span),
+            "ONBUILD",
+            "write the instruction into the Dockerfiles that use the image as a base",
+        ),
+        InstructionKind::Run(run) => {
+            for mount in &run.mounts {
+                flag(
+                    Some(mount.word.span),
+                    "`RUN --mount`",
+                    "remove the flag; COPY what the command needs, and remove what must not stay in the same RUN",
+                );
+            }
+            flag(
+                run.network.as_ref().map(|network| network.span),
+                "`RUN --network`",
+                "remove the flag; every RUN has the network of the build",
+            );
+            flag(
+                run.security.as_ref().map(|security| security.span),
+                "`RUN --security`",
+                "remove the flag; every RUN is sandboxed",
+            );
+            for device in &run.devices {
+                flag(
+                    Some(device.span),
+                    "`RUN --device`",
+                    "remove the flag; builds have no devices",
+                );
+            }
+        }
+        InstructionKind::Copy(copy) => {
+            flag(
+                copy.link.as_ref().map(|link| link.span),
+                "`COPY --link`",
+                "remove the flag; the files are the same",
+            );
+            flag(
+                copy.parents.as_ref().map(|parents| parents.span),
+                "`COPY --parents`",
+                "remove the flag and write one COPY per directory",
+            );
+            for exclude in &copy.exclude {
+                flag(
+                    Some(exclude.span),
+                    "`COPY --exclude`",
+                    "remove the flag and leave the files out by .dockerignore",
+                );
+            }
+        }
+        InstructionKind::Add(add) => {
+            flag(
+                add.link.as_ref().map(|link| link.span),
+                "`ADD --link`",
+                "remove the flag; the files are the same",
+            );
+            flag(
+                add.keep_git_dir.as_ref().map(|keep| keep.span),
+                "`ADD --keep-git-dir`",
+                "remove the flag, and clone the repository in a RUN",
+            );
+            flag(
+                add.unpack.as_ref().map(|unpack| unpack.span),
+                "`ADD --unpack`",
+                "remove the flag; local archives are unpacked, and a fetched one can be unpacked in a RUN",
+            );
+            for exclude in &add.exclude {
+                flag(
+                    Some(exclude.span),
+                    "`ADD --exclude`",
+                    "remove the flag and leave the files out by .dockerignore",
+                );
+            }
+            for source in &add.sources {
+                if let Source::Path(path) = source
+                    && SourceLocation::of(&path.value) == SourceLocation::Git
+                {
+                    flag(
+                        Some(path.span),
+                        "a git repository as a source of ADD",
+                        "clone it in a RUN, or ADD the URL of an archive",
+                    );
+                }
+            }
+        }
+        _ => {}
+    }
+}
