@@ -67,20 +67,18 @@ test-api: cluster ## Real API server: tables of valid and invalid objects
 	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
-	cargo build --locked -q -p tests --bin cluster
-	$(TARGET)/debug/cluster run --name e2e -- cargo test --locked -p tests --test e2e -- --nocapture --test-threads=4
+	cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full
-	cargo build --locked -q -p tests --bin cluster
-	COOPERY_SOAK=1 $(TARGET)/debug/cluster run --name soak -- cargo test --locked -p tests --test e2e -- --nocapture --test-threads=4
+	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6
 
 bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md
 	cargo run --locked --release -p tests --bin bench
 
 demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=… on an existing one
-	./tests/demo/run $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)')
+	cargo run --locked -q -p tests --bin demo -- $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)')
 
 demo-down: ## Remove everything that `make demo` made
-	./tests/demo/down $(if $(CONTEXT),--context '$(CONTEXT)')
+	cargo run --locked -q -p tests --bin demo -- --down $(if $(CONTEXT),--context '$(CONTEXT)' --image-prefix unused)
 
 .PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak bench demo demo-down

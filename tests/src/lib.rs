@@ -2,6 +2,8 @@
 
 pub mod cluster;
 pub mod git_server;
+pub mod kstatus;
+pub mod stage;
 pub mod tls;
 pub mod upstream;
 pub mod wait;

@@ -1,0 +1,48 @@
+//! End-to-end tests on the embedded cluster: the chart as Helm installs it, builder pods, registries, and what people see in
+//! `kubectl get`. All tests share one cluster; each has a namespace of its own. They need root and what `make image` builds;
+//! without root the run says what it leaves out.
+#![expect(clippy::print_stdout, reason = "what is left out is said")]
+
+mod main_job;
+
+use std::future::Future;
+use std::sync::LazyLock;
+
+use tests::cluster::{Options, unavailable};
+use tests::stage::Stage;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+/// The runtime that the stage's servers live on, longer than any one test.
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Runtime::new().expect("the machine can start threads"));
+static STAGE: OnceCell<Stage> = OnceCell::const_new();
+
+/// Runs `test` on the shared stage. As an ordinary user nothing can be run: that is said, and on CI it is a failure.
+fn on_stage<F>(test: impl FnOnce(&'static Stage) -> F)
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    if let Some(reason) = unavailable(&Options::new("e2e")) {
+        assert!(std::env::var_os("CI").is_none(), "{reason}");
+        println!("left out: {reason}");
+        return;
+    }
+    let result = RUNTIME.block_on(async {
+        let stage = STAGE.get_or_try_init(|| Stage::start("e2e")).await?;
+        test(stage).await
+    });
+    if let Err(error) = result {
+        panic!("{error:?}");
+    }
+}
+
+/// How often a counted test repeats: in full with `COOPERY_SOAK`, else a tenth, at least once.
+#[expect(dead_code, reason = "for counted tests")]
+fn count(full: u32) -> u32 {
+    if std::env::var_os("COOPERY_SOAK").is_some() {
+        full
+    } else {
+        (full / 10).max(1)
+    }
+}
