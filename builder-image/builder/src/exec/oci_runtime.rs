@@ -1,0 +1,282 @@
+//! The OCI runtime configuration of one RUN: what the process sees and may do. Pure; who mounts the root and starts the
+//! runtime is `process`.
+//!
+//! What docker gives a container, less what a nested user namespace cannot have: there is no network namespace (the
+//! build uses the engine's network), no cgroup (the pod's limits hold), and sysfs is the engine's, read-only.
+//! <https://github.com/opencontainers/runtime-spec/blob/v1.2.0/config.md>
+
+use std::path::PathBuf;
+
+use oci_spec::{
+    OciSpecError,
+    runtime::{
+        Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder,
+        LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+        UserBuilder,
+    },
+};
+
+/// The ids that a process runs with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+}
+
+/// A file or directory of the engine that the process sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is, absolute.
+    pub source: PathBuf,
+    /// Where it is seen: absolute in the root, with no symbolic link on the way.
+    pub destination: String,
+}
+
+/// What a container is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, all of it.
+    pub env: Vec<String>,
+    /// Absolute working directory, with no symbolic link on the way.
+    pub cwd: String,
+    /// Whose process it is.
+    pub identity: Identity,
+    /// Host name.
+    pub hostname: String,
+    /// Seen read-only, besides the usual.
+    pub binds: Vec<Bind>,
+    /// How much sooner than others the kernel kills it when memory runs out, -1000 to 1000.
+    pub oom_score_adj: i32,
+}
+
+/// docker's default capabilities.
+const CAPABILITIES: [Capability; 14] = [
+    Capability::AuditWrite,
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Mknod,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+
+/// Hidden, as docker hides them.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Read-only, as in docker.
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// The configuration. The root is the directory `rootfs` of the bundle.
+///
+/// # Errors
+/// Never for a container made of plain values: the builders of `oci-spec` want to be able to fail.
+pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
+    let capabilities: Capabilities = CAPABILITIES.into_iter().collect();
+    let identity = &container.identity;
+    let mut user = UserBuilder::default()
+        .uid(identity.uid)
+        .gid(identity.gid)
+        .umask(0o022_u32);
+    if !identity.additional_gids.is_empty() {
+        user = user.additional_gids(identity.additional_gids.clone());
+    }
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user.build()?)
+        .args(container.args.clone())
+        .env(container.env.clone())
+        .cwd(container.cwd.clone())
+        .capabilities(
+            LinuxCapabilitiesBuilder::default()
+                .bounding(capabilities.clone())
+                .effective(capabilities.clone())
+                .permitted(capabilities)
+                .inheritable(Capabilities::new())
+                .ambient(Capabilities::new())
+                .build()?,
+        )
+        .no_new_privileges(false)
+        .oom_score_adj(container.oom_score_adj)
+        .rlimits(Vec::new())
+        .build()?;
+    let namespaces = [
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Uts,
+    ]
+    .into_iter()
+    .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
+    .collect::<Result<Vec<_>, _>>()?;
+    let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    SpecBuilder::default()
+        .version("1.0.2")
+        .hostname(container.hostname.clone())
+        .root(
+            RootBuilder::default()
+                .path("rootfs")
+                .readonly(false)
+                .build()?,
+        )
+        .process(process)
+        .mounts(to_mounts(&container.binds)?)
+        .linux(
+            LinuxBuilder::default()
+                .namespaces(namespaces)
+                .masked_paths(owned(&MASKED))
+                .readonly_paths(owned(&READ_ONLY))
+                .devices(Vec::new())
+                .build()?,
+        )
+        .build()
+}
+
+fn to_mounts(binds: &[Bind]) -> Result<Vec<Mount>, OciSpecError> {
+    let usual: [(&str, &str, &str, &[&str]); 6] = [
+        ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        (
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        (
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        (
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+        (
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        // Only a network namespace of its own would allow a new sysfs, and a bind mount must take along what lies on it.
+        (
+            "/sys",
+            "none",
+            "/sys",
+            &["rbind", "nosuid", "noexec", "nodev", "rro"],
+        ),
+    ];
+    let one = |destination: &str, kind: &str, source: PathBuf, options: &[&str]| {
+        MountBuilder::default()
+            .destination(destination)
+            .typ(kind)
+            .source(source)
+            .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .build()
+    };
+    usual
+        .into_iter()
+        .map(|(destination, kind, source, options)| one(destination, kind, source.into(), options))
+        .chain(binds.iter().map(|bind| {
+            one(
+                &bind.destination,
+                "none",
+                bind.source.clone(),
+                &["rbind", "ro", "nosuid", "nodev"],
+            )
+        }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// As JSON, with the sets in order.
+    fn json(container: &Container) -> serde_json::Value {
+        let mut value = serde_json::to_value(to_spec(container).unwrap()).unwrap();
+        let sets = value["process"]["capabilities"].as_object_mut().unwrap();
+        for set in sets.values_mut() {
+            set.as_array_mut().unwrap().sort_by_key(ToString::to_string);
+        }
+        value
+    }
+
+    #[test]
+    fn a_container() {
+        let container = Container {
+            args: vec!["/bin/sh".into(), "-c".into(), "make".into()],
+            env: vec!["PATH=/bin".into(), "HOME=/root".into()],
+            cwd: "/src".into(),
+            identity: Identity {
+                uid: 1000,
+                gid: 100,
+                additional_gids: vec![100, 5],
+            },
+            hostname: "buildkitsandbox".into(),
+            binds: vec![Bind {
+                source: "/scratch/hosts".into(),
+                destination: "/etc/hosts".into(),
+            }],
+            oom_score_adj: 250,
+        };
+        insta::assert_json_snapshot!(json(&container));
+    }
+
+    #[test]
+    fn nothing_that_a_pod_cannot_have() {
+        let container = Container {
+            args: vec!["true".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            identity: Identity::default(),
+            hostname: "h".into(),
+            binds: Vec::new(),
+            oom_score_adj: 0,
+        };
+        let value = json(&container);
+        let namespaces = value["linux"]["namespaces"].to_string();
+        assert!(!namespaces.contains("network") && !namespaces.contains("cgroup"));
+        assert!(value["linux"].get("resources").is_none());
+        assert!(!value["mounts"].to_string().contains("sysfs"));
+    }
+}
