@@ -21,6 +21,9 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
 }
 
 /// The definition as YAML, with the line that says where it comes from.
+///
+/// # Panics
+/// Never: a definition has only string keys.
 pub fn to_yaml(definition: &CustomResourceDefinition) -> String {
     let yaml = serde_saphyr::to_string(definition)
         .expect("a definition has only string keys, which YAML can write");

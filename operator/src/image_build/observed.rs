@@ -1,0 +1,266 @@
+//! What a decision about an ImageBuild depends on besides the resource: values that `observe` reads and `plan` decides on.
+
+use std::collections::BTreeMap;
+
+use crds::image_build::{ImageBuildStatus, Isolation as Wanted};
+use jiff::Timestamp;
+use oci::RegistryHost;
+use protocol::{BuildOutcome, Isolation, Network, Report};
+
+use super::key::spec_part;
+use super::validate::{ValidatedBuild, Violation};
+use crate::builder_pod::identity::hash_hex;
+use crate::builder_pod::{Ended, ObservedPod, PodEvent, PodState};
+use crate::git::GitError;
+
+/// Everything outside of the resource that a decision depends on.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The time.
+    pub now: Timestamp,
+    /// The spec as it was read, or what is wrong with it.
+    pub spec: Result<ValidatedBuild, Violation>,
+    /// Whether the namespace enforces Pod Security restricted.
+    pub restricted: bool,
+    /// Secrets that the spec names.
+    pub secrets: BTreeMap<String, SecretState>,
+    /// Registries that the spec names.
+    pub registries: BTreeMap<String, RegistryState>,
+    /// Hosts of all Registries of the namespace, which are reached by plain HTTP.
+    pub plain_http: Vec<String>,
+    /// What the source is at present.
+    pub source: SourceState,
+    /// Own pods, the oldest first.
+    pub pods: Vec<PodView>,
+    /// What the destinations hold, where that was to be looked at.
+    pub read_back: Option<ReadBack>,
+    /// A name that the next pod needs and that somebody else's pod has.
+    pub taken: Option<String>,
+    /// What the operator's settings say of builder pods.
+    pub builder: BuilderSettings,
+}
+
+/// What a build's pods are made with, whatever the build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuilderSettings {
+    /// Image of the builder.
+    pub image: String,
+    /// Pull policy of that image.
+    pub image_pull_policy: Option<String>,
+    /// Secrets with which nodes pull it.
+    pub image_pull_secrets: Vec<String>,
+    /// How pods reach the network.
+    pub network: Network,
+}
+
+/// A Secret that the spec names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretState {
+    /// It is not there.
+    Missing,
+    /// It is there, without a key that is needed.
+    Lacks(&'static str),
+    /// It is there.
+    Present {
+        /// Changes when the Secret does.
+        version: String,
+    },
+}
+
+/// A Registry that the spec names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryState {
+    /// It is not there.
+    Missing,
+    /// It does not serve yet.
+    NotReady {
+        /// What its Ready condition says.
+        message: String,
+    },
+    /// It serves.
+    Ready {
+        /// The name of the registry in images.
+        host: RegistryHost,
+    },
+}
+
+/// What a source is at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// There is nothing to look at: no source, an archive, or a spec that cannot be read.
+    Fixed,
+    /// The commit of a git source, or why there is none.
+    Git(Result<String, GitError>),
+    /// A Secret of the source is missing, so that nothing could be looked up.
+    NotLookedUp,
+    /// The digest of a ConfigMap, none when it is missing.
+    ConfigMap(Option<String>),
+}
+
+/// A pod of ours and what is said about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// The pod.
+    pub pod: ObservedPod,
+    /// Warnings about it.
+    pub events: Vec<PodEvent>,
+}
+
+impl PodView {
+    /// What the pod is doing.
+    pub fn state(&self) -> PodState {
+        PodState::of(&self.pod.pod, &self.events)
+    }
+
+    /// Whether it has not ended.
+    pub fn is_active(&self) -> bool {
+        !matches!(self.state(), PodState::Ended(_))
+    }
+
+    /// What it says that it built.
+    pub fn built(&self) -> Option<BuildOutcome> {
+        match self.state() {
+            PodState::Ended(Ended::Reported(report)) => match *report {
+                Report::Built(built) => Some(built),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// What the destinations hold, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadBack {
+    /// The digest that was looked for.
+    pub digest: String,
+    /// The name of the image there, `host/repository`, and what was found.
+    pub destinations: Vec<(String, Verification)>,
+}
+
+/// What was found at one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// The manifest of the digest, under every tag.
+    Same,
+    /// Something else; what, for people.
+    Differs(String),
+    /// It could not be looked at; why, for people.
+    Unknown(String),
+}
+
+/// What of a build is to be read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToVerify {
+    /// The digest that every destination is to hold.
+    pub digest: String,
+    /// The commit whose tags were written.
+    pub commit: Option<String>,
+    /// The destinations, by name; all when empty.
+    pub only: Vec<String>,
+}
+
+/// What is to be read back from the destinations now: of a pod that says it succeeded and was not believed yet, or of
+/// destinations that could not be reached the last time.
+pub fn to_verify(
+    status: &ImageBuildStatus,
+    pods: &[PodView],
+    spec_hash: &str,
+) -> Option<ToVerify> {
+    let current = current_pod(status, pods);
+    if let Some(view) = current {
+        let recorded = status.attempt.as_ref().is_some_and(|attempt| {
+            attempt.pod_uid.as_deref() == Some(&view.pod.identity.uid)
+                && attempt
+                    .result
+                    .as_deref()
+                    .is_some_and(|result| result != "Running")
+        });
+        if !recorded {
+            let built = view.built()?;
+            return (spec_part(&view.pod.attempt.key) == spec_hash).then(|| ToVerify {
+                digest: built.digest,
+                commit: view.pod.attempt.commit.clone(),
+                only: Vec::new(),
+            });
+        }
+    }
+    let attempt = status.attempt.as_ref()?;
+    let unknown: Vec<String> = status
+        .destinations
+        .iter()
+        .filter(|destination| destination.verified == "Unknown")
+        .map(|destination| destination.name.clone())
+        .collect();
+    let same_spec =
+        attempt.result.as_deref() == Some("Succeeded") && spec_part(&attempt.key) == spec_hash;
+    (same_spec && !unknown.is_empty()).then(|| ToVerify {
+        digest: status.digest.clone().unwrap_or_default(),
+        commit: attempt.commit.clone(),
+        only: unknown,
+    })
+}
+
+/// The pod of the present attempt: the newest that the status does not know yet (a crash came between its creation and
+/// the status), else the one that the status names.
+pub fn current_pod<'a>(status: &ImageBuildStatus, pods: &'a [PodView]) -> Option<&'a PodView> {
+    let known = status
+        .attempt
+        .as_ref()
+        .and_then(|attempt| attempt.pod_uid.as_deref());
+    pods.iter()
+        .rev()
+        .find(|view| {
+            let identity = &view.pod.identity;
+            known != Some(identity.uid.as_str())
+                && !status.builds.iter().any(|build| build.name == identity.name)
+        })
+        .or_else(|| {
+            pods.iter()
+                .find(|view| known == Some(view.pod.identity.uid.as_str()))
+        })
+}
+
+impl Observed {
+    /// How RUN is isolated, and why so where the spec leaves it open.
+    pub fn isolation(&self, wanted: Wanted) -> (Isolation, Option<&'static str>) {
+        match wanted {
+            Wanted::UserNamespace => (Isolation::UserNamespace, None),
+            Wanted::NoRun => (Isolation::NoRun, None),
+            Wanted::Auto if self.restricted => (
+                Isolation::NoRun,
+                Some("the namespace enforces Pod Security restricted, which allows no RUN"),
+            ),
+            Wanted::Auto => (Isolation::UserNamespace, None),
+        }
+    }
+
+    /// A hash of what a failed attempt may have failed by without any change of spec or source: Secrets, isolation.
+    pub fn environment(&self, isolation: Isolation) -> String {
+        let mut parts = vec![crate::builder_pod::shape::isolation_word(isolation)];
+        for (name, state) in &self.secrets {
+            parts.push(name);
+            if let SecretState::Present { version } = state {
+                parts.push(version);
+            }
+        }
+        hash_hex(&parts, 16)
+    }
+
+    /// What identifies the content of the source at present; none where it has no content of its own, or it is unknown.
+    pub fn revision(&self) -> Option<&str> {
+        match &self.source {
+            SourceState::Git(Ok(commit)) => Some(commit),
+            SourceState::ConfigMap(Some(digest)) => Some(digest),
+            _ => None,
+        }
+    }
+
+    /// The commit of a git source.
+    pub fn commit(&self) -> Option<&str> {
+        match &self.source {
+            SourceState::Git(Ok(commit)) => Some(commit),
+            _ => None,
+        }
+    }
+}
