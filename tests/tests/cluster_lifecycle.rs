@@ -1,6 +1,6 @@
 //! Embedded clusters start, work side by side, and leave nothing behind, however they end.
 //!
-//! Needs root and the built programs; without, it says so and checks nothing.
+//! Needs root, and the programs that `tests/cluster/build` builds; without root it says so and checks nothing.
 //! What other clusters of this machine do meanwhile is left out of the comparisons.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
@@ -14,25 +14,14 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use serde_json::{Value, json};
-use tests::cluster::{Cluster, Error, ImageArchive, NODE_NAME, Options, unavailable};
+use tests::cluster::{Cluster, Error, ImageArchive, NODE_NAME, Options, left_out};
 
 /// Clusters are compared with what the machine was before: one test at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const IMAGE: &str = "example.test/busybox:1";
 
-/// Whether clusters can be started; says why not.
-fn possible(left_out: &str) -> bool {
-    match unavailable(&Options::new("lifecycle")) {
-        None => true,
-        Some(reason) => {
-            eprintln!("left out: {left_out}: {reason}");
-            false
-        }
-    }
-}
-
-/// What the issue names: mounts, links, network namespaces, packet filter, cgroups, `/var/lib`.
+/// What a cluster could leave behind: mounts, links, network namespaces, packet filter, cgroups, `/var/lib`.
 #[derive(Debug, PartialEq, Eq, Clone)]
 struct Machine {
     mounts: BTreeSet<String>,
@@ -318,7 +307,7 @@ async fn exercise(cluster: &Cluster, directory: &Path) {
 
 #[tokio::test]
 async fn two_clusters_work_side_by_side_and_leave_nothing() {
-    if !possible("two clusters side by side") {
+    if left_out("two clusters side by side") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -404,7 +393,7 @@ fn programs_with(broken: &str, script: &str) -> (tempfile::TempDir, Options) {
 
 #[tokio::test]
 async fn a_component_that_dies_is_named_with_its_log_and_nothing_is_left() {
-    if !possible("a component that dies") {
+    if left_out("a component that dies") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -424,7 +413,7 @@ async fn a_component_that_dies_is_named_with_its_log_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_start_that_takes_too_long_says_for_what_it_waited() {
-    if !possible("a start that takes too long") {
+    if left_out("a start that takes too long") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -465,7 +454,7 @@ async fn wait_for_start(options: &Options) -> Cluster {
 
 #[tokio::test]
 async fn a_process_that_is_killed_takes_its_cluster_along() {
-    if !possible("a process that is killed") {
+    if left_out("a process that is killed") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -511,7 +500,7 @@ async fn a_process_that_is_killed_takes_its_cluster_along() {
 
 #[tokio::test]
 async fn a_detached_cluster_outlives_its_starter_and_is_stopped_by_another() {
-    if !possible("a detached cluster") {
+    if left_out("a detached cluster") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -548,5 +537,7 @@ async fn a_detached_cluster_outlives_its_starter_and_is_stopped_by_another() {
         Cluster::attach(&options),
         Err(Error::DoesNotRun { .. })
     ));
-    assert!(!cluster(&["down"]).output().await.unwrap().status.success());
+    let again = cluster(&["down"]).output().await.unwrap();
+    assert!(again.status.success(), "stopping twice is no error");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("does not run"));
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use tests::cluster::{Cluster, ImageArchive, Options};
+use tests::cluster::{Cluster, Error, ImageArchive, Options};
 
 /// Run an embedded Kubernetes cluster
 #[derive(Parser)]
@@ -91,9 +91,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     match arguments.command {
         Command::Up => up(options).await?,
-        Command::Down => Cluster::attach(&options)?.stop().await?,
+        Command::Down => match Cluster::attach(&options) {
+            Ok(cluster) => cluster.stop().await?,
+            Err(error @ Error::DoesNotRun { .. }) => writeln!(std::io::stderr(), "{error}")?,
+            Err(error) => return Err(error.into()),
+        },
         Command::Kubeconfig => {
-            writeln!(out, "{}", Cluster::attach(&options)?.kubeconfig().display())?
+            writeln!(out, "{}", Cluster::attach(&options)?.kubeconfig().display())?;
         }
         Command::Logs => writeln!(out, "{}", Cluster::attach(&options)?.logs_dir().display())?,
         Command::Import { archives } => {
@@ -109,13 +113,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Trust { host } => Cluster::attach(&options)?.trust_plain_http(&host)?,
         Command::Kubectl { words } => {
-            replace_by(Cluster::attach(&options)?.command("kubectl", &strs(&words)))?
+            replace_by(Cluster::attach(&options)?.command("kubectl", &strs(&words)))?;
         }
         Command::Helm { words } => {
-            replace_by(Cluster::attach(&options)?.command("helm", &strs(&words)))?
+            replace_by(Cluster::attach(&options)?.command("helm", &strs(&words)))?;
         }
         Command::Exec { words } => {
-            replace_by(Cluster::attach(&options)?.node_command(&words[0], &strs(&words[1..])))?
+            replace_by(Cluster::attach(&options)?.node_command(&words[0], &strs(&words[1..])))?;
         }
     }
     Ok(())

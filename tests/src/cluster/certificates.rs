@@ -180,8 +180,6 @@ fn params(name: &str, group: Option<&str>, subjects: Vec<String>) -> Result<Cert
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]

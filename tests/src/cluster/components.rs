@@ -74,39 +74,7 @@ pub(crate) fn arguments(component: &str, addresses: Addresses) -> Vec<String> {
             state("config/containerd.toml"),
             "--log-level=info".into(),
         ],
-        "kube-apiserver" => vec![
-            "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--advertise-address={node}"),
-            "--bind-address=0.0.0.0".into(),
-            "--secure-port=6443".into(),
-            format!("--tls-cert-file={}", state("pki/apiserver.crt")),
-            format!("--tls-private-key-file={}", state("pki/apiserver.key")),
-            format!("--client-ca-file={}", state("pki/ca.crt")),
-            format!("--token-auth-file={}", state("pki/tokens.csv")),
-            "--authorization-mode=Node,RBAC".into(),
-            "--enable-admission-plugins=NodeRestriction,PodSecurity".into(),
-            "--allow-privileged=true".into(),
-            format!("--service-cluster-ip-range={services}"),
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-            format!("--service-account-key-file={}", state("pki/sa.pub")),
-            format!("--service-account-signing-key-file={}", state("pki/sa.key")),
-            format!("--kubelet-certificate-authority={}", state("pki/ca.crt")),
-            format!(
-                "--kubelet-client-certificate={}",
-                state("pki/kubelet-client.crt")
-            ),
-            format!("--kubelet-client-key={}", state("pki/kubelet-client.key")),
-            "--kubelet-preferred-address-types=InternalIP".into(),
-            format!("--requestheader-client-ca-file={}", state("pki/ca.crt")),
-            "--requestheader-allowed-names=front-proxy-client".into(),
-            "--requestheader-username-headers=X-Remote-User".into(),
-            "--requestheader-group-headers=X-Remote-Group".into(),
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
-            format!("--audit-policy-file={}", state("config/audit.yaml")),
-            format!("--audit-log-path={}", state("logs/audit.log")),
-            "--audit-log-maxsize=1000".into(),
-            "--audit-log-mode=blocking".into(),
-        ],
+        "kube-apiserver" => api_server_arguments(addresses),
         "kube-controller-manager" => vec![
             format!("--kubeconfig={}", kubeconfig("controller-manager")),
             format!(
@@ -160,6 +128,44 @@ pub(crate) fn arguments(component: &str, addresses: Addresses) -> Vec<String> {
     }
 }
 
+fn api_server_arguments(addresses: Addresses) -> Vec<String> {
+    let state = in_node;
+    let (node, services) = (addresses.node(), addresses.services());
+    vec![
+        "--etcd-servers=http://127.0.0.1:2379".into(),
+        format!("--advertise-address={node}"),
+        "--bind-address=0.0.0.0".into(),
+        "--secure-port=6443".into(),
+        format!("--tls-cert-file={}", state("pki/apiserver.crt")),
+        format!("--tls-private-key-file={}", state("pki/apiserver.key")),
+        format!("--client-ca-file={}", state("pki/ca.crt")),
+        format!("--token-auth-file={}", state("pki/tokens.csv")),
+        "--authorization-mode=Node,RBAC".into(),
+        "--enable-admission-plugins=NodeRestriction,PodSecurity".into(),
+        "--allow-privileged=true".into(),
+        format!("--service-cluster-ip-range={services}"),
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
+        format!("--service-account-key-file={}", state("pki/sa.pub")),
+        format!("--service-account-signing-key-file={}", state("pki/sa.key")),
+        format!("--kubelet-certificate-authority={}", state("pki/ca.crt")),
+        format!(
+            "--kubelet-client-certificate={}",
+            state("pki/kubelet-client.crt")
+        ),
+        format!("--kubelet-client-key={}", state("pki/kubelet-client.key")),
+        "--kubelet-preferred-address-types=InternalIP".into(),
+        format!("--requestheader-client-ca-file={}", state("pki/ca.crt")),
+        "--requestheader-allowed-names=front-proxy-client".into(),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+        format!("--audit-policy-file={}", state("config/audit.yaml")),
+        format!("--audit-log-path={}", state("logs/audit.log")),
+        "--audit-log-maxsize=1000".into(),
+        "--audit-log-mode=blocking".into(),
+    ]
+}
+
 /// The components that run.
 #[derive(Debug, Default)]
 pub(crate) struct Components {
@@ -203,10 +209,17 @@ impl Components {
 
     /// The last lines of every log, for a message about no component in particular.
     pub(crate) fn tails(&self, layout: &Layout) -> String {
-        self.running
-            .iter()
-            .map(|(name, _)| format!("--- {name}\n{}\n", tail(layout, name, 8)))
-            .collect()
+        let tails = self.running.iter().map(|(name, _)| {
+            format!(
+                "--- {name}
+{}",
+                tail(layout, name, 8)
+            )
+        });
+        tails.collect::<Vec<_>>().join(
+            "
+",
+        )
     }
 
     /// Collects the processes after the namespaces have ended.

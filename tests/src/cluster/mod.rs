@@ -75,6 +75,18 @@ pub fn unavailable(options: &Options) -> Option<Error> {
     (!programs.is_empty()).then_some(Error::NotBuilt { programs })
 }
 
+/// Whether a test that needs a cluster is to be left out, as this process is not root; says so on
+/// standard error. Programs that are not built are no reason: the test fails and says what to run.
+pub fn left_out(test: &str) -> bool {
+    match unavailable(&Options::new("main")) {
+        Some(reason @ Error::NotRoot { .. }) => {
+            eprintln!("left out: {test}: {reason}");
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Cluster {
     /// Starts a cluster and waits until its node is Ready, DNS answers, and pods can be made.
     ///
@@ -97,7 +109,7 @@ impl Cluster {
         let record = Record {
             key: keeper.key.clone(),
             index: keeper.index,
-            keeper: keeper.keeper,
+            keeper: keeper.process,
             init: keeper.init,
         };
         let mut cluster = Self {

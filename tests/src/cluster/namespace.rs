@@ -72,7 +72,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// A command in the node's network, mount and process namespaces, with nothing of our environment.
-    pub(crate) fn command<A: AsRef<str>>(&self, program: &str, arguments: &[A]) -> Command {
+    pub(crate) fn command<A: AsRef<str>>(self, program: &str, arguments: &[A]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args([
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// A program that was built, by its name.
-    pub(crate) fn built<A: AsRef<str>>(&self, program: &str, arguments: &[A]) -> Command {
+    pub(crate) fn built<A: AsRef<str>>(self, program: &str, arguments: &[A]) -> Command {
         self.command(&format!("{NODE_BIN}/{program}"), arguments)
     }
 }
@@ -159,7 +159,7 @@ pub(crate) struct Keeper {
     /// Name of everything of this cluster that has a name on the host.
     pub(crate) key: String,
     pub(crate) index: u8,
-    pub(crate) keeper: Process,
+    pub(crate) process: Process,
     pub(crate) init: Process,
 }
 
@@ -206,7 +206,7 @@ impl Keeper {
                     });
                 }
                 ["key", name, index] => {
-                    key = Some(((*name).to_owned(), index.parse().unwrap_or(0)))
+                    key = Some(((*name).to_owned(), index.parse().unwrap_or(0)));
                 }
                 ["pid", number] => pid = number.parse().ok(),
                 ["ready"] => {
@@ -218,12 +218,12 @@ impl Keeper {
         }
         let found = pid.and_then(Process::find).zip(Process::find(child.id()));
         match (key, found) {
-            (Some((key, index)), Some((init, keeper))) if ready => Ok(Self {
+            (Some((key, index)), Some((init, process))) if ready => Ok(Self {
                 child,
                 hold,
                 key,
                 index,
-                keeper,
+                process,
                 init,
             }),
             _ => {
