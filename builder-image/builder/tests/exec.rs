@@ -4,9 +4,10 @@
 
 use std::{
     collections::BTreeSet,
+    io::{BufRead, BufReader},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -42,7 +43,8 @@ impl Bench {
         fs_err::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for applet in [
             "sh", "id", "cat", "ls", "env", "sleep", "rm", "mkdir", "touch", "pwd", "true", "dd",
-            "readlink",
+            "readlink", "chown", "mount", "hostname", "stat", "wc", "head", "tail", "seq", "tr",
+            "grep",
         ] {
             fs_err::hard_link(root.join("bin/busybox"), root.join("bin").join(applet)).unwrap();
         }
@@ -155,34 +157,529 @@ fn names(directory: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-const TESTS: &[(&str, fn(&Bench))] = &[
-    (
-        "files_are_in_the_upper_directory",
-        files_are_in_the_upper_directory,
-    ),
-    ("exit_codes_are_handed_on", exit_codes_are_handed_on),
+fn nothing_of_the_engine_is_visible(bench: &Bench) {
+    // A descriptor that is open over exec, as a careless library might leave it.
+    let secret = bench.directory.path().join("secret");
+    fs_err::write(&secret, "descriptor-secret").unwrap();
+    let leaked = fs_err::File::open(&secret).unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    assert!(std::env::var(SECRET).is_ok());
+    let ran = bench.script(
+        "ls -l /proc/self/fd; env; for p in /proc/[0-9]*; do cat $p/environ $p/cmdline; ls -l $p/fd $p/cwd $p/root; done; \
+         cat /proc/*/fd/[3-9] 2>/dev/null; ls /proc | grep -c '^[0-9]'; true",
+    );
+    let all = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(!all.contains("secret") && !all.contains("s3cr3t"), "{all}");
+    assert!(!all.contains("exec-") && !all.contains("crun"), "{all}");
+    assert!(!all.contains("CARGO") && !all.contains("COOPERY"), "{all}");
+    let variables = bench.script("env");
+    let found: BTreeSet<&str> = variables
+        .stdout
+        .lines()
+        .filter_map(|line| line.split('=').next())
+        .filter(|name| !["SHLVL", "PWD", "OLDPWD", "_"].contains(name))
+        .collect();
+    assert_eq!(
+        found,
+        BTreeSet::from(["HOME", "PATH"]),
+        "{}",
+        variables.stdout
+    );
+}
+
+fn the_surroundings_are_those_of_a_container(bench: &Bench) {
+    let rows = [
+        ("hostname", "buildkitsandbox\n"),
+        ("id -u; id -g", "0\n0\n"),
+        ("echo $$", "1\n"),
+        ("pwd", "/\n"),
+        ("readlink /dev/fd; readlink /dev/ptmx", "/proc/self/fd\npts/ptmx\n"),
+        ("cat < /dev/stdin | wc -c", "0\n"),
+        ("echo x > /dev/null && head -c 2 /dev/zero | wc -c", "2\n"),
+        ("echo x > /dev/shm/x && cat /dev/shm/x", "x\n"),
+        (
+            "while read k v; do case $k in CapEff:|CapBnd:|NoNewPrivs:) echo $v;; esac; done < /proc/self/status",
+            "00000000a80425fb\n00000000a80425fb\n0\n",
+        ),
+        ("wc -c < /proc/interrupts; ls /sys/firmware | wc -l", "0\n0\n"),
+        (
+            "(echo 1 > /proc/sys/kernel/printk) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
+        (
+            "(echo b > /proc/sysrq-trigger) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
+        (
+            "(echo x > /sys/power/state) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
+        (
+            "(mkdir /sys/fs/cgroup/x || mkdir /sys/fs/cgroup/memory/x) 2>/dev/null || echo refused",
+            "refused\n",
+        ),
+        (
+            "mount -t tmpfs tmpfs /tmp 2>/dev/null || echo refused",
+            "refused\n",
+        ),
+        ("umask", "0022\n"),
+        (
+            "touch /tmp/f && chown 1234:65535 /tmp/f && stat -c %u:%g /tmp/f",
+            "1234:65535\n",
+        ),
+    ];
+    for (script, expected) in rows {
+        let ran = bench.script(script);
+        assert_eq!(ran.stdout, expected, "{script}: {}", ran.stderr);
+    }
+}
+
+fn ids_are_those_of_the_user(bench: &Bench) {
+    let mut container = bench.container("id -u; id -g; id -G; touch /tmp/mine; echo err > /dev/stderr; (echo no > /etc/x) 2>/dev/null || echo refused");
+    container.identity = Identity {
+        uid: 1000,
+        gid: 100,
+        additional_gids: vec![100, 7],
+    };
+    fs_err::set_permissions(
+        bench.layers[0].join("tmp"),
+        PermissionsExt::from_mode(0o1777),
+    )
+    .unwrap();
+    let ran = bench.run(&container);
+    assert_eq!(ran.stdout, "1000\n100\n100 7\nrefused\n");
+    assert_eq!(ran.stderr, "err\n");
+    let made = fs_err::metadata(ran.upper.join("tmp/mine")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1000, 100));
+}
+
+fn hundreds_of_layers_can_be_stacked(bench: &Bench) {
+    let mut deep = Bench {
+        directory: tempfile::tempdir_in(bench.directory.path()).unwrap(),
+        runtime: bench.runtime.clone(),
+        layers: bench.layers.clone(),
+    };
+    for index in 0..498 {
+        let layer = deep.directory.path().join(format!("sha256-{index:064}"));
+        fs_err::create_dir(&layer).unwrap();
+        fs_err::write(layer.join(format!("file-{index}")), "").unwrap();
+        fs_err::write(layer.join("last"), index.to_string()).unwrap();
+        deep.layers.push(layer);
+        if index == 298 || index == 497 {
+            let ran = deep.script("ls / | while read n; do case $n in file-*) echo $n;; esac; done | wc -l; cat /last");
+            assert_eq!(
+                ran.stdout,
+                format!("{}\n{index}", index + 1) + "\n",
+                "{}",
+                ran.stderr
+            );
+        }
+    }
+    for index in 0..2 {
+        let layer = deep.directory.path().join(format!("more-{index}"));
+        fs_err::create_dir(&layer).unwrap();
+        deep.layers.push(layer);
+    }
+    let (result, ..) = deep.execute(&deep.container("true"), &|| false, &mut |_, _| {});
+    assert!(
+        matches!(result, Err(ExecError::System { .. })),
+        "{result:?}"
+    );
+}
+
+fn cancelling_kills_everything(bench: &Bench) {
+    let ready = AtomicBool::new(false);
+    let started = Instant::now();
+    let container = bench.container(
+        "sleep 9871 & (sleep 9872 &) ; trap '' TERM INT; echo ready; sleep 9873; sleep 9874",
+    );
+    let (result, ..) = bench.execute(
+        &container,
+        &|| ready.load(Ordering::Relaxed),
+        &mut |_, line| {
+            if line == b"ready" {
+                ready.store(true, Ordering::Relaxed);
+            }
+        },
+    );
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+fn what_runs_in_the_background_ends_with_the_step(bench: &Bench) {
+    let started = Instant::now();
+    let ran = bench.script("sleep 9875 & (trap '' HUP TERM; sleep 9876) & echo done");
+    assert_eq!((ran.status.code, ran.stdout.as_str()), (0, "done\n"));
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+fn a_panic_of_the_listener_leaves_nothing(bench: &Bench) {
+    let container = bench.container("echo x; sleep 9877");
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        bench.execute(&container, &|| false, &mut |_, _| {
+            std::panic::resume_unwind(Box::new("listener"))
+        })
+    }));
+    assert!(caught.is_err());
+}
+
+fn output_comes_line_by_line(bench: &Bench) {
+    let ran =
+        bench.script("seq 1 20000; head -c 40000 /dev/zero | tr '\\0' x; echo; echo -n end >&2");
+    assert_eq!(
+        ran.stdout
+            .lines()
+            .filter(|line| line.parse::<u32>().is_ok())
+            .count(),
+        20_000
+    );
+    let lengths: Vec<usize> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with('x'))
+        .map(str::len)
+        .collect();
+    assert_eq!(lengths, [16_384, 16_384, 7_232]);
+    assert_eq!(ran.stderr, "end\n");
+}
+
+fn a_working_directory_is_made_for_the_user(bench: &Bench) {
+    let mut container = bench.container("pwd; touch here");
+    container.cwd = "/srv/app/data".into();
+    container.identity = Identity {
+        uid: 33,
+        gid: 44,
+        additional_gids: Vec::new(),
+    };
+    let ran = bench.run(&container);
+    assert_eq!(ran.stdout, "/srv/app/data\n", "{}", ran.stderr);
+    for path in ["srv", "srv/app", "srv/app/data"] {
+        let made = fs_err::metadata(ran.upper.join(path)).unwrap();
+        assert_eq!(
+            (made.uid(), made.gid(), made.mode() & 0o7777),
+            (33, 44, 0o755),
+            "{path}"
+        );
+    }
+    container.cwd = "/etc/passwd".into();
+    let (result, ..) = bench.execute(&container, &|| false, &mut |_, _| {});
+    assert!(
+        matches!(result, Err(ExecError::WorkingDirectory { .. })),
+        "{result:?}"
+    );
+}
+
+/// Layers above the base in which `change` was made.
+fn changed(bench: &Bench, change: impl FnOnce(&Path)) -> Bench {
+    let directory = tempfile::tempdir_in(bench.directory.path()).unwrap();
+    let layer = directory.path().join("layer");
+    fs_err::create_dir(&layer).unwrap();
+    change(&layer);
+    let mut layers = bench.layers.clone();
+    layers.push(layer);
+    Bench {
+        directory,
+        runtime: bench.runtime.clone(),
+        layers,
+    }
+}
+
+fn whiteout(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+}
+
+fn mount_points_that_a_layer_removed_are_not_left_behind(bench: &Bench) {
+    let source = bench.directory.path().join("hosts");
+    fs_err::write(&source, "127.0.0.1 localhost\n").unwrap();
+    let removed = changed(bench, |layer| {
+        fs_err::create_dir(layer.join("etc")).unwrap();
+        whiteout(&layer.join("etc/hosts"));
+        whiteout(&layer.join("sys"));
+        let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        fs_err::File::open(layer.join("etc"))
+            .unwrap()
+            .into_parts()
+            .0
+            .set_modified(old)
+            .unwrap();
+    });
+    let mut container = removed.container("cat /etc/hosts; ls /sys | head -n 1");
+    container.binds.push(Bind {
+        source,
+        destination: "/etc/hosts".into(),
+    });
+    let ran = removed.run(&container);
+    assert_eq!(ran.stdout, "127.0.0.1 localhost\nblock\n", "{}", ran.stderr);
+    assert!(!ran.upper.join("sys").exists());
+    let etc = ran.upper.join("etc");
+    assert!(etc.exists() && names(&etc).is_empty());
+    assert_eq!(fs_err::metadata(&etc).unwrap().mtime(), 1_000_000_000);
+}
+
+fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
+    for path in ["proc", "sys", "dev"] {
+        let hostile = changed(bench, |layer| {
+            whiteout(&layer.join(path));
+            fs_err::remove_file(layer.join(path)).unwrap();
+            std::os::unix::fs::symlink("/etc", layer.join(path)).unwrap();
+        });
+        let (result, ..) = hostile.execute(&hostile.container("true"), &|| false, &mut |_, _| {});
+        assert!(
+            matches!(&result, Err(ExecError::MountPoint { path: at }) if *at == format!("/{path}")),
+            "{result:?}"
+        );
+    }
+    let hostile = changed(bench, |layer| {
+        fs_err::create_dir(layer.join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", layer.join("etc/hosts")).unwrap();
+    });
+    let mut container = hostile.container("cat /etc/hosts /etc/passwd");
+    container.binds.push(Bind {
+        source: "/etc/hostname".into(),
+        destination: "/etc/hosts".into(),
+    });
+    let (result, ..) = hostile.execute(&container, &|| false, &mut |_, _| {});
+    assert!(
+        matches!(&result, Err(ExecError::MountPoint { path }) if path == "/etc/hosts"),
+        "{result:?}"
+    );
+}
+
+fn several_run_at_once(bench: &Bench) {
+    std::thread::scope(|scope| {
+        for index in 0..8 {
+            scope.spawn(move || {
+                let ran = bench.script(&format!(
+                    "echo {index} > /etc/number; cat /etc/number; echo $$"
+                ));
+                assert_eq!(ran.stdout, format!("{index}\n1\n"));
+            });
+        }
+    });
+}
+
+/// Starts this program again in the part `part`, inside the namespaces of the test.
+fn start_part(part: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.env(PART, part);
+    command
+}
+
+/// Whether a process with `argument` in its command line runs.
+fn runs(argument: &str) -> bool {
+    fs_err::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs_err::read(entry.ok()?.path().join("cmdline")).ok())
+        .any(|cmdline| {
+            cmdline
+                .split(|byte| *byte == 0)
+                .any(|word| word == argument.as_bytes())
+        })
+}
+
+fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{what} did not happen in 20 s"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn killing_the_outermost_process_kills_everything(_: &Bench) {
+    for (signal, code) in [
+        (rustix::process::Signal::KILL, None),
+        (rustix::process::Signal::TERM, Some(143)),
+        (rustix::process::Signal::INT, Some(130)),
+    ] {
+        let mut child = start_part("sleeper")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        await_that("the step", || runs("98765"));
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), code);
+        await_that("the end of the step", || !runs("98765"));
+    }
+}
+
+fn exit_codes_pass_through_the_namespaces(_: &Bench) {
+    for code in [0, 1, 42] {
+        let status = start_part(&format!("exit {code}")).status().unwrap();
+        assert_eq!(status.code(), Some(code));
+    }
+}
+
+fn missing_prerequisites_have_names(_: &Bench) {
+    let rows: [(&str, &[(&str, &str)], &str); 2] = [
+        (
+            "report",
+            &[("COOPERY_CRUN", "/nowhere/crun")],
+            "Crun: COOPERY_CRUN is /nowhere/crun",
+        ),
+        ("report on /proc", &[], "Process: making the workspace"),
+    ];
+    for (part, variables, expected) in rows {
+        let output = start_part(part)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.starts_with(expected), "{text}");
+    }
+    // The ids are used up: a limit of the namespace that the test runs in.
+    fs_err::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+    let output = start_part("report").output().unwrap();
+    fs_err::write("/proc/sys/user/max_user_namespaces", "1000").unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.starts_with("UserNamespaces: no more user namespaces"),
+        "{text}"
+    );
+}
+
+/// What must be the same before and after every test.
+#[derive(Debug, PartialEq)]
+struct Leftovers {
+    mounts: String,
+    processes: usize,
+    scratch: BTreeSet<String>,
+}
+
+impl Leftovers {
+    fn look(bench: &Bench) -> Self {
+        let processes = || {
+            names(Path::new("/proc"))
+                .iter()
+                .filter(|name| name.parse::<u32>().is_ok())
+                .count()
+        };
+        let wanted = 2;
+        let started = Instant::now();
+        while processes() != wanted && started.elapsed() < Duration::from_secs(5) {
+            std::thread::yield_now();
+        }
+        Self {
+            mounts: fs_err::read_to_string("/proc/self/mounts").unwrap(),
+            processes: processes(),
+            scratch: names(bench.runtime.scratch()),
+        }
+    }
+}
+
+/// The part that a process of this program plays; absent in the one that the user started.
+const PART: &str = "COOPERY_TEST_PART";
+/// Must not be seen by any step.
+const SECRET: &str = "COOPERY_TEST_SECRET";
+
+type Test = (&'static str, fn(&Bench));
+
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name)),*] };
+}
+
+const TESTS: &[Test] = tests![
+    files_are_in_the_upper_directory,
+    exit_codes_are_handed_on,
+    nothing_of_the_engine_is_visible,
+    the_surroundings_are_those_of_a_container,
+    ids_are_those_of_the_user,
+    hundreds_of_layers_can_be_stacked,
+    cancelling_kills_everything,
+    what_runs_in_the_background_ends_with_the_step,
+    a_panic_of_the_listener_leaves_nothing,
+    output_comes_line_by_line,
+    a_working_directory_is_made_for_the_user,
+    mount_points_that_a_layer_removed_are_not_left_behind,
+    mount_points_that_lead_elsewhere_are_refused,
+    several_run_at_once,
+    killing_the_outermost_process_kills_everything,
+    exit_codes_pass_through_the_namespaces,
+    missing_prerequisites_have_names,
 ];
+
+fn enter(workspace: &Path) -> Entered {
+    match enter_user_namespace(workspace) {
+        Ok(entered) => entered,
+        Err(error) => {
+            println!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
 
 fn main() {
     if !rustix::process::geteuid().is_root() {
         println!(
-            "exec: left out, because mounting needs root or subordinate ids: {} tests",
+            "exec: left out {} tests, because mounting needs root here",
             TESTS.len()
         );
         return;
     }
     let workspace = std::env::temp_dir().join("coopery-exec-test");
-    let entered = match enter_user_namespace(&workspace) {
-        Ok(entered) => entered,
-        Err(error) => {
-            println!("exec: IsolationUnavailable: {error}");
-            std::process::exit(1);
+    match std::env::var(PART).as_deref() {
+        Err(_) => {
+            // The variables are those that the engine has and a step must not see.
+            let status = Command::new("/proc/self/exe")
+                .args(std::env::args_os().skip(1))
+                .env(PART, "tests")
+                .env(SECRET, "s3cr3t")
+                .status()
+                .unwrap();
+            std::process::exit(status.code().unwrap_or(1));
         }
-    };
-    let bench = Bench::new(&entered, &workspace);
+        Ok("tests") => run_tests(&workspace),
+        Ok("sleeper") => {
+            let bench = Bench::new(&enter(&workspace), &workspace);
+            let container = bench.container("echo ready; sleep 98765");
+            let (result, ..) = bench.execute(&container, &|| false, &mut |_, line| {
+                println!("{}", String::from_utf8_lossy(line));
+            });
+            panic!("{result:?}");
+        }
+        Ok("report on /proc") => {
+            enter(Path::new("/proc/nowhere"));
+        }
+        Ok("report") => {
+            enter(&workspace);
+        }
+        Ok(part) => {
+            let code = part.strip_prefix("exit ").unwrap().parse().unwrap();
+            enter(&workspace);
+            std::process::exit(code);
+        }
+    }
+}
+
+fn run_tests(workspace: &Path) {
+    let entered = enter(workspace);
+    let bench = Bench::new(&entered, workspace);
+    let filters: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     for (name, test) in TESTS {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        let before = Leftovers::look(&bench);
         let started = Instant::now();
         test(&bench);
-        println!("test {name} ... ok ({} ms)", started.elapsed().as_millis());
+        let elapsed = started.elapsed().as_millis();
+        assert_eq!(
+            Leftovers::look(&bench),
+            before,
+            "{name} left something behind"
+        );
+        println!("test {name} ... ok ({elapsed} ms)");
     }
 }

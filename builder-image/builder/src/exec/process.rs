@@ -103,7 +103,10 @@ pub fn execute(
         return Ok(ExitStatus { code });
     }
     let killed = counter.as_ref().and_then(OomCounter::read);
-    if killed > killed_before {
+    if killed
+        .zip(killed_before)
+        .is_some_and(|(now, before)| now > before)
+    {
         return Err(ExecError::OutOfMemory { code });
     }
     match runtime_error(&fs_err::read_to_string(job.scratch.join("crun.log")).unwrap_or_default()) {

@@ -79,9 +79,10 @@ impl Root {
                 continue;
             }
             match self.find(path, OFlags::PATH) {
-                Ok(Some(_)) => {}
+                // A link at the end is opened itself, and would lead the runtime on.
+                Ok(Some(found)) if !is_link(&found) => {}
                 Ok(None) => stubs.note(self, path)?,
-                Err(_) => {
+                Ok(Some(_)) | Err(_) => {
                     return Err(ExecError::MountPoint {
                         path: bind.destination.clone(),
                     });
@@ -218,6 +219,12 @@ impl Stubs {
         }
         Ok(())
     }
+}
+
+fn is_link(file: &OwnedFd) -> bool {
+    fstat(file).map_or(true, |stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+    })
 }
 
 fn times(stat: &Stat) -> Timestamps {
