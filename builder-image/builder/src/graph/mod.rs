@@ -1,0 +1,274 @@
+//! The graph of a build: which steps the target needs, in what order, and what image comes out. Pure: no files, no
+//! network, no clock.
+//!
+//! It is made in two passes, because what a base image says (environment, working directory, user) decides how the
+//! instructions on top of it are expanded:
+//! 1. [`plan`]: which stages the target reaches, and which images have to be resolved for them.
+//! 2. [`build`]: with the configurations of those images, instructions become [`Step`]s and one [`Target`].
+//!
+//! Scopes, expansion and texts follow the reference frontend (`docs/dockerfile.md`).
+
+mod environment;
+mod instruction;
+mod reach;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dockerfile::{Diagnostic, Span};
+use oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
+
+pub use reach::plan;
+pub use stage::build;
+
+/// What a build was asked for, besides the Dockerfile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The stage to build; the last one where absent.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`: labels of the resulting image, over those of the Dockerfile.
+    pub labels: BTreeMap<String, String>,
+    /// The platform of the image.
+    pub platform: Platform,
+    /// The platform that the build runs on.
+    pub build_platform: Platform,
+    /// Names of contexts that stand in for images (`--build-context`).
+    pub contexts: BTreeSet<String>,
+}
+
+/// Position of an image in [`Plan::bases`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BaseId(pub usize);
+
+/// Position of a step in [`Graph::steps`]. A step depends on earlier steps only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StepId(pub usize);
+
+/// The files that a step starts from, or copies from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Filesystem {
+    /// Nothing at all.
+    Scratch,
+    /// An image.
+    Base(BaseId),
+    /// What a step left.
+    Step(StepId),
+}
+
+/// What stands for an image in a FROM or a `COPY --from`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BaseName {
+    /// An image in a registry.
+    Image(Reference),
+    /// A context that was named on the command line.
+    Context(String),
+}
+
+impl std::fmt::Display for BaseName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Image(reference) => reference.fmt(f),
+            Self::Context(name) => name.fmt(f),
+        }
+    }
+}
+
+/// An image that the build needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Which one.
+    pub name: BaseName,
+    /// For which platform.
+    pub platform: Platform,
+    /// Where it is named first.
+    pub span: Span,
+    /// A stage whose name looks like this image's: what was probably meant if the image does not exist.
+    pub similar_stage: Option<String>,
+    /// How progress names it: `[build 1/3] FROM docker.io/library/alpine:3`.
+    pub label: String,
+}
+
+/// The stages that the target needs.
+#[derive(Clone, Debug)]
+pub struct Plan<'d> {
+    /// The file.
+    dockerfile: &'d dockerfile::Dockerfile,
+    /// What was asked for.
+    options: &'d Options,
+    /// Global arguments with their values.
+    globals: environment::Variables,
+    /// By position in the file: what a stage starts from; `None` where the target does not need the stage.
+    stages: Vec<Option<PlannedStage>>,
+    /// Positions of the stages, each behind those that it needs.
+    order: Vec<usize>,
+    /// Position of the target.
+    target: usize,
+    /// Images to be resolved before [`build`].
+    pub bases: Vec<Base>,
+}
+
+/// A stage that the target needs.
+#[derive(Clone, Debug)]
+struct PlannedStage {
+    from: StageBase,
+    platform: Platform,
+    /// How progress names the stage; empty where it is the only one.
+    name: String,
+    /// For each COPY with `--from`, by position of the instruction: where it copies from.
+    sources: BTreeMap<usize, StageBase>,
+}
+
+/// What a stage starts from, or what `--from` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StageBase {
+    Scratch,
+    Image(BaseId),
+    Stage(usize),
+}
+
+/// All steps of a build, and its result.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// The steps, each behind those that it depends on.
+    pub steps: Vec<Step>,
+    /// What comes out.
+    pub target: Target,
+    /// Variables for proxies, which every RUN gets and nothing records.
+    pub proxies: Vec<(String, String)>,
+    /// SOURCE_DATE_EPOCH, where the build or the Dockerfile sets it.
+    pub source_date_epoch: Option<i64>,
+    /// Host name of RUN.
+    pub hostname: String,
+}
+
+/// One instruction that makes a layer.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it starts from.
+    pub below: Filesystem,
+    /// What it does.
+    pub action: Action,
+    /// How progress names it: `[build 2/5] RUN make`.
+    pub label: String,
+    /// The instruction as written, in one line: `RUN make`.
+    pub instruction: String,
+    /// Where it stands.
+    pub span: Span,
+    /// Its line in the Dockerfile, from 1.
+    pub line: usize,
+}
+
+impl Step {
+    /// The other file systems that the step reads.
+    pub fn inputs(&self) -> Option<Filesystem> {
+        match &self.action {
+            Action::Copy(copy) => copy.from,
+            Action::Run(_) | Action::Workdir(_) => None,
+        }
+    }
+}
+
+/// What a step does, with everything expanded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Executes a command.
+    Run(RunAction),
+    /// COPY and ADD.
+    Copy(CopyAction),
+    /// Makes a directory.
+    Workdir(WorkdirAction),
+}
+
+/// A RUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAction {
+    /// Program and arguments, the shell included.
+    pub args: Vec<String>,
+    /// Environment in order, `NAME=value`, without proxies.
+    pub env: Vec<String>,
+    /// Directory to start in, absolute.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers; empty for root.
+    pub user: String,
+    /// A program that is put at `/dev/pipes/NAME` for the time of the step: name and content.
+    pub script: Option<(String, String)>,
+    /// Whether the step has a network.
+    pub network: bool,
+}
+
+/// A COPY or an ADD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyAction {
+    /// Whether it is an ADD, which unpacks archives and fetches URLs.
+    pub add: bool,
+    /// Where files come from: a stage or image, or the build context where absent.
+    pub from: Option<Filesystem>,
+    /// Paths, patterns and, in ADD, URLs.
+    pub sources: Vec<String>,
+    /// Documents of the Dockerfile: name and content.
+    pub documents: Vec<(String, String)>,
+    /// Absolute path; ends with `/` where it is surely a directory.
+    pub destination: String,
+    /// `user[:group]`
+    pub chown: Option<String>,
+    /// Octal or symbolic mode.
+    pub chmod: Option<String>,
+    /// Digest that the one URL must have.
+    pub checksum: Option<String>,
+}
+
+/// A WORKDIR other than `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkdirAction {
+    /// The directory, absolute.
+    pub path: String,
+    /// The user in effect, who owns what is made; empty for root.
+    pub user: String,
+}
+
+/// The image that comes out of a build, but for its layers.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What its files are.
+    pub filesystem: Filesystem,
+    /// The platform.
+    pub platform: Platform,
+    /// The author, from MAINTAINER or the base.
+    pub author: Option<String>,
+    /// How to run it.
+    pub config: ContainerConfig,
+    /// The image at its bottom.
+    pub base: Option<BaseId>,
+    /// History of that image.
+    pub base_history: Vec<History>,
+    /// History of the stages on top.
+    pub entries: Vec<Entry>,
+}
+
+/// One line of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The instruction, as `docker history` shows it.
+    pub created_by: String,
+    /// The step that made its layer; metadata has none.
+    pub step: Option<StepId>,
+}
+
+/// Configurations of the images of a plan, in the order of [`Plan::bases`].
+pub type BaseConfigs = [ImageConfig];
+
+/// Why a file cannot be built as it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// The file is wrong in these places; never empty.
+    #[error("{}", .0.first().map_or("the Dockerfile is wrong", |first| &first.message))]
+    Dockerfile(Vec<Diagnostic>),
+    /// The stage to build does not exist.
+    #[error(transparent)]
+    Target(#[from] dockerfile::UnknownStage),
+}

@@ -1,0 +1,336 @@
+//! Which stages the target reaches, and which images they need.
+
+use std::collections::BTreeMap;
+
+use dockerfile::{
+    Diagnostic, Dockerfile, Instruction, InstructionKind, Scope as _, Stage, Verb, Word,
+};
+use oci::Platform;
+
+use super::environment::{Variables, expand_word, platform_args};
+use super::{Base, BaseId, BaseName, GraphError, Options, Plan, PlannedStage, StageBase};
+
+/// Finds the stages and images that the target needs.
+///
+/// # Errors
+/// When the target does not exist, a base has no name, stages need each other in a circle, or a stage that is needed
+/// holds what is not supported.
+pub fn plan<'d>(dockerfile: &'d Dockerfile, options: &'d Options) -> Result<Plan<'d>, GraphError> {
+    let target = dockerfile.target(options.target.as_deref())?;
+    let stage_name = options
+        .target
+        .clone()
+        .or_else(|| {
+            dockerfile
+                .stages
+                .get(target)
+                .and_then(|stage| stage.name.clone())
+        })
+        .unwrap_or_default();
+    let globals = global_args(dockerfile, options, &stage_name).map_err(one)?;
+    let mut walk = Walk {
+        plan: Plan {
+            dockerfile,
+            options,
+            globals,
+            stages: vec![None; dockerfile.stages.len()],
+            order: Vec::new(),
+            target,
+            bases: Vec::new(),
+        },
+        open: Vec::new(),
+        names: BTreeMap::new(),
+    };
+    walk.stage(target).map_err(|error| one(*error))?;
+    let plan = walk.plan;
+    let refused = dockerfile::unsupported(dockerfile, |index| {
+        plan.stages.get(index).is_some_and(Option::is_some)
+    });
+    if refused.is_empty() {
+        Ok(plan)
+    } else {
+        Err(GraphError::Dockerfile(refused))
+    }
+}
+
+fn one(diagnostic: Diagnostic) -> GraphError {
+    GraphError::Dockerfile(vec![diagnostic])
+}
+
+/// The variables that FROM sees.
+fn global_args(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    target: &str,
+) -> Result<Variables, Diagnostic> {
+    let mut globals = platform_args(&options.build_platform, &options.platform, target);
+    for (name, value) in &options.build_args {
+        if globals.get(name).is_some() {
+            globals.set(name, value);
+        }
+    }
+    for instruction in &dockerfile.global_args {
+        let InstructionKind::Arg(declarations) = &instruction.kind else {
+            continue;
+        };
+        for declaration in declarations {
+            let name = expand_word(&declaration.name, dockerfile.escape, &globals)?;
+            let value = match (options.build_args.get(&name), &declaration.default) {
+                (Some(value), _) => value.clone(),
+                (None, Some(default)) => expand_word(default, dockerfile.escape, &globals)?,
+                (None, None) => continue,
+            };
+            globals.set(&name, value);
+        }
+    }
+    Ok(globals)
+}
+
+struct Walk<'d> {
+    plan: Plan<'d>,
+    /// Stages whose needs are being looked for, outermost first.
+    open: Vec<usize>,
+    names: BTreeMap<(BaseName, Platform), BaseId>,
+}
+
+impl<'d> Walk<'d> {
+    fn stage(&mut self, index: usize) -> Result<(), Box<Diagnostic>> {
+        if self.plan.stages[index].is_some() {
+            return Ok(());
+        }
+        let dockerfile = self.plan.dockerfile;
+        let stage = &dockerfile.stages[index];
+        self.open.push(index);
+        let platform = self.platform(stage)?;
+        let name = self.display_name(stage);
+        let from = self.stage_base(stage, &platform, &name)?;
+        let mut sources = BTreeMap::new();
+        for (position, instruction) in stage.instructions.iter().enumerate() {
+            if let InstructionKind::Copy(copy) = &instruction.kind
+                && let Some(source) = &copy.from
+            {
+                sources.insert(position, self.copy_base(source, &platform)?);
+            }
+        }
+        self.open.pop();
+        self.plan.stages[index] = Some(PlannedStage {
+            from,
+            platform,
+            name,
+            sources,
+        });
+        self.plan.order.push(index);
+        Ok(())
+    }
+
+    /// Descends into another stage, unless that stage is the cause of looking here.
+    fn descend(&mut self, index: usize, word: &Word) -> Result<StageBase, Box<Diagnostic>> {
+        if self.open.contains(&index) {
+            let to = &self.plan.dockerfile.stages[index];
+            return Err(Box::new(
+                Diagnostic::error(
+                    "circular-stage",
+                    word.span,
+                    format!("stages need each other in a circle: `{}`", word.value),
+                )
+                .also(to.from.span, "this stage is needed for itself"),
+            ));
+        }
+        self.stage(index)?;
+        Ok(StageBase::Stage(index))
+    }
+
+    /// What a FROM names.
+    fn stage_base(
+        &mut self,
+        stage: &Stage,
+        platform: &Platform,
+        display_name: &str,
+    ) -> Result<StageBase, Box<Diagnostic>> {
+        let word = &stage.from.image;
+        // A context that has the name of the stage replaces the whole stage.
+        if let Some(name) = &stage.name
+            && self.plan.options.contexts.contains(name)
+        {
+            return Ok(self.image(
+                BaseName::Context(name.clone()),
+                platform,
+                word,
+                String::new(),
+            ));
+        }
+        let image = self.expand_global(word)?;
+        if image.is_empty() {
+            return Err(Box::new(self.blank(word, "the name of the base image")));
+        }
+        if image == "scratch" {
+            return Ok(StageBase::Scratch);
+        }
+        if let Some(earlier) = self.plan.dockerfile.base_stage(stage.index, &image) {
+            return self.descend(earlier, word);
+        }
+        let total = layer_count(stage) + 1;
+        let name = self.base_name(&image, word)?;
+        let label = label(display_name, 1, total, &format!("FROM {name}"));
+        Ok(self.image(name, platform, word, label))
+    }
+
+    /// What `COPY --from` names.
+    fn copy_base(
+        &mut self,
+        word: &Word,
+        platform: &Platform,
+    ) -> Result<StageBase, Box<Diagnostic>> {
+        if self.plan.options.contexts.contains(&word.value) {
+            let name = BaseName::Context(word.value.clone());
+            return Ok(self.image(name, platform, word, String::new()));
+        }
+        if let Some(index) = self.plan.dockerfile.copy_stage(&word.value) {
+            return self.descend(index, word);
+        }
+        if word.value.eq_ignore_ascii_case("scratch") {
+            return Ok(StageBase::Scratch);
+        }
+        let name = self.base_name(&word.value, word)?;
+        Ok(self.image(name, platform, word, String::new()))
+    }
+
+    fn base_name(&self, text: &str, word: &Word) -> Result<BaseName, Box<Diagnostic>> {
+        if self.plan.options.contexts.contains(text) {
+            return Ok(BaseName::Context(text.to_owned()));
+        }
+        let reference: oci::Reference = text.parse().map_err(|error: oci::ReferenceError| {
+            let diagnostic = Diagnostic::error("invalid-image", word.span, error.to_string());
+            Box::new(match self.plan.dockerfile.similar_stage(text) {
+                Some(stage) => diagnostic.help(format!("did you mean the stage `{stage}`?")),
+                None => diagnostic,
+            })
+        })?;
+        let reference = reference.or_latest();
+        // A context may also be named as people write the image: `alpine` for `docker.io/library/alpine:latest`.
+        let familiar = [reference.familiar(), reference.to_string()];
+        let contexts = &self.plan.options.contexts;
+        Ok(
+            match familiar.into_iter().find(|name| contexts.contains(name)) {
+                Some(name) => BaseName::Context(name),
+                None => BaseName::Image(reference),
+            },
+        )
+    }
+
+    fn image(
+        &mut self,
+        name: BaseName,
+        platform: &Platform,
+        word: &Word,
+        label: String,
+    ) -> StageBase {
+        let label = if label.is_empty() {
+            format!("FROM {name}")
+        } else {
+            label
+        };
+        let bases = &mut self.plan.bases;
+        let id = *self
+            .names
+            .entry((name.clone(), platform.clone()))
+            .or_insert_with(|| {
+                bases.push(Base {
+                    name,
+                    platform: platform.clone(),
+                    span: word.span,
+                    similar_stage: self
+                        .plan
+                        .dockerfile
+                        .similar_stage(&word.value)
+                        .map(str::to_owned),
+                    label,
+                });
+                BaseId(bases.len() - 1)
+            });
+        StageBase::Image(id)
+    }
+
+    fn platform(&self, stage: &Stage) -> Result<Platform, Box<Diagnostic>> {
+        let Some(word) = &stage.from.platform else {
+            return Ok(self.plan.options.platform.clone());
+        };
+        let text = self.expand_global(word)?;
+        if text.is_empty() {
+            return Err(Box::new(self.blank(word, "the platform")));
+        }
+        // A bare architecture means that of the default operating system.
+        let full = if text.contains('/') {
+            text
+        } else {
+            format!("linux/{text}")
+        };
+        full.parse().map_err(|error: oci::PlatformError| {
+            Box::new(Diagnostic::error(
+                "invalid-platform",
+                word.span,
+                error.to_string(),
+            ))
+        })
+    }
+
+    fn expand_global(&self, word: &Word) -> Result<String, Box<Diagnostic>> {
+        expand_word(word, self.plan.dockerfile.escape, &self.plan.globals).map_err(Box::new)
+    }
+
+    /// The error for a word of FROM that is nothing once its variables are replaced.
+    fn blank(&self, word: &Word, what: &str) -> Diagnostic {
+        let diagnostic = Diagnostic::error(
+            "blank-base",
+            word.span,
+            format!("{what} is empty: `{}` has no value", word.value),
+        );
+        let unset =
+            dockerfile::expand_traced(&word.value, self.plan.dockerfile.escape, &self.plan.globals)
+                .map(|expansion| expansion.unset)
+                .unwrap_or_default();
+        let Some(name) = unset.into_iter().next() else {
+            return diagnostic.help("set it by a build argument, or give its ARG a default");
+        };
+        match dockerfile::nearest(&name, self.plan.globals.names()) {
+            Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+            None => diagnostic.help(format!(
+                "declare it before the first FROM, `ARG {name}=VALUE`, or set it by a build argument"
+            )),
+        }
+    }
+
+    /// How progress names the stage: its name, its position, or nothing if it is the only one.
+    fn display_name(&self, stage: &Stage) -> String {
+        let file = self.plan.dockerfile;
+        let copies_images = file
+            .stages
+            .iter()
+            .flat_map(|stage| &stage.instructions)
+            .any(|i| matches!(&i.kind, InstructionKind::Copy(copy) if copy.from.is_some()));
+        match &stage.name {
+            _ if file.stages.len() == 1 && !copies_images => String::new(),
+            Some(name) => name.clone(),
+            None => format!("stage-{}", stage.index),
+        }
+    }
+}
+
+/// How many instructions of a stage make a layer, so far as that can be told without expanding.
+pub(super) fn layer_count(stage: &Stage) -> usize {
+    stage.instructions.iter().filter(|i| makes_layer(i)).count()
+}
+
+pub(super) fn makes_layer(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.keyword.verb,
+        Verb::Add | Verb::Copy | Verb::Run | Verb::Workdir
+    )
+}
+
+/// `[build 2/5] RUN make`, the position padded to the width of the total.
+pub(super) fn label(stage: &str, position: usize, total: usize, text: &str) -> String {
+    let width = total.to_string().len();
+    let blank = if stage.is_empty() { "" } else { " " };
+    format!("[{stage}{blank}{position:>width$}/{total}] {text}")
+}

@@ -1,0 +1,248 @@
+//! Stages become steps: each stage starts from its base's state and hands its own to the stages on top of it.
+
+use dockerfile::{Diagnostic, Scope as _, Stage};
+use oci::{ContainerConfig, History, ImageConfig, Platform};
+
+use super::environment::{PROXIES, Variables};
+use super::reach::layer_count;
+use super::{
+    BaseConfigs, BaseId, Entry, Filesystem, Graph, GraphError, Plan, PlannedStage, StageBase, Step,
+    Target,
+};
+
+/// The search path of images that set none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The host name of RUN, which the reference frontend also uses.
+const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// What a stage has come to at some instruction.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) filesystem: Filesystem,
+    pub(super) platform: Platform,
+    pub(super) author: Option<String>,
+    pub(super) config: ContainerConfig,
+    /// What words are expanded with and RUN gets: ENV and ARG, whichever was set last.
+    pub(super) variables: Variables,
+    /// Declared arguments, as history lists them.
+    pub(super) build_args: Vec<(String, Option<String>)>,
+    pub(super) base: Option<BaseId>,
+    pub(super) base_history: Vec<History>,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl State {
+    fn of_scratch(platform: &Platform) -> Self {
+        Self::of_config(
+            ImageConfig {
+                platform: platform.clone(),
+                config: ContainerConfig {
+                    working_dir: "/".into(),
+                    ..ContainerConfig::default()
+                },
+                ..ImageConfig::default()
+            },
+            Filesystem::Scratch,
+            None,
+        )
+    }
+
+    fn of_config(image: ImageConfig, filesystem: Filesystem, base: Option<BaseId>) -> Self {
+        let mut config = ContainerConfig {
+            // Members that belong to one container, or that nobody knows, are not inherited.
+            other: serde_json::Map::new(),
+            ..image.config
+        };
+        if !config.env.iter().any(|env| env.starts_with("PATH=")) && image.platform.os != "windows"
+        {
+            config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        let mut variables = Variables::default();
+        for env in &config.env {
+            let (name, value) = env.split_once('=').unwrap_or((env, ""));
+            variables.set(name, value);
+        }
+        Self {
+            filesystem,
+            platform: image.platform,
+            author: image.author,
+            config,
+            variables,
+            build_args: Vec::new(),
+            base,
+            base_history: image.history,
+            entries: Vec::new(),
+        }
+    }
+}
+
+/// One stage on its way through its instructions.
+pub(super) struct Builder<'p> {
+    pub(super) plan: &'p Plan<'p>,
+    pub(super) planned: &'p PlannedStage,
+    pub(super) state: State,
+    /// What the stages before have come to.
+    pub(super) finished: &'p [Option<State>],
+    /// Steps of all stages.
+    pub(super) steps: &'p mut Vec<Step>,
+    /// Whether this stage, not a base, set CMD.
+    pub(super) cmd_set: bool,
+    /// Position of the next layer, and how many there are.
+    pub(super) position: usize,
+    pub(super) total: usize,
+}
+
+/// Expands the instructions of all stages that are needed.
+///
+/// # Errors
+/// When something cannot be expanded, is invalid once it is, or a base asks for what is not supported.
+pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> {
+    let mut errors = Vec::new();
+    let mut steps = Vec::new();
+    let mut finished: Vec<Option<State>> = vec![None; plan.stages.len()];
+    for &index in &plan.order {
+        let planned = plan.stages[index]
+            .as_ref()
+            .expect("the order names planned stages only");
+        let stage = &plan.dockerfile.stages[index];
+        let state = match initial(plan, planned, stage, bases, &finished) {
+            Ok(state) => state,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        let from_image = usize::from(matches!(planned.from, StageBase::Image(_)));
+        let mut builder = Builder {
+            plan,
+            planned,
+            state,
+            finished: &finished,
+            steps: &mut steps,
+            cmd_set: false,
+            position: from_image + 1,
+            total: from_image + layer_count(stage),
+        };
+        let replaced = is_replaced(plan, stage);
+        for (position, instruction) in stage.instructions.iter().enumerate() {
+            if replaced {
+                break;
+            }
+            if let Err(error) = builder.instruction(position, instruction) {
+                errors.push(*error);
+            }
+        }
+        let state = builder.state;
+        finished[index] = Some(state);
+        if !errors.is_empty() {
+            // What is on top of a wrong stage would only repeat its errors.
+            return Err(GraphError::Dockerfile(errors));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(GraphError::Dockerfile(errors));
+    }
+    let state = finished[plan.target]
+        .take()
+        .expect("the target is in the order");
+    let mut target = Target {
+        filesystem: state.filesystem,
+        platform: state.platform,
+        author: state.author,
+        config: state.config,
+        base: state.base,
+        base_history: state.base_history,
+        entries: state.entries,
+    };
+    let labels = plan.options.labels.iter();
+    target
+        .config
+        .labels
+        .extend(labels.map(|(name, value)| (name.clone(), value.clone())));
+    target.config.on_build.clear();
+    Ok(Graph {
+        source_date_epoch: source_date_epoch(plan)?,
+        hostname: argument(plan, "BUILDKIT_SANDBOX_HOSTNAME")
+            .unwrap_or(DEFAULT_HOSTNAME)
+            .into(),
+        proxies: plan
+            .options
+            .build_args
+            .iter()
+            .filter(|(name, _)| PROXIES.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        steps,
+        target,
+    })
+}
+
+/// Whether a context of the stage's name stands in for the whole stage.
+fn is_replaced(plan: &Plan<'_>, stage: &Stage) -> bool {
+    stage
+        .name
+        .as_ref()
+        .is_some_and(|name| plan.options.contexts.contains(name))
+}
+
+fn initial(
+    plan: &Plan<'_>,
+    planned: &PlannedStage,
+    stage: &Stage,
+    bases: &BaseConfigs,
+    finished: &[Option<State>],
+) -> Result<State, Diagnostic> {
+    match planned.from {
+        StageBase::Scratch => Ok(State::of_scratch(&planned.platform)),
+        StageBase::Stage(index) => Ok(finished[index]
+            .clone()
+            .expect("a stage comes behind what it starts from")),
+        StageBase::Image(id) => {
+            let image = bases
+                .get(id.0)
+                .cloned()
+                .expect("every base of the plan has a configuration");
+            if !image.config.on_build.is_empty() {
+                return Err(Diagnostic::error(
+                    "unsupported",
+                    stage.from.image.span,
+                    format!(
+                        "the base image `{}` has ONBUILD instructions, which are not supported",
+                        plan.bases[id.0].name
+                    ),
+                )
+                .help("write these instructions into this Dockerfile, and use a base without them")
+                .note(format!(
+                    "ONBUILD {}",
+                    image.config.on_build.join("\nONBUILD ")
+                )));
+            }
+            Ok(State::of_config(image, Filesystem::Base(id), Some(id)))
+        }
+    }
+}
+
+/// A special argument: set by the build, or declared before the first FROM.
+fn argument<'p>(plan: &'p Plan<'_>, name: &str) -> Option<&'p str> {
+    let set = plan.options.build_args.get(name).map(String::as_str);
+    set.or_else(|| plan.globals.get(name))
+        .filter(|value| !value.is_empty())
+}
+
+fn source_date_epoch(plan: &Plan<'_>) -> Result<Option<i64>, GraphError> {
+    let Some(text) = argument(plan, "SOURCE_DATE_EPOCH") else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let span = plan.dockerfile.stages[plan.target].from.span;
+        GraphError::Dockerfile(vec![
+            Diagnostic::error(
+                "invalid-epoch",
+                span,
+                format!("SOURCE_DATE_EPOCH is `{text}`, not a number of seconds"),
+            )
+            .help("set it to whole seconds since 1970"),
+        ])
+    })
+}
