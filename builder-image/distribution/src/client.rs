@@ -1,0 +1,560 @@
+//! The client of registries: which host is spoken to how, the answer to a demand for authentication, and the loop that
+//! tries again. The requests themselves are in `pull` and `push`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use oci::{RegistryHost, Repository};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use url::Url;
+
+use crate::{
+    Anonymous, Credentials, Error, ErrorCode, Guard, HttpClient, HttpSettings, Keychain, Proxies,
+    Response, Result, RetryPolicy,
+    challenge::{Bearer, Challenge, realm_url},
+    http::{Call, Payload, protocol},
+    retry::{Pause, Verdict, retry_after},
+    token::{TokenBroker, TokenKey},
+};
+
+/// The largest body of an error that is looked at for its code.
+const MAX_ERROR_BODY: u64 = 64 * 1024;
+
+/// A client of any number of registries. Cheap to clone; clones share connections, tokens and pauses.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    keychain: Arc<dyn Keychain>,
+}
+
+struct Shared {
+    http: HttpClient,
+    plain_http: HashSet<String>,
+    tokens: TokenBroker,
+    hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
+}
+
+/// What is known of one registry.
+pub(crate) struct Host {
+    base: Url,
+    demand: Arc<RwLock<Demand>>,
+    pause: Pause,
+}
+
+/// How a registry wants to be authenticated to.
+#[derive(Clone, Debug)]
+enum Demand {
+    /// No request was made yet.
+    Unknown,
+    Nothing,
+    Basic,
+    Token {
+        realm: Url,
+        service: Option<String>,
+    },
+}
+
+/// Settings of a [`Client`].
+#[derive(Default)]
+pub struct ClientBuilder {
+    keychain: Option<Arc<dyn Keychain>>,
+    plain_http: HashSet<String>,
+    http: HttpSettings,
+}
+
+impl ClientBuilder {
+    /// Where credentials come from. Default: none are known.
+    #[must_use]
+    pub fn keychain(mut self, keychain: impl Keychain + 'static) -> Self {
+        self.keychain = Some(Arc::new(keychain));
+        self
+    }
+
+    /// The network guard. Default: closed, without exceptions.
+    #[must_use]
+    pub fn guard(mut self, guard: Guard) -> Self {
+        self.http.guard = guard;
+        self
+    }
+
+    /// Certificates (PEM) that are trusted besides those of the system.
+    #[must_use]
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.http.ca_pem = Some(pem.into());
+        self
+    }
+
+    /// Hosts (`host[:port]`, as in image names) that are spoken to by plain HTTP. With an open guard, loopback
+    /// registries are as well.
+    #[must_use]
+    pub fn plain_http<S: Into<String>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
+        self.plain_http.extend(hosts.into_iter().map(Into::into));
+        self
+    }
+
+    /// Proxies. Default: none.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.http.proxies = proxies;
+        self
+    }
+
+    /// The `User-Agent`. Default: `coopery/<version>`.
+    #[must_use]
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.http.user_agent = user_agent.into();
+        self
+    }
+
+    /// What is done about failures that may pass. Default: five attempts.
+    #[must_use]
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.http.retry = retry;
+        self
+    }
+
+    /// How long a connection may take, and how long nothing may move within an exchange. Default: 10 s and 60 s.
+    #[must_use]
+    pub const fn timeouts(mut self, connect: Duration, idle: Duration) -> Self {
+        self.http.connect_timeout = connect;
+        self.http.idle_timeout = idle;
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when certificates or proxies are malformed.
+    pub fn build(self) -> Result<Client> {
+        Ok(Client {
+            shared: Arc::new(Shared {
+                http: HttpClient::new(&self.http)?,
+                plain_http: self.plain_http,
+                tokens: TokenBroker::default(),
+                hosts: Mutex::default(),
+            }),
+            keychain: self.keychain.unwrap_or_else(|| Arc::new(Anonymous)),
+        })
+    }
+}
+
+/// What a request does, which decides the scope of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Pull,
+    Push,
+    Delete,
+}
+
+/// A request to a registry, which can be sent any number of times.
+pub(crate) struct Ask<'a> {
+    pub(crate) repository: &'a Repository,
+    pub(crate) access: Access,
+    /// Another repository of the same registry that is read as well (cross-repository mount).
+    pub(crate) also_pull: Option<&'a Repository>,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Bytes>,
+    /// What is being done, for errors.
+    pub(crate) action: &'a str,
+}
+
+impl<'a> Ask<'a> {
+    pub(crate) fn new(
+        method: Method,
+        url: Url,
+        repository: &'a Repository,
+        access: Access,
+        action: &'a str,
+    ) -> Self {
+        Self {
+            repository,
+            access,
+            also_pull: None,
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+            action,
+        }
+    }
+
+    /// The scopes in the order of their importance: some registries read only the first.
+    fn scopes(&self) -> Vec<String> {
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+            Access::Delete => "pull,delete",
+        };
+        let mut scopes = vec![format!("repository:{}:{actions}", self.repository.path())];
+        if let Some(other) = self.also_pull.filter(|&other| other != self.repository) {
+            scopes.push(format!("repository:{}:pull", other.path()));
+        }
+        scopes
+    }
+}
+
+impl Client {
+    /// A client with default settings but for those given next.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// The same client with other credentials; connections, pauses and what is known of hosts are shared.
+    #[must_use]
+    pub fn with_keychain(&self, keychain: impl Keychain + 'static) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            keychain: Arc::new(keychain),
+        }
+    }
+
+    /// The HTTP client below, for servers that are no registries.
+    pub fn http(&self) -> &HttpClient {
+        &self.shared.http
+    }
+
+    pub(crate) fn host(&self, name: &RegistryHost) -> Result<Arc<Host>> {
+        let mut hosts = self
+            .shared
+            .hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.get(name) {
+            return Ok(host.clone());
+        }
+        let plain = self.shared.plain_http.contains(name.as_str())
+            || (name.is_loopback() && *self.shared.http.guard() == Guard::Open);
+        let scheme = if plain { "http" } else { "https" };
+        let text = format!("{scheme}://{}/v2/", name.api_host());
+        let base = Url::parse(&text).map_err(|_| Error::Url {
+            url: text,
+            problem: "it is not the URL of a registry",
+        })?;
+        let host = Arc::new(Host {
+            base,
+            demand: Arc::new(RwLock::new(Demand::Unknown)),
+            pause: Pause::default(),
+        });
+        hosts.insert(name.clone(), host.clone());
+        Ok(host)
+    }
+
+    /// The URL of `rest` (`manifests/latest`) in `repository`.
+    pub(crate) fn url(&self, repository: &Repository, rest: &str) -> Result<Url> {
+        let host = self.host(repository.host())?;
+        let mut url = host.base.clone();
+        // Paths of repositories, digests and tags consist of characters that are safe in a URL's path.
+        url.set_path(&format!("/v2/{}/{rest}", repository.path()));
+        Ok(url)
+    }
+
+    /// Sends `ask` until there is an answer that stands: authenticates, waits and tries again where that may help.
+    /// The answer may have any status but 401 and those that may pass.
+    pub(crate) async fn send(&self, ask: Ask<'_>) -> Result<Response> {
+        let host = self.host(ask.repository.host())?;
+        let mut attempt = 0;
+        loop {
+            host.pause.wait().await;
+            let error = match self.send_authenticated(&host, &ask).await {
+                Ok(response) if !self.retry().is_transient_status(response.status()) => {
+                    return Ok(response);
+                }
+                Ok(response) => self.failure(ask.repository, ask.action, response).await,
+                Err(error) => error,
+            };
+            self.pause_or_fail(&host, error, attempt, ask.action)
+                .await?;
+            attempt += 1;
+        }
+    }
+
+    /// Pauses before the next attempt, or gives `error` back where there is to be none. Where the server named the
+    /// time, all requests to the host pause.
+    async fn pause_or_fail(
+        &self,
+        host: &Host,
+        error: Error,
+        attempt: u32,
+        action: &str,
+    ) -> Result<()> {
+        match self.retry().verdict(&error, attempt) {
+            Verdict::GiveUp => Err(error),
+            Verdict::Retry(pause) => {
+                tracing::debug!(action, %error, ?pause, "trying again");
+                if error.retry_after().is_some() {
+                    host.pause.extend(pause);
+                } else {
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`Self::pause_or_fail`], for the host of `repository`.
+    pub(crate) async fn pause_or_give_up(
+        &self,
+        repository: &Repository,
+        error: Error,
+        attempt: u32,
+        action: &str,
+    ) -> Result<()> {
+        let host = self.host(repository.host())?;
+        self.pause_or_fail(&host, error, attempt, action).await
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        &self.shared.http.retry
+    }
+
+    /// Sends `ask` with the authentication that is known to be wanted, and once more when another is demanded.
+    async fn send_authenticated(&self, host: &Host, ask: &Ask<'_>) -> Result<Response> {
+        let credentials = self.keychain.credentials(ask.repository);
+        let scopes = ask.scopes();
+        let (demand, discovery) = host.demand().await;
+        let mut sent = self
+            .authorization(&demand, &scopes, credentials.as_ref(), None, ask.action)
+            .await?;
+        let mut response = self.exchange(ask, sent.clone()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            if let Some(mut discovery) = discovery {
+                *discovery = Demand::Nothing;
+            }
+            return Ok(response);
+        }
+        // Once for what is demanded; a second time where the token turns out to lack a scope or to be outdated.
+        let mut discovery = discovery;
+        for _ in 0..2 {
+            let Some(challenge) = Challenge::of(response.headers()) else {
+                break;
+            };
+            let demanded = match challenge {
+                Challenge::Basic => Demand::Basic,
+                Challenge::Bearer(Bearer { realm, service, .. }) => Demand::Token {
+                    realm: realm_url(&host.base, &realm)
+                        .map_err(|problem| protocol(ask.action, problem))?,
+                    service,
+                },
+            };
+            match discovery.take() {
+                Some(mut unknown) => *unknown = demanded.clone(),
+                None => *host.demand.write().await = demanded.clone(),
+            }
+            let scopes = with_scopes(&scopes, Challenge::of(response.headers()));
+            let next = self
+                .authorization(
+                    &demanded,
+                    &scopes,
+                    credentials.as_ref(),
+                    sent.as_ref(),
+                    ask.action,
+                )
+                .await?;
+            if next.is_none() || next == sent {
+                break;
+            }
+            response = self.exchange(ask, next.clone()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            sent = next;
+        }
+        drop(discovery);
+        let code = error_code(response).await;
+        Err(Error::Unauthorized {
+            action: ask.action.to_owned(),
+            anonymous: credentials.is_none(),
+            code,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        ask: &Ask<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response> {
+        let mut call = Call::new(ask.method.clone(), ask.url.clone(), ask.action);
+        call.headers = ask.headers.clone();
+        call.authorization = authorization;
+        call.follow_redirects = matches!(ask.method, Method::GET | Method::HEAD);
+        if let Some(body) = &ask.body {
+            call.payload = Payload::Bytes(body.clone());
+        }
+        self.shared.http.exchange(call).await
+    }
+
+    /// The `Authorization` header that answers `demand`; `rejected` is one that did not.
+    async fn authorization(
+        &self,
+        demand: &Demand,
+        scopes: &[String],
+        credentials: Option<&Credentials>,
+        rejected: Option<&HeaderValue>,
+        action: &str,
+    ) -> Result<Option<HeaderValue>> {
+        let (realm, service) = match (demand, credentials) {
+            (Demand::Unknown | Demand::Nothing, _) | (Demand::Basic, None) => return Ok(None),
+            (Demand::Basic, Some(credentials))
+            | (_, Some(credentials @ Credentials::Bearer(_))) => {
+                return Ok(credentials.header());
+            }
+            (Demand::Token { realm, service }, _) => (realm, service),
+        };
+        let key = TokenKey {
+            realm: realm.clone(),
+            service: service.clone(),
+            scopes: scopes.to_vec(),
+            credentials: credentials.cloned(),
+        };
+        let header = self
+            .shared
+            .tokens
+            .header(&self.shared.http, &key, rejected, action)
+            .await?;
+        Ok(Some(header))
+    }
+
+    /// The authorization for a request that can be sent only once (its body is a stream), after the requests before it
+    /// have taught what the registry demands.
+    pub(crate) async fn prepared_authorization(
+        &self,
+        ask: &Ask<'_>,
+    ) -> Result<Option<HeaderValue>> {
+        let host = self.host(ask.repository.host())?;
+        let demand = host.demand.read().await.clone();
+        let credentials = self.keychain.credentials(ask.repository);
+        self.authorization(
+            &demand,
+            &ask.scopes(),
+            credentials.as_ref(),
+            None,
+            ask.action,
+        )
+        .await
+    }
+
+    /// The error for an answer whose status is none of those expected.
+    pub(crate) async fn failure(
+        &self,
+        repository: &Repository,
+        action: &str,
+        response: Response,
+    ) -> Error {
+        let status = response.status();
+        let after = retry_after(response.headers());
+        let code = error_code(response).await;
+        let anonymous = self.keychain.credentials(repository).is_none();
+        Error::of_status(action, status, code, anonymous, after)
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// What the registry demands. As long as that is unknown, one request at a time finds out, the others wait: it holds
+    /// the second value until it knows.
+    async fn demand(&self) -> (Demand, Option<OwnedRwLockWriteGuard<Demand>>) {
+        let known: OwnedRwLockReadGuard<Demand> = self.demand.clone().read_owned().await;
+        if !matches!(*known, Demand::Unknown) {
+            return (known.clone(), None);
+        }
+        drop(known);
+        let guard = self.demand.clone().write_owned().await;
+        match &*guard {
+            Demand::Unknown => (Demand::Unknown, Some(guard)),
+            known => (known.clone(), None),
+        }
+    }
+}
+
+/// The scopes of a request and those that a challenge names besides.
+fn with_scopes(scopes: &[String], challenge: Option<Challenge>) -> Vec<String> {
+    let mut scopes = scopes.to_vec();
+    if let Some(Challenge::Bearer(Bearer {
+        scope: Some(named), ..
+    })) = challenge
+    {
+        for scope in named.split_whitespace() {
+            if !scopes.iter().any(|have| covers(have, scope)) && scopes.len() < 8 {
+                scopes.push(scope.to_owned());
+            }
+        }
+    }
+    scopes
+}
+
+/// Whether the scope `have` (`repository:a:pull,push`) includes `wanted` (`repository:a:pull`).
+fn covers(have: &str, wanted: &str) -> bool {
+    match (have.rsplit_once(':'), wanted.rsplit_once(':')) {
+        (Some((name, actions)), Some((wanted_name, wanted_actions))) => {
+            name == wanted_name
+                && wanted_actions
+                    .split(',')
+                    .all(|action| actions.split(',').any(|have| have == action))
+        }
+        _ => have == wanted,
+    }
+}
+
+async fn error_code(response: Response) -> Option<ErrorCode> {
+    let body = response.bytes_bounded(MAX_ERROR_BODY).await.ok()?;
+    ErrorCode::of_body(&body)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn scopes_cover_each_other() {
+        for (have, wanted, covered) in [
+            ("repository:a:pull,push", "repository:a:pull", true),
+            ("repository:a:pull", "repository:a:push,pull", false),
+            ("repository:a:pull", "repository:b:pull", false),
+            ("registry:catalog:*", "registry:catalog:*", true),
+            ("x", "y", false),
+        ] {
+            assert_eq!(covers(have, wanted), covered, "{have} {wanted}");
+        }
+    }
+
+    #[test]
+    fn schemes_follow_settings_and_guard() {
+        let scheme = |guard: Guard, host: &str| {
+            let client = Client::builder()
+                .guard(guard)
+                .plain_http(["main.images.svc:5000"])
+                .build()
+                .unwrap();
+            let repository: Repository = format!("{host}/a/b").parse().unwrap();
+            let url = client.url(&repository, "tags/list").unwrap();
+            (url.scheme().to_owned(), url.host_str().unwrap().to_owned())
+        };
+        for (guard, host, expected) in [
+            (
+                Guard::default(),
+                "main.images.svc:5000",
+                ("http", "main.images.svc"),
+            ),
+            (Guard::Open, "localhost:5000", ("http", "localhost")),
+            (Guard::default(), "localhost:5000", ("https", "localhost")),
+            (Guard::Open, "docker.io", ("https", "registry-1.docker.io")),
+            (Guard::Open, "[::1]:5000", ("http", "[::1]")),
+        ] {
+            let (scheme, name) = scheme(guard, host);
+            assert_eq!((scheme.as_str(), name.as_str()), expected, "{host}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Reading from registries: what a tag stands for, manifests, tags, and whether a blob is there.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use oci::{
+    Descriptor, Digest, Digester, Document, DocumentError, MAX_MANIFEST_BYTES, MediaType,
+    Reference, Repository, Tag,
+};
+use url::Url;
+
+use crate::{
+    Client, Error, Response, Result,
+    client::{Access, Ask},
+    http::protocol,
+};
+
+const DIGEST_HEADER: &str = "docker-content-digest";
+/// The largest page of a tag list.
+const MAX_PAGE: u64 = 4 * 1024 * 1024;
+/// Tags asked for at once: the most that the large registries give.
+const PAGE: usize = 1000;
+
+/// A manifest or an index as it was served: its digest is that of these bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawManifest {
+    /// What it was served as.
+    pub media_type: MediaType,
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// The document, at most 4 MiB.
+    pub bytes: Bytes,
+}
+
+impl RawManifest {
+    /// The document.
+    ///
+    /// # Errors
+    /// When it is malformed, ambiguous, or something else than it was served as.
+    pub fn document(&self) -> Result<Document, DocumentError> {
+        Document::parse(&self.media_type, &self.bytes)
+    }
+
+    /// Type, digest and size.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(
+            self.media_type.clone(),
+            self.digest.clone(),
+            self.bytes.len() as u64,
+        )
+    }
+}
+
+impl Client {
+    /// What `reference` stands for now, by a HEAD (a GET where the registry does not tell); `None` when there is nothing.
+    ///
+    /// The digest is the registry's word. Who pulls by it gets what it names, or an error.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        let action = format!("resolve {reference}");
+        let response = self
+            .send(self.manifest_request(Method::HEAD, reference, &action)?)
+            .await;
+        match response {
+            Ok(response) if response.status() == StatusCode::NOT_FOUND => return Ok(None),
+            Ok(response) if response.status() == StatusCode::OK => {
+                if let Some(descriptor) = described(&response, reference) {
+                    return Ok(Some(descriptor));
+                }
+            }
+            // Not every registry answers to HEAD.
+            Ok(response) if matches!(response.status().as_u16(), 400 | 405 | 501) => {}
+            Ok(response) => {
+                return Err(self
+                    .failure(reference.repository(), &action, response)
+                    .await);
+            }
+            Err(error) => return Err(error),
+        }
+        match self.manifest(reference).await {
+            Ok(manifest) => Ok(Some(manifest.descriptor())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gets the manifest or index that `reference` names: at most 4 MiB, verified where the reference has a digest.
+    pub async fn manifest(&self, reference: &Reference) -> Result<RawManifest> {
+        let action = format!("pull manifest {reference}");
+        let response = self
+            .send(self.manifest_request(Method::GET, reference, &action)?)
+            .await?;
+        if response.status() != StatusCode::OK {
+            return Err(self
+                .failure(reference.repository(), &action, response)
+                .await);
+        }
+        let served_as = media_type(&response);
+        let told = told_digest(&response);
+        let bytes = response.bytes_bounded(MAX_MANIFEST_BYTES).await?;
+        let expected = reference.digest().or(told.as_ref());
+        let digest = match expected {
+            Some(expected) => {
+                let mut digester = Digester::new(expected.algorithm());
+                digester.update(&bytes);
+                let found = digester.finish();
+                if found != *expected {
+                    return Err(Error::DigestMismatch {
+                        action,
+                        expected: expected.clone(),
+                        found,
+                    });
+                }
+                found
+            }
+            None => Digest::of(&bytes),
+        };
+        Ok(RawManifest {
+            media_type: served_as.unwrap_or_else(|| inner_media_type(&bytes)),
+            digest,
+            bytes,
+        })
+    }
+
+    /// Whether `repository` has the blob `digest`.
+    pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let action = format!("look for blob {repository}@{digest}");
+        let url = self.url(repository, &format!("blobs/{digest}"))?;
+        let ask = Ask::new(Method::HEAD, url, repository, Access::Pull, &action);
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(self.failure(repository, &action, response).await),
+        }
+    }
+
+    /// The tags of `repository` in the registry's order, all pages of them.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] with more than `limit` tags; [`Error::Protocol`] where pages lead to other servers or in circles.
+    pub async fn tags(&self, repository: &Repository, limit: usize) -> Result<Vec<Tag>> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let action = format!("list tags of {repository}");
+        let mut url = self.url(repository, "tags/list")?;
+        url.set_query(Some(&format!("n={PAGE}")));
+        let mut seen = HashSet::new();
+        let mut tags = Vec::new();
+        loop {
+            if !seen.insert(url.clone()) {
+                return Err(protocol(&action, "its pages of tags lead in a circle"));
+            }
+            let ask = Ask::new(Method::GET, url.clone(), repository, Access::Pull, &action);
+            let response = self.send(ask).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.failure(repository, &action, response).await);
+            }
+            let next = next_page(response.headers(), &url);
+            let body = response.bytes_bounded(MAX_PAGE).await?;
+            let page: Page = serde_json::from_slice(&body)
+                .map_err(|_| protocol(&action, "its list of tags is malformed"))?;
+            // A tag that breaks the grammar cannot be asked for.
+            let page = page.tags.unwrap_or_default();
+            tags.extend(page.iter().filter_map(|tag| tag.parse::<Tag>().ok()));
+            if tags.len() > limit || seen.len() > limit / 2 + 100 {
+                return Err(Error::TooLarge {
+                    action,
+                    limit: limit as u64,
+                });
+            }
+            match next {
+                None => return Ok(tags),
+                Some(Err(problem)) => return Err(protocol(&action, problem)),
+                Some(Ok(next)) => url = next,
+            }
+        }
+    }
+
+    fn manifest_request<'a>(
+        &self,
+        method: Method,
+        reference: &'a Reference,
+        action: &'a str,
+    ) -> Result<Ask<'a>> {
+        let repository = reference.repository();
+        let path = format!("manifests/{}", reference.manifest_name());
+        let url = self.url(repository, &path)?;
+        let mut ask = Ask::new(method, url, repository, Access::Pull, action);
+        ask.headers = accept();
+        Ok(ask)
+    }
+}
+
+/// All four types, since registries answer 404 where the right one is not named.
+fn accept() -> HeaderMap {
+    let types = MediaType::MANIFESTS
+        .map(|t| t.as_str().to_owned())
+        .join(", ");
+    let types = HeaderValue::try_from(types).expect("media types are header values");
+    HeaderMap::from_iter([(header::ACCEPT, types)])
+}
+
+/// What the headers of an answer to HEAD say of the manifest, if they say all of it.
+fn described(response: &Response, reference: &Reference) -> Option<Descriptor> {
+    let digest = reference
+        .digest()
+        .cloned()
+        .or_else(|| told_digest(response))?;
+    let size = response.content_length().filter(|size| *size > 0)?;
+    Some(Descriptor::new(media_type(response)?, digest, size))
+}
+
+fn told_digest(response: &Response) -> Option<Digest> {
+    response.header(DIGEST_HEADER)?.parse().ok()
+}
+
+/// The media type that a manifest is served as, unless it is a general one.
+fn media_type(response: &Response) -> Option<MediaType> {
+    let served = MediaType::from(response.header(header::CONTENT_TYPE)?);
+    let general = [
+        "",
+        "application/json",
+        "application/octet-stream",
+        "text/plain",
+    ];
+    (!general.contains(&served.as_str())).then_some(served)
+}
+
+/// The media type that a manifest names itself.
+fn inner_media_type(bytes: &[u8]) -> MediaType {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Probe {
+        media_type: Option<MediaType>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Probe {
+            media_type: Some(named),
+            ..
+        }) => named,
+        Ok(Probe {
+            manifests: Some(_), ..
+        }) => MediaType::OciIndex,
+        _ => MediaType::OciManifest,
+    }
+}
+
+/// The URL of the next page (RFC 8288, `rel="next"`), which must be of the same server.
+fn next_page(headers: &HeaderMap, base: &Url) -> Option<Result<Url, &'static str>> {
+    let target = headers
+        .get_all(header::LINK)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .find_map(next_target)?;
+    Some(match base.join(target) {
+        Ok(url) if url.origin() == base.origin() => Ok(url),
+        Ok(_) => Err("its next page of tags is on another server"),
+        Err(_) => Err("its next page of tags has a malformed URL"),
+    })
+}
+
+fn next_target(link: &str) -> Option<&str> {
+    let mut rest = link;
+    loop {
+        let start = rest.find('<')?;
+        let end = start + rest[start..].find('>')?;
+        let target = &rest[start + 1..end];
+        let parameters = &rest[end + 1..];
+        let parameters_end = parameters.find(",<").or_else(|| parameters.find(", <"));
+        let (parameters, after) = parameters.split_at(parameters_end.unwrap_or(parameters.len()));
+        let is_next = parameters.split(';').any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            name.trim().eq_ignore_ascii_case("rel")
+                && value
+                    .trim()
+                    .trim_matches('"')
+                    .split(' ')
+                    .any(|relation| relation.eq_ignore_ascii_case("next"))
+        });
+        if is_next {
+            return Some(target);
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn next_pages_are_of_the_same_server() {
+        let base = Url::parse("https://h/v2/a/b/tags/list?n=1000").unwrap();
+        let ok = |url: &str| Some(Ok(Url::parse(url).unwrap()));
+        for (link, expected) in [
+            (
+                r#"</v2/a/b/tags/list?last=x&n=2>; rel="next""#,
+                ok("https://h/v2/a/b/tags/list?last=x&n=2"),
+            ),
+            (
+                "<list?last=y>;rel=next",
+                ok("https://h/v2/a/b/tags/list?last=y"),
+            ),
+            (
+                r#"<https://h/a>; rel="prev", <https://h/b>; rel="next last""#,
+                ok("https://h/b"),
+            ),
+            (r#"<https://h/a>; rel="prev""#, None),
+            (
+                r#"<http://h/b>; rel="next""#,
+                Some(Err("its next page of tags is on another server")),
+            ),
+            (
+                r#"<//evil/b>; rel="next""#,
+                Some(Err("its next page of tags is on another server")),
+            ),
+            ("nonsense", None),
+            ("<", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::LINK, link.parse().unwrap())]);
+            assert_eq!(next_page(&headers, &base), expected, "{link}");
+        }
+    }
+
+    #[test]
+    fn documents_name_their_type_where_the_server_does_not() {
+        for (json, expected) in [
+            (
+                r#"{"mediaType":"application/vnd.docker.distribution.manifest.v2+json"}"#,
+                MediaType::DockerManifest,
+            ),
+            (r#"{"manifests":[]}"#, MediaType::OciIndex),
+            (r#"{"layers":[]}"#, MediaType::OciManifest),
+            ("nonsense", MediaType::OciManifest),
+        ] {
+            assert_eq!(inner_media_type(json.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn all_four_types_are_accepted() {
+        let accept = accept();
+        let text = accept[header::ACCEPT].to_str().unwrap();
+        assert_eq!(text.matches("application/vnd.").count(), 4);
+    }
+}
