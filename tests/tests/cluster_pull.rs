@@ -1,5 +1,5 @@
 //! The node of an embedded cluster resolves Service names, and pulls from a registry that runs in
-//! the cluster by plain HTTP once told to.
+//! the cluster by plain HTTP once told to. Pods reach servers of the test, on the host and on the node.
 //!
 //! Needs root, and the programs that `tests/cluster/build` builds; without root it says so and checks nothing.
 
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::cluster::{Cluster, ImageArchive, Options, left_out};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CONFIG: &str =
     "version: 0.1\nstorage: {filesystem: {rootdirectory: /tmp/registry}}\nhttp: {addr: ':5000'}\n";
@@ -126,5 +127,43 @@ async fn the_node_pulls_from_a_registry_of_the_cluster() {
         &["pod/after", "--for=jsonpath={.status.phase}=Succeeded"],
     )
     .await;
+
+    let host = serve_once(&cluster.addresses().host().to_string()).await;
+    let mut server = std::process::Command::new("busybox");
+    server.args([
+        "httpd",
+        "-f",
+        "-p",
+        "8099",
+        "-h",
+        env!("CARGO_MANIFEST_DIR"),
+    ]);
+    let _server = cluster.spawn_in_namespace(&server).unwrap();
+    let node = cluster.addresses().node();
+    let script = format!(
+        "set -ex; test \"$(wget -qO- http://git.host.test:{host}/)\" = served
+         attempts=0; until wget -qO- http://{node}:8099/Cargo.toml; do attempts=$((attempts + 1)); test $attempts -lt 50; sleep 0.1; done"
+    );
+    apply(&cluster, &pod("reach", busybox, &["sh", "-c", &script])).await;
+    wait(
+        &cluster,
+        &["pod/reach", "--for=jsonpath={.status.phase}=Succeeded"],
+    )
+    .await;
     cluster.stop().await.unwrap();
+}
+
+/// Answers one request at a free port of this address; the port.
+async fn serve_once(address: &str) -> u16 {
+    let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let length = connection.read(&mut request).await.unwrap();
+        assert!(request[..length].starts_with(b"GET / "));
+        let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nserved";
+        connection.write_all(answer).await.unwrap();
+    });
+    port
 }
