@@ -1,5 +1,5 @@
 //! RUN for real: namespaces, overlay mounts and crun on this machine. It has a `main` of its own because entering the
-//! user namespace starts the program again before any thread exists. Without root it says what it leaves out.
+//! user namespace starts the program again before any thread exists. Where that is not possible it says what it leaves out and why.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::{
@@ -71,6 +71,7 @@ impl Bench {
             cwd: "/".into(),
             identity: Identity::default(),
             hostname: "buildkitsandbox".into(),
+            network: true,
             binds: Vec::new(),
             oom_score_adj: 500,
         }
@@ -193,7 +194,10 @@ fn the_surroundings_are_those_of_a_container(bench: &Bench) {
         ("id -u; id -g", "0\n0\n"),
         ("echo $$", "1\n"),
         ("pwd", "/\n"),
-        ("readlink /dev/fd; readlink /dev/ptmx", "/proc/self/fd\npts/ptmx\n"),
+        (
+            "readlink /dev/fd; readlink /dev/ptmx",
+            "/proc/self/fd\npts/ptmx\n",
+        ),
         ("cat < /dev/stdin | wc -c", "0\n"),
         ("echo x > /dev/null && head -c 2 /dev/zero | wc -c", "2\n"),
         ("echo x > /dev/shm/x && cat /dev/shm/x", "x\n"),
@@ -201,7 +205,10 @@ fn the_surroundings_are_those_of_a_container(bench: &Bench) {
             "while read k v; do case $k in CapEff:|CapBnd:|NoNewPrivs:) echo $v;; esac; done < /proc/self/status",
             "00000000a80425fb\n00000000a80425fb\n0\n",
         ),
-        ("wc -c < /proc/interrupts; ls /sys/firmware | wc -l", "0\n0\n"),
+        (
+            "wc -c < /proc/interrupts; ls /sys/firmware | wc -l",
+            "0\n0\n",
+        ),
         (
             "(echo 1 > /proc/sys/kernel/printk) 2>/dev/null || echo refused",
             "refused\n",
@@ -446,6 +453,20 @@ fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
     );
 }
 
+fn a_step_without_network_sees_no_interface(bench: &Bench) {
+    let mut container = bench.container(
+        "ls /proc/self/net/dev && while read n rest; do echo $n; done < /proc/self/net/dev",
+    );
+    container.network = false;
+    let ran = bench.run(&container);
+    let interfaces: Vec<&str> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.ends_with(':'))
+        .collect();
+    assert_eq!(interfaces, ["lo:"], "{}{}", ran.stdout, ran.stderr);
+}
+
 fn several_run_at_once(bench: &Bench) {
     std::thread::scope(|scope| {
         for index in 0..8 {
@@ -547,6 +568,52 @@ fn missing_prerequisites_have_names(_: &Bench) {
     );
 }
 
+/// A cgroup with little memory, below the one of this process; `None` where there is no writable memory controller of
+/// version 1 (under version 2 the kernel kills the whole container, and nobody is left to report it).
+fn small_cgroup() -> Option<PathBuf> {
+    let own = fs_err::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own
+        .lines()
+        .find_map(|line| line.split_once(":memory:/"))?
+        .1
+        .to_owned();
+    let cgroup = Path::new("/sys/fs/cgroup/memory")
+        .join(path)
+        .join(format!("exec-test-{}", std::process::id()));
+    fs_err::create_dir(&cgroup).ok()?;
+    fs_err::write(cgroup.join("memory.limit_in_bytes"), "100M").ok()?;
+    Some(cgroup)
+}
+
+/// Runs in the process that the user started, because it needs the cgroups of the machine.
+fn running_out_of_memory_is_recognised(workspace: &Path) {
+    let name = "running_out_of_memory_is_recognised";
+    let Some(cgroup) = small_cgroup() else {
+        println!("test {name} ... left out, there is no writable memory cgroup of version 1");
+        return;
+    };
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec /proc/{}/exe",
+        cgroup.display(),
+        std::process::id()
+    );
+    let output = Command::new("/bin/sh")
+        .args(["-c", &script])
+        .env(PART, "memory")
+        .env(WORKSPACE, workspace)
+        .output()
+        .unwrap();
+    await_that("the end of the processes", || {
+        fs_err::remove_dir(&cgroup).is_ok()
+    });
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(
+        text, "Err(OutOfMemory { code: 137 })\nOk(ExitStatus { code: 137 })\n",
+        "{output:?}"
+    );
+    println!("test {name} ... ok");
+}
+
 /// What must be the same before and after every test.
 #[derive(Debug, PartialEq)]
 struct Leftovers {
@@ -578,6 +645,8 @@ impl Leftovers {
 
 /// The part that a process of this program plays; absent in the one that the user started.
 const PART: &str = "COOPERY_TEST_PART";
+/// The directory that all parts work in.
+const WORKSPACE: &str = "COOPERY_TEST_WORKSPACE";
 /// Must not be seen by any step.
 const SECRET: &str = "COOPERY_TEST_SECRET";
 
@@ -601,6 +670,7 @@ const TESTS: &[Test] = tests![
     a_working_directory_is_made_for_the_user,
     mount_points_that_a_layer_removed_are_not_left_behind,
     mount_points_that_lead_elsewhere_are_refused,
+    a_step_without_network_sees_no_interface,
     several_run_at_once,
     killing_the_outermost_process_kills_everything,
     exit_codes_pass_through_the_namespaces,
@@ -617,28 +687,42 @@ fn enter(workspace: &Path) -> Entered {
     }
 }
 
-fn main() {
-    if !rustix::process::geteuid().is_root() {
+/// The process that the user started: tells whether the tests can be run, and runs them in a child.
+fn supervise() -> i32 {
+    let workspace = tempfile::tempdir().unwrap();
+    let part = |part: &str| {
+        let mut command = start_part(part);
+        command.env(WORKSPACE, workspace.path());
+        command
+    };
+    let probe = part("exit 0").output().unwrap();
+    if !probe.status.success() {
+        let reason = String::from_utf8_lossy(&probe.stdout).into_owned();
         println!(
-            "exec: left out {} tests, because mounting needs root here",
-            TESTS.len()
+            "exec: left out {} tests, because of {reason}",
+            TESTS.len() + 1
         );
-        return;
+        return i32::from(rustix::process::geteuid().is_root());
     }
-    let workspace = std::env::temp_dir().join("coopery-exec-test");
-    match std::env::var(PART).as_deref() {
-        Err(_) => {
-            // The variables are those that the engine has and a step must not see.
-            let status = Command::new("/proc/self/exe")
-                .args(std::env::args_os().skip(1))
-                .env(PART, "tests")
-                .env(SECRET, "s3cr3t")
-                .status()
-                .unwrap();
-            std::process::exit(status.code().unwrap_or(1));
-        }
-        Ok("tests") => run_tests(&workspace),
-        Ok("sleeper") => {
+    running_out_of_memory_is_recognised(workspace.path());
+    let status = part("tests")
+        .args(std::env::args_os().skip(1))
+        .env(SECRET, "s3cr3t")
+        .status()
+        .unwrap();
+    // The owners of what the parts left can be ids of an ordinary user's range.
+    let removed = part("clean up").status().unwrap();
+    status.code().filter(|_| removed.success()).unwrap_or(1)
+}
+
+fn main() {
+    let Ok(part) = std::env::var(PART) else {
+        std::process::exit(supervise());
+    };
+    let workspace = PathBuf::from(std::env::var_os(WORKSPACE).unwrap());
+    match part.as_str() {
+        "tests" => run_tests(&workspace),
+        "sleeper" => {
             let bench = Bench::new(&enter(&workspace), &workspace);
             let container = bench.container("echo ready; sleep 98765");
             let (result, ..) = bench.execute(&container, &|| false, &mut |_, line| {
@@ -646,13 +730,27 @@ fn main() {
             });
             panic!("{result:?}");
         }
-        Ok("report on /proc") => {
+        "memory" => {
+            let bench = Bench::new(&enter(&workspace), &workspace);
+            for script in ["tail /dev/zero; exit $?", "sh -c 'kill -9 $$'; exit $?"] {
+                let (result, ..) =
+                    bench.execute(&bench.container(script), &|| false, &mut |_, _| {});
+                println!("{result:?}");
+            }
+        }
+        "clean up" => {
+            enter(&workspace);
+            for name in names(&workspace) {
+                fs_err::remove_dir_all(workspace.join(name)).unwrap();
+            }
+        }
+        "report on /proc" => {
             enter(Path::new("/proc/nowhere"));
         }
-        Ok("report") => {
+        "report" => {
             enter(&workspace);
         }
-        Ok(part) => {
+        part => {
             let code = part.strip_prefix("exit ").unwrap().parse().unwrap();
             enter(&workspace);
             std::process::exit(code);

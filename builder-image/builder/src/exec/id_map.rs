@@ -1,10 +1,34 @@
 //! Which ids of the machine stand for 0-65535 in the engine's user namespace. Pure: it reads text and decides.
 
+use std::fmt::Write as _;
+
 /// Ids that the namespace has: 0 to 65535, what images use and what a pod gets.
 pub(super) const IDS: u32 = 65_536;
 
-/// The identity over the whole range: what root maps, in a pod with `hostUsers: false` or on a machine.
-pub(super) const IDENTITY: &str = "0 0 65536\n";
+/// The identity over the whole range: what root maps, in a pod with `hostUsers: false` or on a machine. `own` is the map
+/// of the namespace that root is in (`/proc/self/uid_map`): the kernel wants a range for each of its ranges. `None` when
+/// that namespace has fewer ids.
+pub(super) fn identity_map(own: &str) -> Option<String> {
+    let mut ranges: Vec<(u32, u32)> = own
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+            let (first, _outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            Some((first.ok()?, count.ok()?))
+        })
+        .collect();
+    ranges.sort_unstable();
+    let (mut next, mut map) = (0, String::new());
+    for (first, count) in ranges {
+        if first > next || next >= IDS {
+            break;
+        }
+        let count = count.min(IDS - first);
+        writeln!(map, "{first} {first} {count}").ok()?;
+        next = first + count;
+    }
+    (next == IDS).then_some(map)
+}
 
 /// One line of a map: `inside outside count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +138,22 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(subordinate_map(text, &names, 1000), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn identities_follow_the_ranges_of_the_namespace() {
+        let rows = [
+            ("         0          0 4294967295\n", Some("0 0 65536\n")),
+            ("0 1000000 65536\n", Some("0 0 65536\n")),
+            ("0 4242 1\n1 200000 65535\n", Some("0 0 1\n1 1 65535\n")),
+            ("1 200000 65536\n0 4242 1\n", Some("0 0 1\n1 1 65535\n")),
+            ("0 1000 1\n", None),
+            ("0 0 1000\n2000 2000 70000\n", None),
+            ("", None),
+        ];
+        for (own, expected) in rows {
+            assert_eq!(identity_map(own).as_deref(), expected, "{own}");
         }
     }
 

@@ -246,17 +246,17 @@ fn become_init(image: &Image, go: &OwnedFd, status: &OwnedFd) -> ! {
 fn write_maps(child: Pid) -> Result<(), ProbeError> {
     if rustix::process::geteuid().is_root() {
         for name in ["uid_map", "gid_map"] {
+            let refused = |detail: String| ProbeError::new(Prerequisite::IdMap, detail);
+            let own = fs_err::read_to_string(format!("/proc/self/{name}"))
+                .map_err(|error| refused(error.to_string()))?;
+            let map = id_map::identity_map(&own)
+                .ok_or_else(|| refused(format!("{name} of this pod has fewer than 65536 ids")))?;
             let path = format!("/proc/{}/{name}", child.as_raw_nonzero());
             let written = fs_err::OpenOptions::new()
                 .write(true)
                 .open(&path)
-                .and_then(|mut file| file.write_all(id_map::IDENTITY.as_bytes()));
-            written.map_err(|error| {
-                ProbeError::new(
-                    Prerequisite::IdMap,
-                    format!("writing {name} is refused ({error})"),
-                )
-            })?;
+                .and_then(|mut file| file.write_all(map.as_bytes()));
+            written.map_err(|error| refused(format!("writing {name} is refused ({error})")))?;
         }
         return Ok(());
     }

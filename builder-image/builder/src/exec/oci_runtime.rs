@@ -2,7 +2,7 @@
 //! runtime is `process`.
 //!
 //! What docker gives a container, less what a nested user namespace cannot have: there is no network namespace (the
-//! build uses the engine's network), no cgroup (the pod's limits hold), and sysfs is the engine's, read-only.
+//! build uses the engine's network, unless it wants none), no cgroup (the pod's limits hold), and sysfs is the engine's, read-only.
 //! <https://github.com/opencontainers/runtime-spec/blob/v1.2.0/config.md>
 
 use std::path::PathBuf;
@@ -49,6 +49,8 @@ pub struct Container {
     pub identity: Identity,
     /// Host name.
     pub hostname: String,
+    /// Whether it uses the network of the engine; else it has a network namespace with nothing in it.
+    pub network: bool,
     /// Seen read-only, besides the usual.
     pub binds: Vec<Bind>,
     /// How much sooner than others the kernel kills it when memory runs out, -1000 to 1000.
@@ -137,9 +139,17 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
         LinuxNamespaceType::Uts,
     ]
     .into_iter()
+    .chain((!container.network).then_some(LinuxNamespaceType::Network))
     .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
     .collect::<Result<Vec<_>, _>>()?;
     let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces)
+        .masked_paths(owned(&MASKED))
+        .readonly_paths(owned(&READ_ONLY))
+        .devices(Vec::new())
+        .build()?;
+    linux.set_resources(None);
     SpecBuilder::default()
         .version("1.0.2")
         .hostname(container.hostname.clone())
@@ -151,14 +161,7 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
         )
         .process(process)
         .mounts(to_mounts(&container.binds)?)
-        .linux(
-            LinuxBuilder::default()
-                .namespaces(namespaces)
-                .masked_paths(owned(&MASKED))
-                .readonly_paths(owned(&READ_ONLY))
-                .devices(Vec::new())
-                .build()?,
-        )
+        .linux(linux)
         .build()
 }
 
@@ -253,6 +256,7 @@ mod tests {
                 additional_gids: vec![100, 5],
             },
             hostname: "buildkitsandbox".into(),
+            network: true,
             binds: vec![Bind {
                 source: "/scratch/hosts".into(),
                 destination: "/etc/hosts".into(),
@@ -270,6 +274,7 @@ mod tests {
             cwd: "/".into(),
             identity: Identity::default(),
             hostname: "h".into(),
+            network: true,
             binds: Vec::new(),
             oom_score_adj: 0,
         };
