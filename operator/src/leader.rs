@@ -12,13 +12,14 @@
 //! A lease does not fence: a paused process may write after its lease expired. Children therefore have
 //! deterministic names, and two operators at once still make one of each.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::LeaderElection;

@@ -31,6 +31,9 @@ use crate::error::{Class, Error, Result};
 use crate::plan::{Applied, Event, Plan, Prepared, Severity};
 use crate::reason::Reason;
 
+/// How long an object waits that finds a name taken.
+const NAME_CONFLICT_RETRY: Duration = Duration::from_secs(30);
+
 /// A kind that has a controller.
 pub trait Primary:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -221,7 +224,12 @@ async fn guarded<R: Reconciler>(
             match error.class() {
                 Class::Terminal => {
                     state.backoff.forget(&key);
-                    resync
+                    if error.reason() == Reason::NameConflict {
+                        // No watch tells that an object of somebody else is gone.
+                        resync.min(NAME_CONFLICT_RETRY)
+                    } else {
+                        resync
+                    }
                 }
                 Class::Transient => state.backoff.failed(&key),
             }

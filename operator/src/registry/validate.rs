@@ -84,9 +84,24 @@ pub fn validate(registry: &Registry, observed: &Observed) -> Result<Validated> {
 
 fn owned<K: Resource>(kind: &str, name: &str, child: Option<&K>, uid: &str) -> Result<()> {
     match child {
-        Some(child) if !is_owned_by(child.meta(), uid) => Err(name_conflict(kind, name)),
-        _ => Ok(()),
+        Some(child) if is_owned_by(child.meta(), uid) => Ok(()),
+        Some(child) if is_going(child.meta()) => Err(Error::transient(
+            Reason::NameConflict,
+            format!("{kind} {name} of an earlier Registry is still being deleted"),
+        )),
+        Some(_) => Err(name_conflict(kind, name)),
+        None => Ok(()),
     }
+}
+
+/// Whether an object is being deleted, or will be since it belongs to a Registry that is gone.
+fn is_going(meta: &ObjectMeta) -> bool {
+    let of_registry = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.kind == "Registry" && owner.controller == Some(true));
+    meta.deletion_timestamp.is_some() || of_registry
 }
 
 /// Whether a claim was made by an earlier Registry of this name and kept: it is adopted.
