@@ -12,7 +12,7 @@ use regex::Regex;
 use crate::diagnostic::Diagnostic;
 use crate::line::{Lines, Physical};
 use crate::span::{Span, Spanned, Word};
-use crate::suggest::did_you_mean;
+use crate::suggest::nearest;
 
 /// The escape character of a file that names none.
 const DEFAULT_ESCAPE: char = '\\';
@@ -130,7 +130,7 @@ fn read_block(
     }
 }
 
-/// A comment such as `# excape=`` right where directives stand is worth a word; any other comment is not.
+/// A comment such as `# excape=` right where directives stand is worth a word; any other comment is not.
 fn hint_at_misspelling(line: &Physical<'_>, comment: &str, diagnostics: &mut Vec<Diagnostic>) {
     let Some((name, _)) = line
         .text
@@ -140,16 +140,22 @@ fn hint_at_misspelling(line: &Physical<'_>, comment: &str, diagnostics: &mut Vec
         return;
     };
     let name = name.trim();
-    if let Some(help) = did_you_mean(name, NAMES) {
-        diagnostics.push(
-            Diagnostic::warning(
-                "unknown-directive",
-                line.span(),
-                format!("`{name}` is no parser directive, so this line is a comment"),
-            )
-            .help(help),
-        );
-    }
+    let Some(meant) = nearest(name, NAMES) else {
+        return;
+    };
+    let (problem, help) = if meant.eq_ignore_ascii_case(name) {
+        ("has no value", format!("write `{comment} {meant}=VALUE`"))
+    } else {
+        ("is no parser directive", format!("did you mean `{meant}`?"))
+    };
+    diagnostics.push(
+        Diagnostic::warning(
+            "unknown-directive",
+            line.span(),
+            format!("`{name}` {problem}, so this line is a comment"),
+        )
+        .help(help),
+    );
 }
 
 fn first_word(value: &Spanned<&str>) -> Word {
@@ -260,7 +266,6 @@ mod tests {
             ("FROM x\n# escape=`\n", None, '\\'),
             (" # escape=`\n", None, '\\'),
             ("# escape=\\\n", None, '\\'),
-            ("# escape=\n", None, '\\'),
             ("// syntax=a/b:1 --option\nimport x", Some("a/b:1"), '\\'),
             ("// escape=`\n", None, '\\'),
             ("{\"syntax\": \"a/b\", \"x\": [1]}", Some("a/b"), '\\'),
@@ -325,6 +330,10 @@ mod tests {
                 "f:1: `excape` is no parser directive, so this line is a comment",
             ),
             ("# check=x=1\n", "f:1: invalid check option `x=1`"),
+            (
+                "# escape=\n",
+                "f:1: `escape` has no value, so this line is a comment",
+            ),
         ] {
             assert_eq!(parse(text).1, [problem], "{text:?}");
         }

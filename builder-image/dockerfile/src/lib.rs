@@ -19,6 +19,7 @@
 //! Reading order of the modules: `parse` (the loop), `line` (continuations), [`instruction`], `heredoc`, [`stage`],
 //! [`expand`](mod@expand), [`diagnostic`].
 
+mod check;
 pub mod diagnostic;
 pub mod directive;
 pub mod duration;
@@ -39,6 +40,7 @@ mod suggest;
 mod supported;
 mod word;
 
+pub use check::check_expansions;
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use directive::Directives;
 pub use expand::{

@@ -178,8 +178,6 @@ fn parse_permissions(text: &str) -> Result<Permissions, ModeError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]

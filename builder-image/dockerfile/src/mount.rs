@@ -183,7 +183,10 @@ fn choose(value: &str, names: &[&'static str]) -> String {
         .unwrap_or_else(|| format!("it is one of {}", names.join(", ")))
 }
 
-fn name_of<T: PartialEq, const N: usize>(table: [(&'static str, T); N], value: T) -> &'static str {
+fn name_of<T: PartialEq + Copy, const N: usize>(
+    table: [(&'static str, T); N],
+    value: T,
+) -> &'static str {
     table
         .into_iter()
         .find(|(_, known)| *known == value)
@@ -270,13 +273,12 @@ fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, MountError> {
             }
             '"' if at_start => loop {
                 match chars.next() {
-                    None => return Err(MountError::Csv),
                     Some('"') if chars.peek() == Some(&'"') => {
                         chars.next();
                         fields.last_mut().ok_or(MountError::Csv)?.push('"');
                     }
                     Some('"') if matches!(chars.peek(), None | Some(',')) => break,
-                    Some('"') => return Err(MountError::Csv),
+                    None | Some('"') => return Err(MountError::Csv),
                     Some(c) => fields.last_mut().ok_or(MountError::Csv)?.push(c),
                 }
             },
@@ -440,8 +442,6 @@ fn parse_size(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use std::collections::BTreeMap;
 
     use super::*;

@@ -6,11 +6,10 @@
 use crate::diagnostic::Diagnostic;
 use crate::directive;
 use crate::heredoc::{self, Heredoc};
-use crate::instruction::{self, InstructionKind, Statement, Verb};
-use crate::line::{Line, Lines};
+use crate::instruction::{self, Statement, UnknownInstruction, Verb};
+use crate::line::Lines;
 use crate::span::{LineIndex, Span};
 use crate::stage::{self, Dockerfile, Stage};
-use crate::suggest::nearest;
 
 /// What came of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +64,7 @@ pub fn parse(name: &str, text: &str) -> Parsed {
         },
         current: Current::BeforeFrom,
         saw_instruction: false,
+        previous: None,
     };
     while parser.step() {}
     parser.finish(name, text)
@@ -88,6 +88,8 @@ struct Parser<'t> {
     dockerfile: Dockerfile,
     current: Current,
     saw_instruction: bool,
+    /// The instruction above.
+    previous: Option<Span>,
 }
 
 impl Parser<'_> {
@@ -98,25 +100,29 @@ impl Parser<'_> {
         };
         self.saw_instruction = true;
         let escape = self.lines.escape;
-        let Some(statement) = Statement::cut(&line, 0, escape, &mut self.diagnostics) else {
-            self.after_unknown_instruction(&line);
-            return true;
+        let statement = match Statement::cut(&line, 0, escape, &mut self.diagnostics) {
+            Ok(statement) => statement,
+            Err(unknown) => {
+                self.report_unknown(&unknown);
+                return true;
+            }
         };
         let heredocs = self.heredocs(&statement);
         let statement = Statement {
             heredocs: &heredocs,
             ..statement
         };
-        let number = self.index.line(statement.span().start);
+        self.previous = Some(statement.span());
         if statement.verb == Verb::From {
-            self.begin_stage(&statement, number);
+            self.begin_stage(&statement);
             return true;
         }
         if self.current == Current::BeforeFrom && statement.verb != Verb::Arg {
             self.diagnostics.push(before_from(&statement));
             self.current = Current::Unreadable;
         }
-        if let Some(instruction) = instruction::read(&statement, number, &mut self.diagnostics) {
+        if let Some(instruction) = instruction::read(&statement, &self.index, &mut self.diagnostics)
+        {
             self.append(instruction);
         }
         true
@@ -135,8 +141,8 @@ impl Parser<'_> {
         )
     }
 
-    fn begin_stage(&mut self, statement: &Statement<'_>, number: usize) {
-        let Some(from) = stage::read_from(statement, number, &mut self.diagnostics) else {
+    fn begin_stage(&mut self, statement: &Statement<'_>) {
+        let Some(from) = stage::read_from(statement, &self.index, &mut self.diagnostics) else {
             self.current = Current::Unreadable;
             return;
         };
@@ -154,7 +160,7 @@ impl Parser<'_> {
         match (self.current, self.dockerfile.stages.last_mut()) {
             (Current::Stage, Some(stage)) => {
                 stage.span = stage.span.to(instruction.span);
-                for heredoc in heredocs_of(&instruction.kind) {
+                for heredoc in instruction.kind.heredocs() {
                     stage.span = stage.span.to(heredoc.body);
                 }
                 stage.instructions.push(instruction);
@@ -164,13 +170,23 @@ impl Parser<'_> {
         }
     }
 
-    /// A misspelled FROM begins a stage all the same, so what follows must not go to the stage above.
-    fn after_unknown_instruction(&mut self, line: &Line) {
-        let word = line.text.split_whitespace().next().unwrap_or_default();
-        let meant = nearest(word, Verb::ALL.map(Verb::name));
-        if meant == Some(Verb::From.name())
-            || self.current == Current::BeforeFrom && meant.is_none()
+    fn report_unknown(&mut self, unknown: &UnknownInstruction) {
+        let meant = unknown.meant();
+        let mut diagnostic = unknown.diagnostic();
+        if let (None, Some(previous)) = (meant, self.previous)
+            && !unknown.is_blank()
         {
+            let end = Span::new(previous.end, previous.end);
+            diagnostic = diagnostic
+                .also(end, "the instruction above ends here")
+                .help(format!(
+                    "if this line continues it, end that one with `{}`",
+                    self.lines.escape
+                ));
+        }
+        self.diagnostics.push(diagnostic);
+        // A misspelled FROM begins a stage all the same, so what follows must not go to the stage above.
+        if meant == Some(Verb::From) || self.current == Current::BeforeFrom && meant.is_none() {
             self.current = Current::Unreadable;
         }
     }
@@ -202,26 +218,6 @@ impl Parser<'_> {
             diagnostics: self.diagnostics,
         }
     }
-}
-
-fn heredocs_of(kind: &InstructionKind) -> Vec<&Heredoc> {
-    match kind {
-        InstructionKind::Run(run) => run.heredocs.iter().collect(),
-        InstructionKind::Copy(copy) => source_heredocs(&copy.sources),
-        InstructionKind::Add(add) => source_heredocs(&add.sources),
-        InstructionKind::Onbuild(onbuild) => heredocs_of(&onbuild.trigger.kind),
-        _ => Vec::new(),
-    }
-}
-
-fn source_heredocs(sources: &[instruction::Source]) -> Vec<&Heredoc> {
-    sources
-        .iter()
-        .filter_map(|source| match source {
-            instruction::Source::Heredoc(heredoc) => Some(heredoc),
-            instruction::Source::Path(_) => None,
-        })
-        .collect()
 }
 
 fn before_from(statement: &Statement<'_>) -> Diagnostic {

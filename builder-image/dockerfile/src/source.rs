@@ -19,7 +19,7 @@ impl SourceLocation {
             .or_else(|| source.strip_prefix("http://"));
         if let Some(rest) = web {
             let path = rest.split(['?', '#']).next().unwrap_or_default();
-            return if path.ends_with(".git") {
+            return if path.strip_suffix(".git").is_some() {
                 Self::Git
             } else {
                 Self::Http

@@ -9,7 +9,7 @@ use crate::directive::Directives;
 use crate::instruction::{
     Copy, Instruction, InstructionKind, Keyword, Statement, missing_arguments,
 };
-use crate::span::{Span, Spanned, Word};
+use crate::span::{LineIndex, Span, Word};
 use crate::suggest::{did_you_mean, nearest};
 
 /// A file that was read.
@@ -137,7 +137,7 @@ impl Dockerfile {
 /// Reads a FROM. `None`, with a diagnostic, if it makes no sense.
 pub(crate) fn read_from(
     statement: &Statement<'_>,
-    line: usize,
+    index: &LineIndex,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<From> {
     let words = statement.words();
@@ -177,7 +177,7 @@ pub(crate) fn read_from(
         as_keyword,
         span: statement.span(),
         source: statement.source(),
-        line,
+        line: index.line(statement.span().start),
     })
 }
 
@@ -237,38 +237,23 @@ pub(crate) fn check_references(dockerfile: &Dockerfile, diagnostics: &mut Vec<Di
                 from: Some(from), ..
             }) = &instruction.kind
             {
-                check_index(dockerfile, stage, from, diagnostics);
+                check_from(dockerfile, stage, from, diagnostics);
             }
         }
     }
 }
 
-/// An index must be one of another stage.
-fn check_index(
+/// `COPY --from` must name another stage; what is neither index nor name of a stage may still be an image.
+fn check_from(
     dockerfile: &Dockerfile,
     stage: &Stage,
-    from: &Spanned<String>,
+    from: &Word,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    if let Some(name) = &stage.name
-        && from.value.eq_ignore_ascii_case(name)
-        && dockerfile.copy_stage(&from.value) == Some(stage.index)
-    {
-        diagnostics.push(
-            Diagnostic::error(
-                "circular-stage",
-                from.span,
-                "a stage can not copy from itself",
-            )
-            .also(stage.from.span, "this is the stage"),
-        );
-    }
-    if from.value.is_empty() || !from.value.bytes().all(|b| b.is_ascii_digit()) {
-        return;
-    }
     let count = dockerfile.stages.len();
-    match from.value.parse::<usize>() {
-        Ok(index) if index == stage.index => diagnostics.push(
+    let plural = if count == 1 { "stage" } else { "stages" };
+    match dockerfile.copy_stage(&from.value) {
+        Some(index) if index == stage.index => diagnostics.push(
             Diagnostic::error(
                 "circular-stage",
                 from.span,
@@ -276,14 +261,14 @@ fn check_index(
             )
             .also(stage.from.span, format!("this is stage {index}")),
         ),
-        Ok(index) if index < count => {}
-        _ => diagnostics.push(
+        None if from.value.bytes().all(|b| b.is_ascii_digit()) => diagnostics.push(
             Diagnostic::error(
                 "unknown-stage",
                 from.span,
                 format!("there is no stage {}", from.value),
             )
-            .note(format!("the file has {count} stages, counted from 0")),
+            .note(format!("the file has {count} {plural}, counted from 0")),
         ),
+        _ => {}
     }
 }

@@ -20,6 +20,8 @@
 
 mod pattern;
 mod scope;
+#[cfg(test)]
+mod table;
 
 use std::collections::BTreeSet;
 
@@ -29,6 +31,10 @@ pub use scope::Scope;
 /// Nested `${…}` deeper than this are refused, so that a hostile text cannot exhaust the stack.
 const MAX_DEPTH: usize = 100;
 
+/// By how many bytes a result may be longer than its word. Variables that hold each other several times grow
+/// exponentially from line to line; the kernel takes no variable above 128 KiB anyway.
+const MAX_GROWTH: usize = 1 << 20;
+
 /// Why a word could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}")]
@@ -37,6 +43,30 @@ pub struct ExpandError {
     pub offset: usize,
     /// What is wrong there.
     pub kind: ExpandErrorKind,
+}
+
+impl ExpandError {
+    /// A remedy, where there is one.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        Some(match self.kind {
+            Kind::UnsupportedModifier(_) => {
+                "the modifiers are `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` and `//`; escape the dollar to \
+                 leave it to a shell"
+            }
+            Kind::BadSubstitution => "escape the dollar if no variable is meant",
+            Kind::InvalidPattern { .. } => {
+                "in a pattern only `*`, `?`, `\\`, `/` and `}` can be escaped"
+            }
+            Kind::UnterminatedQuote(_) => "close the quote, or escape it if it is meant literally",
+            Kind::MissingBrace
+            | Kind::MissingSlash
+            | Kind::Required { .. }
+            | Kind::TooDeep
+            | Kind::TooLong => {
+                return None;
+            }
+        })
+    }
 }
 
 /// The kinds of [`ExpandError`].
@@ -73,6 +103,9 @@ pub enum ExpandErrorKind {
     /// A quote that is not closed.
     #[error("unexpected end of the word: no closing {}", quote_name(*.0))]
     UnterminatedQuote(char),
+    /// A result that is unreasonably long.
+    #[error("the result is more than {MAX_GROWTH} bytes longer than the word")]
+    TooLong,
     /// Substitutions nested too deeply.
     #[error("substitutions are nested more than {MAX_DEPTH} deep")]
     TooDeep,
@@ -228,6 +261,11 @@ impl<'a, S: Scope + ?Sized> Expander<'a, S> {
         })
     }
 
+    /// The longest result that is accepted.
+    fn limit(&self) -> usize {
+        self.word.len() + MAX_GROWTH
+    }
+
     fn peek(&self) -> Option<char> {
         self.word[self.at..].chars().next()
     }
@@ -262,6 +300,9 @@ impl<'a, S: Scope + ?Sized> Expander<'a, S> {
         let mut output = Output::default();
         let mut buffer = [0; 4];
         while let Some(c) = self.peek() {
+            if output.text.len() > self.limit() {
+                return Err(failure(0, Kind::TooLong));
+            }
             if stop.is_some_and(|(stop, _)| c == stop) {
                 self.at += c.len_utf8();
                 return Ok(output);
@@ -295,6 +336,9 @@ impl<'a, S: Scope + ?Sized> Expander<'a, S> {
                 }
             }
         }
+        if output.text.len() > self.limit() {
+            return Err(failure(0, Kind::TooLong));
+        }
         match stop {
             None => Ok(output),
             Some(('/', open)) => Err(failure(open, Kind::MissingSlash)),
@@ -324,6 +368,9 @@ impl<'a, S: Scope + ?Sized> Expander<'a, S> {
             text.push('"');
         }
         while let Some(c) = self.peek() {
+            if text.len() > self.limit() {
+                return Err(failure(0, Kind::TooLong));
+            }
             match c {
                 '"' => {
                     self.at += 1;
@@ -483,8 +530,16 @@ impl<'a, S: Scope + ?Sized> Expander<'a, S> {
         if value.is_none() && self.options.keep_unset {
             return Ok(self.word[start..self.at].to_owned());
         }
-        pattern::replace(value.unwrap_or_default(), &pattern, &replacement, all)
-            .map_err(|reason| invalid_pattern(pattern_offset, &pattern, reason))
+        let limit = self.limit();
+        pattern::replace(
+            value.unwrap_or_default(),
+            &pattern,
+            &replacement,
+            all,
+            limit,
+        )
+        .map_err(|reason| invalid_pattern(pattern_offset, &pattern, reason))?
+        .ok_or_else(|| failure(start, Kind::TooLong))
     }
 }
 

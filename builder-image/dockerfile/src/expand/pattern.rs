@@ -62,23 +62,30 @@ pub(super) fn without_suffix(value: &str, pattern: &str, longest: bool) -> Resul
     Ok(value[..value.len() - cut].to_owned())
 }
 
-/// `value` with the first or every longest match replaced; `replacement` is taken literally.
+/// `value` with the first or every longest match replaced; `replacement` is taken literally. `None` if the result
+/// would be longer than `limit`.
 pub(super) fn replace(
     value: &str,
     pattern: &str,
     replacement: &str,
     all: bool,
-) -> Result<String, String> {
+    limit: usize,
+) -> Result<Option<String>, String> {
     let regex = compile(&tokens(pattern)?, "", true)?;
-    Ok(regex
-        .replacen(value, usize::from(!all), NoExpand(replacement))
-        .into_owned())
+    let at_most = if all { usize::MAX } else { 1 };
+    let matches = regex.find_iter(value).take(at_most).count();
+    let longest = matches
+        .saturating_mul(replacement.len())
+        .saturating_add(value.len());
+    if longest > limit {
+        return Ok(None);
+    }
+    let replaced = regex.replacen(value, usize::from(!all), NoExpand(replacement));
+    Ok(Some(replaced.into_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]
@@ -104,8 +111,10 @@ mod tests {
 
     #[test]
     fn replacement_is_literal() {
-        assert_eq!(replace("abab", "a", "$0", false).unwrap(), "$0bab");
-        assert_eq!(replace("abab", "a", "$0", true).unwrap(), "$0b$0b");
+        let replaced = |all, limit| replace("abab", "a", "$0", all, limit).unwrap();
+        assert_eq!(replaced(false, 100).as_deref(), Some("$0bab"));
+        assert_eq!(replaced(true, 100).as_deref(), Some("$0b$0b"));
+        assert_eq!(replaced(true, 7), None);
     }
 
     #[test]

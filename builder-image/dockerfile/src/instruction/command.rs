@@ -80,17 +80,20 @@ pub(super) fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
     start..start + body.trim().len()
 }
 
-/// A remedy for a text that was surely meant to be JSON: brackets around quotes. `[ -f x ] && y` is not.
+/// A remedy for a text that was surely meant to be JSON: brackets around quoted strings with at most commas between
+/// them. `[ "$a" = "b" ]` is a command of the shell.
 fn almost_json(text: &str) -> Option<&'static str> {
     let inner = text.strip_prefix('[')?.strip_suffix(']')?.trim();
-    let quoted = |quote| inner.starts_with(quote) && inner.ends_with(quote) && inner.len() > 1;
-    if quoted('\'') {
-        Some("JSON strings stand in double quotes")
-    } else if inner.starts_with('"') && inner.ends_with(',') {
-        Some("remove the comma behind the last element")
-    } else if quoted('"') {
-        Some("separate the elements by commas, and write a backslash as `\\\\`")
-    } else {
-        None
+    let quote = inner.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let mut between = inner.split(quote).step_by(2);
+    if !between.all(|text| text.chars().all(|c| c == ',' || c.is_whitespace())) {
+        return None;
     }
+    Some(if quote == '\'' {
+        "JSON strings stand in double quotes"
+    } else if inner.ends_with(',') {
+        "remove the comma behind the last element"
+    } else {
+        "separate the elements by commas, and write a backslash as `\\\\`"
+    })
 }

@@ -65,6 +65,23 @@ pub struct Add {
     pub exclude: Vec<Word>,
 }
 
+pub(super) fn heredocs(sources: &[Source]) -> Vec<&Heredoc> {
+    sources
+        .iter()
+        .filter_map(|source| match source {
+            Source::Heredoc(heredoc) => Some(heredoc),
+            Source::Path(_) => None,
+        })
+        .collect()
+}
+
+pub(super) fn paths(sources: &[Source]) -> impl Iterator<Item = &Word> {
+    sources.iter().filter_map(|source| match source {
+        Source::Path(path) => Some(path),
+        Source::Heredoc(_) => None,
+    })
+}
+
 pub(super) fn read_copy(
     statement: &Statement<'_>,
     diagnostics: &mut Vec<Diagnostic>,

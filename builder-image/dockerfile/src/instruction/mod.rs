@@ -17,10 +17,11 @@ pub use command::CommandForm;
 pub use copy::{Add, Copy, Source};
 pub use healthcheck::{Healthcheck, Probe};
 pub use pair::{ArgDecl, KeyValue, Separator};
-pub(crate) use read::{Statement, missing_arguments, read};
+pub(crate) use read::{Statement, UnknownInstruction, missing_arguments, read};
 pub use run::{Network, Run, RunCommand, Security};
 pub use verb::Verb;
 
+use crate::heredoc::Heredoc;
 use crate::span::{Span, Word};
 
 /// The name of an instruction as it is written.
@@ -95,4 +96,66 @@ pub struct Onbuild {
     pub trigger: Box<Instruction>,
     /// The text that the image's configuration holds: the trigger with the bodies of its heredocs.
     pub expression: String,
+}
+
+impl InstructionKind {
+    /// The documents of the instruction, in order.
+    pub fn heredocs(&self) -> Vec<&Heredoc> {
+        match self {
+            Self::Add(add) => copy::heredocs(&add.sources),
+            Self::Copy(copy) => copy::heredocs(&copy.sources),
+            Self::Run(run) => run.heredocs.iter().collect(),
+            Self::Onbuild(onbuild) => onbuild.trigger.kind.heredocs(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The words that are expanded when the instruction is executed, in no particular order. Those of ONBUILD are
+    /// expanded in another build.
+    pub fn expanded_words(&self) -> Vec<&Word> {
+        match self {
+            Self::Add(Add {
+                sources,
+                destination,
+                chown,
+                chmod,
+                checksum,
+                exclude,
+                ..
+            }) => copy::paths(sources)
+                .chain([destination])
+                .chain([chown, chmod, checksum].into_iter().flatten())
+                .chain(exclude)
+                .collect(),
+            Self::Copy(Copy {
+                sources,
+                destination,
+                chown,
+                chmod,
+                exclude,
+                ..
+            }) => copy::paths(sources)
+                .chain([destination])
+                .chain([chown, chmod].into_iter().flatten())
+                .chain(exclude)
+                .collect(),
+            Self::Arg(declarations) => declarations
+                .iter()
+                .flat_map(|arg| std::iter::once(&arg.name).chain(&arg.default))
+                .collect(),
+            Self::Env(pairs) | Self::Label(pairs) => pairs
+                .iter()
+                .flat_map(|pair| [&pair.key, &pair.value])
+                .collect(),
+            Self::Expose(words) | Self::Volume(words) => words.iter().collect(),
+            Self::Run(run) => run.mounts.iter().map(|mount| &mount.word).collect(),
+            Self::Stopsignal(word) | Self::User(word) | Self::Workdir(word) => vec![word],
+            Self::Cmd(_)
+            | Self::Entrypoint(_)
+            | Self::Healthcheck(_)
+            | Self::Maintainer(_)
+            | Self::Onbuild(_)
+            | Self::Shell(_) => Vec::new(),
+        }
+    }
 }

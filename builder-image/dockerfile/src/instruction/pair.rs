@@ -86,7 +86,11 @@ pub(super) fn read_pairs(
                     line.span(range.clone()),
                     format!("no `=` in `{written}`: {} takes name=value", verb.name()),
                 )
-                .help("if the value has blanks, put it in double quotes"),
+                .help(if written.starts_with('#') {
+                    "a comment stands on a line of its own"
+                } else {
+                    "if the value has blanks, put it in double quotes"
+                }),
             );
             return None;
         };

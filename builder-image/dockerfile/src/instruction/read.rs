@@ -11,7 +11,7 @@ use crate::instruction::{
 use crate::line::Line;
 use crate::port;
 use crate::signal;
-use crate::span::{Span, Spanned, Word};
+use crate::span::{LineIndex, Span, Spanned, Word};
 use crate::suggest::nearest;
 use crate::word::{JsonForm, json_form, split_blanks};
 
@@ -27,14 +27,44 @@ pub(crate) struct Statement<'a> {
     pub(crate) escape: char,
 }
 
+/// A line that begins with no instruction.
+pub(crate) struct UnknownInstruction {
+    name: String,
+    span: Span,
+}
+
+impl UnknownInstruction {
+    /// Whether there is no word at all, only a continuation at the end of the text.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.name.is_empty()
+    }
+
+    /// The instruction that was probably meant.
+    pub(crate) fn meant(&self) -> Option<Verb> {
+        nearest(&self.name, Verb::ALL.map(Verb::name)).and_then(Verb::parse)
+    }
+
+    pub(crate) fn diagnostic(&self) -> Diagnostic {
+        let message = if self.is_blank() {
+            "a continuation that continues nothing".to_owned()
+        } else {
+            format!("unknown instruction `{}`", self.name)
+        };
+        let help = self
+            .meant()
+            .map(|verb| format!("did you mean `{}`?", verb.name()));
+        Diagnostic::error("unknown-instruction", self.span, message).maybe_help(help)
+    }
+}
+
 impl<'a> Statement<'a> {
-    /// Cuts the part of a line that begins at `start`. `None`, with a diagnostic, if its keyword is no instruction.
+    /// Cuts the part of a line that begins at `start`. Fails if its keyword is no instruction.
     pub(crate) fn cut(
         line: &'a Line,
         start: usize,
         escape: char,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> Option<Self> {
+    ) -> Result<Self, UnknownInstruction> {
         let text = line.text.as_str();
         let whole = command::trimmed(text, start..text.len());
         let length = text[whole.clone()]
@@ -42,12 +72,12 @@ impl<'a> Statement<'a> {
             .unwrap_or(whole.len());
         let keyword = whole.start..whole.start + length;
         let name = &text[keyword.clone()];
-        let Some(verb) = Verb::parse(name) else {
-            diagnostics.push(unknown_instruction(name, line.span(keyword)));
-            return None;
-        };
+        let verb = Verb::parse(name).ok_or_else(|| UnknownInstruction {
+            name: name.to_owned(),
+            span: line.span(keyword.clone()),
+        })?;
         let (flags, arguments) = flag::read(verb, line, keyword.end..whole.end, diagnostics);
-        Some(Self {
+        Ok(Self {
             line,
             verb,
             keyword,
@@ -68,7 +98,7 @@ impl<'a> Statement<'a> {
         if self.verb == Verb::Onbuild {
             let mut unheard = Vec::new();
             return Statement::cut(self.line, self.arguments.start, self.escape, &mut unheard)
-                .is_some_and(|inner| inner.verb != Verb::Onbuild && inner.may_open_heredocs());
+                .is_ok_and(|inner| inner.verb != Verb::Onbuild && inner.may_open_heredocs());
         }
         self.verb.takes_heredocs()
             && !matches!(
@@ -115,26 +145,27 @@ impl<'a> Statement<'a> {
 /// Reads an instruction other than FROM. `None`, with a diagnostic, if its arguments make no sense.
 pub(crate) fn read(
     statement: &Statement<'_>,
-    line_number: usize,
+    index: &LineIndex,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Instruction> {
     if statement.arguments.is_empty() {
         diagnostics.push(missing_arguments(statement));
         return None;
     }
-    let kind = read_kind(statement, line_number, diagnostics)?;
+    let kind = read_kind(statement, index, diagnostics)?;
+    let span = statement.span();
     Some(Instruction {
-        span: statement.span(),
+        span,
         keyword: statement.keyword(),
         kind,
         source: statement.source(),
-        line: line_number,
+        line: index.line(span.start),
     })
 }
 
 fn read_kind(
     statement: &Statement<'_>,
-    line_number: usize,
+    index: &LineIndex,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<InstructionKind> {
     let Statement {
@@ -162,9 +193,7 @@ fn read_kind(
             InstructionKind::Label(pair::read_pairs(verb, line, range, escape, diagnostics)?)
         }
         Verb::Maintainer => InstructionKind::Maintainer(statement.rest()),
-        Verb::Onbuild => {
-            InstructionKind::Onbuild(read_onbuild(statement, line_number, diagnostics)?)
-        }
+        Verb::Onbuild => InstructionKind::Onbuild(read_onbuild(statement, index, diagnostics)?),
         Verb::Run => InstructionKind::Run(run::read(statement, diagnostics)?),
         Verb::Shell => InstructionKind::Shell(read_shell(statement, diagnostics)?),
         Verb::Stopsignal => {
@@ -257,7 +286,7 @@ fn read_volumes(statement: &Statement<'_>, diagnostics: &mut Vec<Diagnostic>) ->
 
 fn read_onbuild(
     statement: &Statement<'_>,
-    line_number: usize,
+    index: &LineIndex,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Onbuild> {
     let inner = Statement::cut(
@@ -265,7 +294,9 @@ fn read_onbuild(
         statement.arguments.start,
         statement.escape,
         diagnostics,
-    )?;
+    )
+    .map_err(|unknown| diagnostics.push(unknown.diagnostic()))
+    .ok()?;
     let refused = match inner.verb {
         Verb::Onbuild => Some("ONBUILD ONBUILD is not allowed".to_owned()),
         Verb::From | Verb::Maintainer => Some(format!(
@@ -290,7 +321,7 @@ fn read_onbuild(
         expression.push_str(&heredoc.name);
     }
     Some(Onbuild {
-        trigger: Box::new(read(&inner, line_number, diagnostics)?),
+        trigger: Box::new(read(&inner, index, diagnostics)?),
         expression,
     })
 }
@@ -331,17 +362,4 @@ pub(crate) fn missing_arguments(statement: &Statement<'_>) -> Diagnostic {
         format!("{} needs {amount}", statement.verb.name()),
     )
     .help(format!("write {}", usage(statement.verb)))
-}
-
-fn unknown_instruction(name: &str, span: Span) -> Diagnostic {
-    let diagnostic = Diagnostic::error(
-        "unknown-instruction",
-        span,
-        format!("unknown instruction `{name}`"),
-    );
-    match nearest(name, Verb::ALL.map(Verb::name)) {
-        Some(known) => diagnostic.help(format!("did you mean `{known}`?")),
-        None => diagnostic
-            .help("if this line continues the one above, end that one with the escape character"),
-    }
 }
