@@ -217,6 +217,8 @@ pub struct Dockerfile {
     /// Values of ARG by name. They can be seen in the image's history: no secrets. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "string_map::<64, 4096>")]
+    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[A-Za-z_][A-Za-z0-9_]*$'))")
+        .message("the name of a build argument has letters, digits and '_', and does not begin with a digit"))]
     pub build_args: BTreeMap<String, String>,
     /// Labels of the image, besides those of the Dockerfile. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -561,6 +563,13 @@ pub struct Attempt {
     pub key: String,
     /// Number of the attempt, from 0.
     pub number: i32,
+    /// Automatic retries before this attempt, since somebody last asked for one.
+    #[serde(default)]
+    pub retries: i32,
+    /// Hash of the versions of Secrets and of the isolation: an attempt that failed by them is made again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub environment: Option<String>,
     /// Why this key is built: Spec, Source or Forced.
     #[schemars(length(max = 64))]
     pub reason: String,

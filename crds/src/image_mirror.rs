@@ -249,6 +249,13 @@ pub struct SyncAttempt {
     pub key: String,
     /// Number of the attempt, from 0.
     pub number: i32,
+    /// Automatic retries before this attempt, since somebody last asked for one.
+    #[serde(default)]
+    pub retries: i32,
+    /// Hash of the versions of Secrets and of the isolation: an attempt that failed by them is made again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub environment: Option<String>,
     /// Name of the pod, from when it was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
