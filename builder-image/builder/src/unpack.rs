@@ -1,1 +1,340 @@
-//! Placeholder until its author commits.
+//! Unpacks layers: a tar stream, compressed or not, becomes a directory in overlayfs's upper format. Nothing is trusted:
+//! paths cannot leave the directory, links are followed inside it only, sizes and counts are bounded, and the digest of
+//! what was read is returned for the caller to compare.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use oci::{DiffId, Digester, MediaType};
+
+use crate::{
+    decompress::decompress,
+    layer::{
+        LayerDir, LayerError, Member, MemberKind, OPAQUE_NAME, Owners, PLAIN_DIRECTORY, SourceFailed, Streamed,
+        TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
+    },
+    snapshot::Snapshot,
+    tree::{Attributes, ImagePath, Kind, Tree, TreeError},
+    upper::Upper,
+};
+
+/// Bounds on what an archive may make of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Members of the archive.
+    pub entries: u64,
+    /// Bytes of the uncompressed stream.
+    pub bytes: u64,
+    /// Uncompressed bytes for each compressed one, counted from 64 MiB on.
+    pub ratio: u64,
+    /// Bytes of a path or link target.
+    pub path: usize,
+    /// Components of a path.
+    pub depth: usize,
+    /// Bytes of an extended header: names and extended attributes of one member.
+    pub header: u64,
+}
+
+impl Default for Limits {
+    /// 2 million entries, 64 GiB, 1100 to one (gzip cannot do better), the kernel's 4096 bytes for a path, 256
+    /// components, 1 MiB of extended header.
+    fn default() -> Self {
+        Self {
+            entries: 2_000_000,
+            bytes: 64 << 30,
+            ratio: 1100,
+            path: 4096,
+            depth: 256,
+            header: 1 << 20,
+        }
+    }
+}
+
+/// So much may come out before the ratio is looked at.
+const RATIO_FLOOR: u64 = 64 << 20;
+
+/// Why an archive could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The media type is not one of a layer.
+    #[error("media type {0} is not one of a file system layer")]
+    MediaType(MediaType),
+    /// The archive is malformed, or the stream failed.
+    #[error(transparent)]
+    Archive(#[from] TarError),
+    /// The directory cannot be written.
+    #[error(transparent)]
+    Write(#[from] LayerError),
+    /// A bound is exceeded.
+    #[error(transparent)]
+    Limit(#[from] LimitExceeded),
+    /// A hard link to nothing in the archive.
+    #[error("the archive's member `{name}` is a hard link to {target}, which is not there or is a directory")]
+    HardLink {
+        /// The member.
+        name: String,
+        /// What it links to.
+        target: ImagePath,
+    },
+    /// A name that would touch something else than a file.
+    #[error("the archive's member `{0}` has a name that no file can have")]
+    Name(String),
+}
+
+/// A bound on archives is exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the archive exceeds the limit of {limit} {what}")]
+pub struct LimitExceeded {
+    /// What is too large.
+    pub what: &'static str,
+    /// The bound.
+    pub limit: u64,
+}
+
+impl From<TreeError> for UnpackError {
+    fn from(error: TreeError) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+/// Unpacks the layer in `reader` to the new directory `into`. Returns the layer and the digest of its uncompressed
+/// stream, which the caller must compare with the image's configuration before using the layer.
+///
+/// The compression is found by content, as registries and tools do not agree in their media types; `media_type` only
+/// tells whether the blob is a layer at all. The whole stream is read, with what follows the end of the archive.
+///
+/// # Errors
+/// [`UnpackError`]. The directory is then left as it is, for the caller to remove.
+pub fn unpack(
+    reader: impl Read,
+    media_type: &MediaType,
+    into: &Path,
+    limits: &Limits,
+    owners: Owners,
+) -> Result<(LayerDir, DiffId), UnpackError> {
+    if !media_type.is_layer() && !media_type.is_foreign_layer() {
+        return Err(UnpackError::MediaType(media_type.clone()));
+    }
+    let base = Snapshot::empty();
+    let mut upper = Upper::create(&base, into, owners)?;
+    let compressed = Arc::new(AtomicU64::new(0));
+    let counted = Counted { reader, count: Arc::clone(&compressed) };
+    let (_, stream) = decompress(counted).map_err(TarError::Io)?;
+    let metered = Metered { stream, digester: Digester::sha256(), compressed, limits: *limits };
+    let mut tar = TarReader::new(metered, limits.of_tar());
+    let rules = Rules { into: ImagePath::root(), owner: None, whiteouts: true };
+    apply(&mut upper, &mut tar, &rules, limits)?;
+    let metered = tar.drain().map_err(unwrap_limit)?;
+    Ok((upper.finish()?, DiffId(metered.digester.finish())))
+}
+
+impl Limits {
+    pub(crate) const fn of_tar(&self) -> TarLimits {
+        TarLimits { path: self.path, header: self.header }
+    }
+}
+
+/// How the members of an archive are put into a tree.
+pub(crate) struct Rules {
+    /// The directory that the archive's root stands for, free of symbolic links.
+    pub(crate) into: ImagePath,
+    /// The owner of everything, where it is not the archive's.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Whether the archive is a layer: names with `.wh.` are deletions, directories that it does not name are those of
+    /// the layers below. Otherwise such names are refused and such directories are made.
+    pub(crate) whiteouts: bool,
+}
+
+/// Puts all members of `tar` into `upper`.
+pub(crate) fn apply<R: Read>(
+    upper: &mut Upper<'_>,
+    tar: &mut TarReader<R>,
+    rules: &Rules,
+    limits: &Limits,
+) -> Result<(), UnpackError> {
+    let mut entries = 0;
+    while let Some(member) = tar.next().map_err(unwrap_limit)? {
+        entries += 1;
+        if entries > limits.entries {
+            return Err(LimitExceeded { what: "entries", limit: limits.entries }.into());
+        }
+        put(upper, tar, rules, limits, member)?;
+    }
+    Ok(())
+}
+
+fn put<R: Read>(
+    upper: &mut Upper<'_>,
+    tar: &mut TarReader<R>,
+    rules: &Rules,
+    limits: &Limits,
+    member: Member,
+) -> Result<(), UnpackError> {
+    let relative = ImagePath::new(member.name.as_bytes());
+    if relative.depth() > limits.depth {
+        return Err(LimitExceeded { what: "components of a path", limit: limits.depth as u64 }.into());
+    }
+    let attributes = Attributes {
+        mode: member.mode,
+        uid: rules.owner.map_or(member.uid, |(uid, _)| uid),
+        gid: rules.owner.map_or(member.gid, |(_, gid)| gid),
+        mtime: member.mtime,
+        xattrs: member.xattrs.clone(),
+    };
+    let (Some(above), Some(name)) = (relative.parent(), relative.name()) else {
+        // The archive's own root: of a layer it describes the root, of an added archive it must not alter the target.
+        if rules.whiteouts && member.kind == MemberKind::Directory {
+            upper.directory(&ImagePath::root(), &attributes)?;
+        }
+        return Ok(());
+    };
+    let parent = resolve_below(upper, rules, &above)?;
+    let implied = Attributes {
+        uid: rules.owner.map_or(0, |(uid, _)| uid),
+        gid: rules.owner.map_or(0, |(_, gid)| gid),
+        mtime: if rules.whiteouts { PLAIN_DIRECTORY.mtime } else { member.mtime },
+        ..PLAIN_DIRECTORY
+    };
+    upper.make_directories(&parent, &implied, rules.whiteouts)?;
+    if rules.whiteouts && let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT_PREFIX) {
+        return put_whiteout(upper, &parent, name, hidden);
+    }
+    let path = parent.child(name);
+    match &member.kind {
+        MemberKind::Directory => upper.directory(&path, &attributes)?,
+        MemberKind::File => {
+            let written = upper.file(&path, &attributes, &mut Streamed(tar.data()));
+            written.map_err(unwrap_source)?;
+        }
+        MemberKind::Symlink(target) => upper.symlink(&path, target, &attributes)?,
+        MemberKind::Fifo => upper.special(&path, &Kind::Fifo, &attributes)?,
+        MemberKind::CharDevice(device) => upper.special(&path, &Kind::CharDevice(*device), &attributes)?,
+        MemberKind::BlockDevice(device) => upper.special(&path, &Kind::BlockDevice(*device), &attributes)?,
+        MemberKind::HardLink(target) => put_hard_link(upper, rules, &member, &path, target)?,
+    }
+    Ok(())
+}
+
+/// Where `path` of the archive is in the tree, with the symbolic links that are there followed inside the root.
+fn resolve_below(upper: &Upper<'_>, rules: &Rules, path: &ImagePath) -> Result<ImagePath, UnpackError> {
+    let path = rules.into.join([b"./", path.as_bytes()].concat());
+    // A directory of the layer itself is known to have no link above it.
+    if upper.has_directory(&path) {
+        return Ok(path);
+    }
+    Ok(upper.resolve(&path)?)
+}
+
+fn put_whiteout(upper: &mut Upper<'_>, parent: &ImagePath, name: &OsStr, hidden: &[u8]) -> Result<(), UnpackError> {
+    if name.as_bytes() == OPAQUE_NAME {
+        return Ok(upper.set_opaque(parent)?);
+    }
+    match hidden {
+        b"" | b"." | b".." => Err(UnpackError::Name(name.to_string_lossy().into_owned())),
+        // Bookkeeping of a union file system of old.
+        _ if hidden.starts_with(WHITEOUT_PREFIX) => Ok(()),
+        _ => Ok(upper.whiteout(&parent.child(OsStr::from_bytes(hidden)))?),
+    }
+}
+
+fn put_hard_link(
+    upper: &mut Upper<'_>,
+    rules: &Rules,
+    member: &Member,
+    path: &ImagePath,
+    target: &OsStr,
+) -> Result<(), UnpackError> {
+    let relative = ImagePath::new(target.as_bytes());
+    let missing = |target: ImagePath| UnpackError::HardLink { name: member.shown(), target };
+    let (Some(above), Some(name)) = (relative.parent(), relative.name()) else {
+        return Err(missing(relative));
+    };
+    let target = resolve_below(upper, rules, &above)?.child(name);
+    match upper.entry(&target)? {
+        None => Err(missing(target)),
+        Some(entry) if entry.is_directory() => Err(missing(target)),
+        Some(_) if upper.has(&target)? => Ok(upper.hard_link(path, &target)?),
+        // Of an added archive, the target may be a file of the image: a link cannot reach into another layer.
+        Some(entry) if entry.kind == Kind::File && !rules.whiteouts => {
+            let attributes = entry.attributes(upper.xattrs(&target)?);
+            let mut content = upper.open(&target)?;
+            upper.file(path, &attributes, &mut content)?;
+            Ok(())
+        }
+        Some(_) => Err(missing(target)),
+    }
+}
+
+/// An exceeded limit that came up through a reader is a limit again.
+fn unwrap_limit(error: TarError) -> UnpackError {
+    if let TarError::Io(io) = &error
+        && let Some(limit) = io.get_ref().and_then(|inner| inner.downcast_ref::<LimitExceeded>())
+    {
+        return UnpackError::Limit(*limit);
+    }
+    UnpackError::Archive(error)
+}
+
+/// A failure of the archive's stream, met while a file was written, is one of the archive.
+fn unwrap_source(error: LayerError) -> UnpackError {
+    match error {
+        LayerError::Write { source, .. } if source.get_ref().is_some_and(|inner| inner.is::<SourceFailed>()) => {
+            let inner = source.into_inner().and_then(|inner| inner.downcast::<SourceFailed>().ok());
+            let cause = inner.map_or_else(|| io::ErrorKind::Other.into(), |failed| failed.0);
+            match cause.downcast::<TarError>() {
+                Ok(error) => UnpackError::Archive(error),
+                Err(cause) => unwrap_limit(TarError::Io(cause)),
+            }
+        }
+        other => UnpackError::Write(other),
+    }
+}
+
+/// Counts what is read through it.
+struct Counted<R> {
+    reader: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Hashes what is read through it, and ends with an error where a limit is exceeded.
+struct Metered<R> {
+    stream: R,
+    digester: Digester,
+    compressed: Arc<AtomicU64>,
+    limits: Limits,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        self.digester.update(&buffer[..read]);
+        let (total, compressed) = (self.digester.len(), self.compressed.load(Ordering::Relaxed));
+        let exceeded = if total > self.limits.bytes {
+            Some(LimitExceeded { what: "uncompressed bytes", limit: self.limits.bytes })
+        } else if total > RATIO_FLOOR && total / self.limits.ratio > compressed {
+            Some(LimitExceeded { what: "uncompressed bytes for each compressed one", limit: self.limits.ratio })
+        } else {
+            None
+        };
+        exceeded.map_or(Ok(read), |limit| Err(io::Error::other(limit)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! Packs a layer directory into a blob: tar, digest, compression, digest and file in one pass, with bounded memory. The
+//! archive is sorted, so the same layer gives the same blob wherever it is packed.
+
+use std::{
+    collections::HashMap,
+    io::{BufWriter, Read, Write},
+    num::NonZero,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use oci::{Descriptor, DiffId, Digester};
+
+use super::{
+    Compression, LayerDir, LayerError, OPAQUE_NAME, Root, WHITEOUT_PREFIX,
+    compress::Compressor,
+    is_reserved_name,
+    tar_writer::{TarHeader, TarKind, write_end, write_header, write_padding},
+};
+use crate::tree::{Entry, FileId, ImagePath, Kind, TreeError, Xattrs};
+
+/// How a layer is packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackOptions {
+    /// The compression of the blob.
+    pub compression: Compression,
+    /// Times after this one, in seconds since the epoch, are set to it (`rewrite-timestamp`).
+    pub clamp_mtime: Option<i64>,
+    /// How many threads compress; the blob does not depend on it.
+    pub threads: NonZero<usize>,
+}
+
+impl Default for PackOptions {
+    /// The default compression on all processors, with the times as they are.
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            clamp_mtime: None,
+            threads: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+        }
+    }
+}
+
+/// A layer as a blob.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedLayer {
+    /// The digest of the uncompressed archive.
+    pub diff_id: DiffId,
+    /// The media type, digest and size of the blob.
+    pub descriptor: Descriptor,
+    /// The blob's file.
+    pub blob: PathBuf,
+}
+
+/// Packs `layer` to the file `<blobs>/sha256/<digest>`, which appears only when it is complete.
+///
+/// Blocks while it works. Files with several names in the layer stay hard links. Directories that an archive only implied
+/// stay implied.
+///
+/// # Errors
+/// When an entry cannot be read, has a name that a layer cannot hold, or the blob cannot be written.
+pub fn pack(layer: &LayerDir, options: &PackOptions, blobs: &Path) -> Result<PackedLayer, LayerError> {
+    let directory = blobs.join("sha256");
+    fs_err::create_dir_all(&directory).map_err(LayerError::Blob)?;
+    let file = tempfile::Builder::new().prefix(".layer-").tempfile_in(&directory).map_err(LayerError::Blob)?;
+    let hashed = Hashed { out: BufWriter::with_capacity(256 * 1024, file), digester: Digester::sha256() };
+    let compressor =
+        Compressor::new(hashed, options.compression, options.threads.get()).map_err(LayerError::Blob)?;
+    let archive = Hashed { out: compressor, digester: Digester::sha256() };
+    let root = Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
+    let mut packer = Packer {
+        layer,
+        root,
+        clamp_mtime: options.clamp_mtime,
+        out: archive,
+        links: HashMap::new(),
+        buffer: vec![0; 256 * 1024],
+    };
+    packer.directory(&ImagePath::root())?;
+    let mut archive = packer.out;
+    write_end(&mut archive).map_err(LayerError::Blob)?;
+    let diff_id = DiffId(archive.digester.finish());
+    let hashed = archive.out.finish().map_err(LayerError::Blob)?;
+    let size = hashed.digester.len();
+    let digest = hashed.digester.finish();
+    let file = hashed.out.into_inner().map_err(|error| LayerError::Blob(error.into_error()))?;
+    let blob = directory.join(digest.hex());
+    file.persist(&blob).map_err(|error| LayerError::Blob(error.error))?;
+    let descriptor = Descriptor::new(options.compression.media_type(), digest, size);
+    Ok(PackedLayer { diff_id, descriptor, blob })
+}
+
+/// Hashes and counts what is written through it.
+struct Hashed<W> {
+    out: W,
+    digester: Digester,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.digester.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+struct Packer<'a, W> {
+    layer: &'a LayerDir,
+    root: Root,
+    clamp_mtime: Option<i64>,
+    out: W,
+    /// The first name of each file with several.
+    links: HashMap<FileId, Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Packer<'_, W> {
+    /// Writes everything in the directory `path`, but not the directory.
+    fn directory(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+        if self.layer.is_opaque(path)? {
+            self.marker(path, OPAQUE_NAME)?;
+        }
+        for (name, entry) in self.layer.entries(path)?.unwrap_or_default() {
+            let below = path.child(&name);
+            if is_reserved_name(&name) {
+                return Err(LayerError::ReservedName(below));
+            }
+            match entry.kind {
+                Kind::Whiteout => self.marker(path, &[WHITEOUT_PREFIX, name.as_bytes()].concat())?,
+                Kind::Directory => {
+                    if !self.layer.index().is_implied(&below) {
+                        self.entry(&below, &entry)?;
+                    }
+                    self.directory(&below)?;
+                }
+                // No image holds sockets; programs leave them behind.
+                Kind::Socket => {}
+                _ => self.entry(&below, &entry)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the empty file `name` in `directory`, which stands for a deletion.
+    fn marker(&mut self, directory: &ImagePath, name: &[u8]) -> Result<(), LayerError> {
+        let mut full = directory.as_bytes().to_vec();
+        if !full.is_empty() {
+            full.push(b'/');
+        }
+        full.extend_from_slice(name);
+        let xattrs = Xattrs::new();
+        let header =
+            TarHeader { name: full, kind: TarKind::File(0), mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: &xattrs };
+        write_header(&mut self.out, &header).map_err(LayerError::Blob)
+    }
+
+    fn entry(&mut self, path: &ImagePath, entry: &Entry) -> Result<(), LayerError> {
+        let first = entry.hard_link.and_then(|id| self.links.get(&id).cloned());
+        let kind = match (&first, &entry.kind) {
+            (Some(first), _) => TarKind::HardLink(first),
+            (None, Kind::File) => TarKind::File(entry.size),
+            (None, Kind::Symlink(target)) => TarKind::Symlink(target.as_bytes()),
+            (None, Kind::Directory) => TarKind::Directory,
+            (None, Kind::Fifo) => TarKind::Fifo,
+            (None, Kind::CharDevice(device)) => TarKind::CharDevice(*device),
+            (None, Kind::BlockDevice(device)) => TarKind::BlockDevice(*device),
+            (None, Kind::Socket | Kind::Whiteout) => return Ok(()),
+        };
+        if first.is_none()
+            && let Some(id) = entry.hard_link
+        {
+            self.links.insert(id, path.as_bytes().to_vec());
+        }
+        let xattrs = match first {
+            Some(_) => Xattrs::new(),
+            None => self.layer.xattrs_in(&self.root, path, &entry.kind).map_err(|error| TreeError::io(path, error))?,
+        };
+        let mut name = path.as_bytes().to_vec();
+        if entry.is_directory() {
+            name.push(b'/');
+        }
+        let mtime = entry.mtime.seconds;
+        let header = TarHeader {
+            name,
+            kind,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: self.clamp_mtime.map_or(mtime, |clamp| mtime.min(clamp)),
+            xattrs: &xattrs,
+        };
+        write_header(&mut self.out, &header).map_err(LayerError::Blob)?;
+        if matches!(header.kind, TarKind::File(_)) {
+            self.data(path, entry.size)?;
+        }
+        Ok(())
+    }
+
+    /// Writes `size` bytes of the file `path`.
+    fn data(&mut self, path: &ImagePath, size: u64) -> Result<(), LayerError> {
+        let wrap = |error| LayerError::from(TreeError::io(path, error));
+        if size == 0 {
+            return Ok(());
+        }
+        let mut file = self.root.file(path).map_err(wrap)?;
+        let mut left = size;
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let read = file.read(&mut self.buffer[..wanted]).map_err(wrap)?;
+            if read == 0 {
+                return Err(LayerError::Truncated { path: path.clone(), expected: size, found: size - left });
+            }
+            self.out.write_all(&self.buffer[..read]).map_err(LayerError::Blob)?;
+            left -= read as u64;
+        }
+        write_padding(&mut self.out, size).map_err(LayerError::Blob)
+    }
+}

@@ -1,0 +1,206 @@
+//! Access to one directory tree on disk that cannot leave it: every path is opened beneath the root and through no
+//! symbolic link (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), so a link planted in the tree is inert.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::Errno,
+};
+
+use super::OPAQUE_XATTR;
+use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Xattrs, is_image_xattr};
+
+const CONFINED: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// An open directory on disk, the root of a tree.
+#[derive(Debug)]
+pub(crate) struct Root(OwnedFd);
+
+impl Root {
+    /// Opens the directory `path` of the host; the path itself is trusted.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    fn open_at(&self, path: &ImagePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        loop {
+            match rustix::fs::openat2(&self.0, path.as_relative(), flags, Mode::empty(), CONFINED) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The directory `path`, to be used as the start of `*at` calls.
+    pub(crate) fn directory(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        Ok(self.open_at(path, OFlags::PATH | OFlags::DIRECTORY)?)
+    }
+
+    /// The regular file `path` for reading.
+    pub(crate) fn file(&self, path: &ImagePath) -> io::Result<File> {
+        // Without O_NONBLOCK, opening a pipe waits for its writer.
+        let file = File::from(self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
+    }
+
+    /// What the disk has at `path`; `None` if nothing, or if something above is no directory.
+    pub(crate) fn entry(&self, path: &ImagePath) -> io::Result<Option<Entry>> {
+        let Some(parent) = path.parent() else {
+            let stat = rustix::fs::statat(&self.0, "", AtFlags::EMPTY_PATH)?;
+            return Ok(Some(entry_of(&stat, Kind::Directory)));
+        };
+        let name = path.name().unwrap_or_default();
+        match self.open_at(&parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(parent) => entry_at(&parent, name),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The entries of the directory `path`, sorted by name; `None` if it is none.
+    pub(crate) fn entries(&self, path: &ImagePath) -> io::Result<Option<Vec<(OsString, Entry)>>> {
+        let directory = match self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut names = Vec::new();
+        for found in Dir::read_from(&directory)? {
+            let name = OsString::from_vec(found?.file_name().to_bytes().to_vec());
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        let mut entries = Vec::with_capacity(names.len());
+        for name in names {
+            if let Some(entry) = entry_at(&directory, &name)? {
+                entries.push((name, entry));
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// Whether the directory `path` carries overlayfs's mark of an opaque directory.
+    pub(crate) fn is_opaque(&self, path: &ImagePath) -> io::Result<bool> {
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut value = [0_u8; 4];
+        match rustix::fs::fgetxattr(&directory, OPAQUE_XATTR, &mut value) {
+            Ok(length) => Ok(&value[..length] == b"y"),
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The extended attributes of the file or directory `path` that an image records.
+    pub(crate) fn xattrs(&self, path: &ImagePath) -> io::Result<Xattrs> {
+        let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let mut names = vec![0_u8; 1024];
+        let length = loop {
+            match rustix::fs::flistxattr(&file, &mut names) {
+                Ok(length) => break length,
+                Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
+                Err(Errno::NOTSUP) => return Ok(Xattrs::new()),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut xattrs = Xattrs::new();
+        for name in names[..length].split(|&byte| byte == 0) {
+            let Ok(name) = std::str::from_utf8(name) else {
+                continue;
+            };
+            if is_image_xattr(name) {
+                xattrs.insert(name.to_owned(), xattr(&file, name)?);
+            }
+        }
+        Ok(xattrs)
+    }
+}
+
+/// The value of one extended attribute.
+fn xattr(file: &OwnedFd, name: &str) -> io::Result<Vec<u8>> {
+    let mut value = vec![0_u8; 256];
+    loop {
+        match rustix::fs::fgetxattr(file, name, &mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(value);
+            }
+            Err(Errno::RANGE) => value.resize(value.len() * 8, 0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What the open directory `parent` has under `name`.
+pub(super) fn entry_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entry>> {
+    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let device = Device {
+        major: rustix::fs::major(stat.st_rdev),
+        minor: rustix::fs::minor(stat.st_rdev),
+    };
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+            Kind::Symlink(OsString::from_vec(target.into_bytes()))
+        }
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice if device == (Device { major: 0, minor: 0 }) => Kind::Whiteout,
+        FileType::CharacterDevice => Kind::CharDevice(device),
+        FileType::BlockDevice => Kind::BlockDevice(device),
+        _ => Kind::File,
+    };
+    Ok(Some(entry_of(&stat, kind)))
+}
+
+#[expect(clippy::unnecessary_cast, reason = "the fields of stat differ in type from machine to machine")]
+#[expect(clippy::cast_sign_loss, reason = "sizes and nanoseconds are not negative")]
+#[expect(clippy::cast_possible_truncation, reason = "nanoseconds fit in 32 bits")]
+fn entry_of(stat: &Stat, kind: Kind) -> Entry {
+    Entry {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Timestamp {
+            seconds: stat.st_mtime as i64,
+            nanos: stat.st_mtime_nsec as u32,
+        },
+        size: if kind == Kind::File { stat.st_size as u64 } else { 0 },
+        hard_link: (!kind.is_directory() && stat.st_nlink > 1).then_some(FileId {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        }),
+        kind,
+    }
+}
+
+/// A path by which the kernel reaches `name` in the open directory `parent` without following a link in between: for
+/// the few calls that take no directory.
+pub(super) fn path_through(parent: &impl AsFd, name: &OsStr) -> PathBuf {
+    let mut path = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.as_bytes());
+    OsString::from_vec(path).into()
+}

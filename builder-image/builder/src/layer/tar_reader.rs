@@ -1,0 +1,556 @@
+//! Reads tar archives strictly: ustar, PAX and GNU long names. What two well-known readers would take differently is
+//! refused, so that nothing can hide between them. PAX records are read by their length (values are any bytes), headers
+//! are bounded, and member data is handed on as a stream: memory does not grow with the archive.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read},
+    os::unix::ffi::OsStringExt,
+};
+
+use crate::tree::{Device, Timestamp, Xattrs, is_image_xattr};
+
+const BLOCK: usize = 512;
+const XATTR_RECORD: &[u8] = b"SCHILY.xattr.";
+
+/// Bounds on the headers of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TarLimits {
+    /// The longest name or link target in bytes.
+    pub(crate) path: usize,
+    /// The largest extended header in bytes.
+    pub(crate) header: u64,
+}
+
+/// What a member of an archive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MemberKind {
+    /// A regular file; its data follows.
+    File,
+    /// A second name of another member.
+    HardLink(OsString),
+    /// A symbolic link.
+    Symlink(OsString),
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    CharDevice(Device),
+    /// A block device.
+    BlockDevice(Device),
+}
+
+/// One member of an archive, as its headers describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// The name as it is written, not yet normalised.
+    pub(crate) name: OsString,
+    /// What it is.
+    pub(crate) kind: MemberKind,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    /// The owning user.
+    pub(crate) uid: u32,
+    /// The owning group.
+    pub(crate) gid: u32,
+    /// The time of the last change.
+    pub(crate) mtime: Timestamp,
+    /// The size of a regular file's data.
+    pub(crate) size: u64,
+    /// Extended attributes that an image records.
+    pub(crate) xattrs: Xattrs,
+}
+
+/// Why an archive cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream failed.
+    #[error("reading the archive failed")]
+    Io(#[from] io::Error),
+    /// The stream ended within a member.
+    #[error("the archive ends in the middle of a member")]
+    Truncated,
+    /// A header's checksum does not fit: this is no tar archive, or it is damaged.
+    #[error("not a tar archive, or a damaged one: a header's checksum is wrong")]
+    Checksum,
+    /// A number or text of a header is malformed.
+    #[error("the archive's header of `{name}` has a malformed {field}")]
+    Field {
+        /// The member.
+        name: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// An extended header is malformed.
+    #[error("the archive has a malformed extended header: {0}")]
+    Extended(&'static str),
+    /// Readers do not agree on what this means.
+    #[error("the archive's member `{name}` is ambiguous: {why}")]
+    Ambiguous {
+        /// The member.
+        name: String,
+        /// What contradicts what.
+        why: &'static str,
+    },
+    /// A kind of member that is not supported.
+    #[error("the archive's member `{name}` is {what}, which is not supported")]
+    Unsupported {
+        /// The member.
+        name: String,
+        /// The kind.
+        what: &'static str,
+    },
+    /// A bound is exceeded.
+    #[error("the archive's {what} exceeds {limit}")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+}
+
+/// A tar archive in a stream.
+#[derive(Debug)]
+pub(crate) struct TarReader<R> {
+    stream: R,
+    limits: TarLimits,
+    /// Data and padding of the current member that was not read yet.
+    data: u64,
+    padding: u64,
+    ended: bool,
+}
+
+/// What extended headers say of the member that follows them.
+#[derive(Default)]
+struct Extensions {
+    gnu_name: Option<Vec<u8>>,
+    gnu_link: Option<Vec<u8>>,
+    seen_pax: bool,
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<Timestamp>,
+    sparse: bool,
+    xattrs: Xattrs,
+}
+
+impl<R: Read> TarReader<R> {
+    pub(crate) const fn new(stream: R, limits: TarLimits) -> Self {
+        Self { stream, limits, data: 0, padding: 0, ended: false }
+    }
+
+    /// The next member, skipping what is left of the one before; `None` at the end of the archive.
+    pub(crate) fn next(&mut self) -> Result<Option<Member>, TarError> {
+        self.skip_data()?;
+        let mut extensions = Extensions::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return if extensions.is_empty() { Ok(None) } else { Err(TarError::Truncated) };
+            };
+            let size = header.number(124..136, "size")?;
+            match header.flag() {
+                b'x' if extensions.seen_pax => {
+                    return Err(TarError::Extended("two of them describe one member"));
+                }
+                b'x' => {
+                    let records = self.extended(size)?;
+                    extensions.read_pax(&records)?;
+                }
+                // The records of a global header are not applied by the readers that images are made for.
+                b'g' => {
+                    self.extended(size)?;
+                }
+                b'L' => extensions.set_gnu_name(self.extended(size)?)?,
+                b'K' => extensions.set_gnu_link(self.extended(size)?)?,
+                // A label of the archive as a whole.
+                b'V' if size == 0 => {}
+                _ => {
+                    let member = self.member(&header, size, extensions)?;
+                    if member.kind == MemberKind::File {
+                        self.begin_data(member.size);
+                    }
+                    return Ok(Some(member));
+                }
+            }
+        }
+    }
+
+    /// The data of the current member.
+    pub(crate) fn data(&mut self) -> impl Read + '_ {
+        Data(self)
+    }
+
+    /// Reads the stream to its end: some writers pad the archive, and a layer's digest covers all of it.
+    pub(crate) fn drain(mut self) -> Result<R, TarError> {
+        io::copy(&mut self.stream, &mut io::sink())?;
+        Ok(self.stream)
+    }
+
+    const fn begin_data(&mut self, size: u64) {
+        self.data = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+    }
+
+    fn skip_data(&mut self) -> Result<(), TarError> {
+        let wanted = self.data + self.padding;
+        let skipped = io::copy(&mut (&mut self.stream).take(wanted), &mut io::sink())?;
+        (self.data, self.padding) = (0, 0);
+        if skipped == wanted { Ok(()) } else { Err(TarError::Truncated) }
+    }
+
+    /// The content of an extended header.
+    fn extended(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        if size > self.limits.header {
+            return Err(TarError::Limit { what: "extended header", limit: self.limits.header });
+        }
+        self.begin_data(size);
+        let mut content = Vec::new();
+        (&mut self.stream).take(size).read_to_end(&mut content)?;
+        if (content.len() as u64) < size {
+            return Err(TarError::Truncated);
+        }
+        self.data = 0;
+        self.skip_data()?;
+        Ok(content)
+    }
+
+    /// The next header block; `None` at two blocks of zeros or at the end of the stream.
+    fn header(&mut self) -> Result<Option<Header>, TarError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let Some(block) = self.block()? else {
+            self.ended = true;
+            return Ok(None);
+        };
+        if block.iter().all(|&byte| byte == 0) {
+            self.ended = true;
+            // A second one belongs here. A stream that ends after the first is as good.
+            return match self.block()? {
+                Some(second) if second.iter().any(|&byte| byte != 0) => Err(TarError::Ambiguous {
+                    name: String::new(),
+                    why: "a block of zeros stands before it",
+                }),
+                _ => Ok(None),
+            };
+        }
+        let header = Header(block);
+        header.check()?;
+        Ok(Some(header))
+    }
+
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+        let mut block = [0; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.stream.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(None),
+                Ok(0) => return Err(TarError::Truncated),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(block))
+    }
+
+    fn member(&self, header: &Header, size: u64, extensions: Extensions) -> Result<Member, TarError> {
+        let name = self.one_of("name", extensions.gnu_name, extensions.path, || header.name())?;
+        let shown = || String::from_utf8_lossy(&name[..name.len().min(200)]).into_owned();
+        let ambiguous = |why| TarError::Ambiguous { name: shown(), why };
+        let unsupported = |what| TarError::Unsupported { name: shown(), what };
+        if extensions.sparse {
+            return Err(unsupported("a sparse file"));
+        }
+        let device = || -> Result<Device, TarError> {
+            Ok(Device {
+                major: header.small_number(329..337, "device number")?,
+                minor: header.small_number(337..345, "device number")?,
+            })
+        };
+        let link = || -> Result<OsString, TarError> {
+            let text = self.one_of("link target", extensions.gnu_link.clone(), extensions.link.clone(), || {
+                Ok(until_nul(&header.0[157..257]).to_vec())
+            })?;
+            Ok(OsString::from_vec(text))
+        };
+        let file_size = extensions.size.unwrap_or(size);
+        let kind = match header.flag() {
+            // Archives of the seventh edition have no type for directories.
+            0 if name.ends_with(b"/") => MemberKind::Directory,
+            0 | b'0' | b'7' => MemberKind::File,
+            b'1' => MemberKind::HardLink(link()?),
+            b'2' => MemberKind::Symlink(link()?),
+            b'3' => MemberKind::CharDevice(device()?),
+            b'4' => MemberKind::BlockDevice(device()?),
+            b'5' => MemberKind::Directory,
+            b'6' => MemberKind::Fifo,
+            b'S' => return Err(unsupported("a sparse file")),
+            b'M' => return Err(unsupported("the continuation of another archive")),
+            _ => return Err(unsupported("of an unknown type")),
+        };
+        // Of a hard link, all readers ignore the size; of the others, some skip that much and some do not.
+        let has_data = matches!(kind, MemberKind::File | MemberKind::HardLink(_));
+        if !has_data && file_size != 0 {
+            return Err(ambiguous("it has a size but is no regular file"));
+        }
+        if matches!(kind, MemberKind::HardLink(_)) && extensions.size.is_some_and(|size| size != 0) {
+            return Err(ambiguous("a hard link has data"));
+        }
+        Ok(Member {
+            size: if kind == MemberKind::File { file_size } else { 0 },
+            kind,
+            mode: header.small_number(100..108, "mode")? & 0o7777,
+            uid: match extensions.uid {
+                Some(uid) => uid,
+                None => header.small_number(108..116, "user id")?,
+            },
+            gid: match extensions.gid {
+                Some(gid) => gid,
+                None => header.small_number(116..124, "group id")?,
+            },
+            mtime: match extensions.mtime {
+                Some(mtime) => mtime,
+                None => Timestamp::from_seconds(header.signed(136..148, "time")?),
+            },
+            xattrs: extensions.xattrs,
+            name: OsString::from_vec(name),
+        })
+    }
+
+    /// A text that GNU's and PAX's headers and the plain header may all give.
+    fn one_of(
+        &self,
+        what: &'static str,
+        gnu: Option<Vec<u8>>,
+        pax: Option<Vec<u8>>,
+        plain: impl FnOnce() -> Result<Vec<u8>, TarError>,
+    ) -> Result<Vec<u8>, TarError> {
+        let text = match (gnu, pax) {
+            (Some(gnu), Some(pax)) if gnu != pax => {
+                return Err(TarError::Ambiguous {
+                    name: String::from_utf8_lossy(&pax[..pax.len().min(200)]).into_owned(),
+                    why: "its GNU and PAX headers differ",
+                });
+            }
+            (Some(text), _) | (None, Some(text)) => text,
+            (None, None) => plain()?,
+        };
+        if text.len() > self.limits.path {
+            return Err(TarError::Limit { what, limit: self.limits.path as u64 });
+        }
+        if text.is_empty() || text.contains(&0) {
+            return Err(TarError::Field { name: String::from_utf8_lossy(&text).into_owned(), field: what });
+        }
+        Ok(text)
+    }
+}
+
+/// The data of a member.
+struct Data<'a, R>(&'a mut TarReader<R>);
+
+impl<R: Read> Read for Data<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.0.data).unwrap_or(usize::MAX).min(buffer.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let read = self.0.stream.read(&mut buffer[..wanted])?;
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, TarError::Truncated));
+        }
+        self.0.data -= read as u64;
+        Ok(read)
+    }
+}
+
+/// One header block.
+struct Header([u8; BLOCK]);
+
+impl Header {
+    const fn flag(&self) -> u8 {
+        self.0[156]
+    }
+
+    fn field_error(&self, field: &'static str) -> TarError {
+        TarError::Field { name: String::from_utf8_lossy(until_nul(&self.0[..100])).into_owned(), field }
+    }
+
+    /// The checksum is the sum of all bytes, with blanks in its own place; some old writers summed signed bytes.
+    fn check(&self) -> Result<(), TarError> {
+        let recorded = parse_octal(&self.0[148..156]).ok_or(TarError::Checksum)?;
+        let byte = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
+        let bytes = || self.0.iter().enumerate().map(byte);
+        let unsigned: u64 = bytes().map(u64::from).sum();
+        let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
+        if recorded == unsigned || i64::try_from(recorded) == Ok(signed) {
+            Ok(())
+        } else {
+            Err(TarError::Checksum)
+        }
+    }
+
+    fn name(&self) -> Result<Vec<u8>, TarError> {
+        let name = until_nul(&self.0[..100]);
+        // Only the POSIX magic has a prefix: GNU's has other things in its place.
+        let prefix: &[u8] = if &self.0[257..263] == b"ustar\0" { until_nul(&self.0[345..500]) } else { &[] };
+        Ok(if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() })
+    }
+
+    /// A number in octal digits, or in GNU's base-256 where it is large or negative.
+    fn signed(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<i64, TarError> {
+        let bytes = &self.0[range];
+        let error = || self.field_error(field);
+        if bytes[0] & 0x80 == 0 {
+            return i64::try_from(parse_octal(bytes).ok_or_else(error)?).map_err(|_| error());
+        }
+        let negative = bytes[0] & 0x40 != 0;
+        let first = if negative { bytes[0] } else { bytes[0] & 0x7f };
+        let mut value: i128 = if negative { i128::from(first.cast_signed()) } else { i128::from(first) };
+        for &byte in &bytes[1..] {
+            value = value << 8 | i128::from(byte);
+            if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
+                return Err(error());
+            }
+        }
+        i64::try_from(value).map_err(|_| error())
+    }
+
+    fn number(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<u64, TarError> {
+        u64::try_from(self.signed(range, field)?).map_err(|_| self.field_error(field))
+    }
+
+    fn small_number(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<u32, TarError> {
+        u32::try_from(self.number(range, field)?).map_err(|_| self.field_error(field))
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+/// Octal digits, blanks or NULs before them, a blank or NUL or nothing after them; no digit at all is 0.
+fn parse_octal(bytes: &[u8]) -> Option<u64> {
+    let start = bytes.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(bytes.len());
+    let digits = &bytes[start..];
+    let end = digits.iter().position(|byte| !matches!(byte, b'0'..=b'7')).unwrap_or(digits.len());
+    if digits.get(end).is_some_and(|byte| !matches!(byte, 0 | b' ')) {
+        return None;
+    }
+    digits[..end].iter().try_fold(0_u64, |value, digit| value.checked_mul(8)?.checked_add(u64::from(digit - b'0')))
+}
+
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        !self.seen_pax && self.gnu_name.is_none() && self.gnu_link.is_none()
+    }
+
+    fn set_gnu_name(&mut self, content: Vec<u8>) -> Result<(), TarError> {
+        match self.gnu_name.replace(until_nul(&content).to_vec()) {
+            None => Ok(()),
+            Some(_) => Err(TarError::Extended("two long names describe one member")),
+        }
+    }
+
+    fn set_gnu_link(&mut self, content: Vec<u8>) -> Result<(), TarError> {
+        match self.gnu_link.replace(until_nul(&content).to_vec()) {
+            None => Ok(()),
+            Some(_) => Err(TarError::Extended("two long link targets describe one member")),
+        }
+    }
+
+    /// Reads records of the form `length SP key=value LF` (POSIX, pax, "Extended Header").
+    fn read_pax(&mut self, mut records: &[u8]) -> Result<(), TarError> {
+        self.seen_pax = true;
+        let error = TarError::Extended;
+        while !records.is_empty() {
+            let blank = records.iter().position(|&byte| byte == b' ').ok_or(error("a record has no length"))?;
+            let length = parse_decimal(&records[..blank]).ok_or(error("a record's length is no number"))?;
+            let length = usize::try_from(length).map_err(|_| error("a record's length is too large"))?;
+            if length <= blank + 1 || length > records.len() || records[length - 1] != b'\n' {
+                return Err(error("a record's length is wrong"));
+            }
+            let record = &records[blank + 1..length - 1];
+            let equals = record.iter().position(|&byte| byte == b'=').ok_or(error("a record has no value"))?;
+            self.set_pax(&record[..equals], &record[equals + 1..])?;
+            records = &records[length..];
+        }
+        Ok(())
+    }
+
+    fn set_pax(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
+        let error = |what| move || TarError::Extended(what);
+        // An empty value takes back what a record before it said.
+        let id = |what| -> Result<Option<u32>, TarError> {
+            if value.is_empty() {
+                return Ok(None);
+            }
+            let number = parse_decimal(value).and_then(|id| u32::try_from(id).ok());
+            number.map(Some).ok_or_else(error(what))
+        };
+        let text = || (!value.is_empty()).then(|| value.to_vec());
+        match key {
+            b"path" => self.path = text(),
+            b"linkpath" => self.link = text(),
+            b"size" if value.is_empty() => self.size = None,
+            b"size" => self.size = Some(parse_decimal(value).ok_or_else(error("a size is no number"))?),
+            b"uid" => self.uid = id("a user id is no number")?,
+            b"gid" => self.gid = id("a group id is no number")?,
+            b"mtime" if value.is_empty() => self.mtime = None,
+            b"mtime" => self.mtime = Some(parse_time(value).ok_or_else(error("a time is no number"))?),
+            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR_RECORD)
+                    && let Ok(name) = std::str::from_utf8(name)
+                    && is_image_xattr(name)
+                {
+                    self.xattrs.insert(name.to_owned(), value.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 20 {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// `[-]seconds[.fraction]`; digits beyond nanoseconds are cut.
+fn parse_time(text: &[u8]) -> Option<Timestamp> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let mut parts = text.splitn(2, |&byte| byte == b'.');
+    let seconds = i64::try_from(parse_decimal(parts.next()?)?).ok()?;
+    let fraction = parts.next().unwrap_or_default();
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |at: usize| fraction.get(at).map_or(0, |digit| u32::from(digit - b'0'));
+    let nanos = (0..9).fold(0, |value, at| value * 10 + digit(at));
+    Some(match (negative, nanos) {
+        (false, _) => Timestamp { seconds, nanos },
+        (true, 0) => Timestamp { seconds: -seconds, nanos },
+        (true, _) => Timestamp { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+    })
+}
+
+impl Member {
+    /// The name for messages.
+    pub(crate) fn shown(&self) -> String {
+        let name: &OsStr = &self.name;
+        name.to_string_lossy().chars().take(200).collect()
+    }
+}

@@ -1,0 +1,428 @@
+//! Writes one layer directory, entry by entry, in overlayfs's upper format. Every operation is relative to an open
+//! directory of the layer and follows no link. What is written where is decided by the callers; this module only knows
+//! how to put it on disk, and what goes to the index instead.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags},
+    io::Errno,
+};
+
+use super::{
+    Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root,
+    root::path_through,
+};
+use crate::tree::{Attributes, Entry, ImagePath, Kind, Timestamp, Xattrs};
+
+/// The attributes of a directory that nobody described: 0755, root's.
+pub(crate) const PLAIN_DIRECTORY: Attributes = Attributes {
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+    mtime: Timestamp { seconds: 0, nanos: 0 },
+    xattrs: Xattrs::new(),
+};
+
+/// A layer directory in the making.
+#[derive(Debug)]
+pub(crate) struct LayerWriter {
+    root: Root,
+    path: PathBuf,
+    owners: Owners,
+    index: Index,
+    /// The directories that exist so far. Their times are set when everything in them is written.
+    directories: BTreeMap<ImagePath, Directory>,
+    /// The directory that was used last, which is mostly the one that is needed next.
+    current: Option<(ImagePath, OwnedFd)>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    mtime: Timestamp,
+    opaque: bool,
+}
+
+impl LayerWriter {
+    /// Makes the directory `path`, which must not exist, for a new and empty layer.
+    pub(crate) fn create(path: &Path, owners: Owners) -> Result<Self, LayerError> {
+        let make = || {
+            fs_err::create_dir(path)?;
+            Root::open(path)
+        };
+        let root = make().map_err(|source| LayerError::directory(path, source))?;
+        let mut writer = Self {
+            root,
+            path: path.to_owned(),
+            owners,
+            index: Index::default(),
+            directories: BTreeMap::new(),
+            current: None,
+        };
+        writer.directory(&ImagePath::root(), &PLAIN_DIRECTORY)?;
+        writer.index.set_implied(&ImagePath::root(), true);
+        Ok(writer)
+    }
+
+    /// Whether this layer has the directory `path`.
+    pub(crate) fn has_directory(&self, path: &ImagePath) -> bool {
+        self.directories.contains_key(path)
+    }
+
+    /// Whether this layer's directory `path` hides what is below it.
+    pub(crate) fn is_opaque(&self, path: &ImagePath) -> bool {
+        self.directories.get(path).is_some_and(|directory| directory.opaque)
+    }
+
+    /// What this layer has at `path`, whiteouts included.
+    pub(crate) fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, LayerError> {
+        // Only directories of this writer exist, so the disk need not be asked for what lies elsewhere.
+        if path.parent().is_some_and(|parent| !self.has_directory(&parent)) {
+            return Ok(None);
+        }
+        let found = self.root.entry(path).map_err(|error| LayerError::write(path, error))?;
+        Ok(found.map(|mut entry| {
+            if let Some(directory) = self.directories.get(path) {
+                entry.mtime = directory.mtime;
+            }
+            self.index.complete(path, entry)
+        }))
+    }
+
+    /// The names and entries of this layer's directory `path`.
+    pub(crate) fn entries(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, LayerError> {
+        let entries = self.root.entries(path).map_err(|error| LayerError::write(path, error))?;
+        let complete = |(name, entry): (OsString, Entry)| {
+            let entry = self.index.complete(&path.child(&name), entry);
+            (name, entry)
+        };
+        Ok(entries.unwrap_or_default().into_iter().map(complete).collect())
+    }
+
+    /// Opens a regular file of this layer.
+    pub(crate) fn open(&self, path: &ImagePath) -> io::Result<File> {
+        self.root.file(path)
+    }
+
+    /// The extended attributes of an entry of this layer.
+    pub(crate) fn xattrs(&self, path: &ImagePath, kind: &Kind) -> io::Result<Xattrs> {
+        let mut xattrs = match kind {
+            Kind::File | Kind::Directory => self.root.xattrs(path)?,
+            _ => Xattrs::new(),
+        };
+        if let Some(record) = self.index.get(path) {
+            xattrs.extend(record.xattrs.clone());
+        }
+        Ok(xattrs)
+    }
+
+    /// Makes the directory `path`, or gives an existing one other attributes. The directory above must exist.
+    pub(crate) fn directory(&mut self, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
+        let opaque = self.is_opaque(path);
+        if !path.is_root() && !self.has_directory(path) {
+            let make = |parent: &OwnedFd, name: &OsStr| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700));
+            self.at(path, make)?;
+        }
+        self.directories.insert(path.clone(), Directory { mtime: attributes.mtime, opaque });
+        self.index.set_implied(path, false);
+        let record = describe_directory(&self.root, path, attributes, self.owners)
+            .map_err(|error| LayerError::write(path, error))?;
+        self.index.set(path, record);
+        Ok(())
+    }
+
+    /// Notes that nobody described the directory `path`: what the layers below say of it holds.
+    pub(crate) fn imply(&mut self, path: &ImagePath) {
+        self.index.set_implied(path, true);
+    }
+
+    /// Makes this layer's directory `path` hide what is below it.
+    pub(crate) fn set_opaque(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+        let set = || -> io::Result<()> {
+            let directory = self.root.directory(path)?;
+            let through = path_through(&directory, OsStr::new("."));
+            Ok(rustix::fs::setxattr(through, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
+        };
+        set().map_err(|error| LayerError::write(path, error))?;
+        if let Some(directory) = self.directories.get_mut(path) {
+            directory.opaque = true;
+        }
+        Ok(())
+    }
+
+    /// Writes the regular file `path`, which must not exist, and returns its size. The directory above must exist.
+    pub(crate) fn file(
+        &mut self,
+        path: &ImagePath,
+        attributes: &Attributes,
+        content: &mut dyn Content,
+    ) -> Result<u64, LayerError> {
+        let owners = self.owners;
+        let mut size = 0;
+        let mut record = Record::default();
+        self.at(path, |parent, name| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
+            size = content.copy_to(&mut file)?;
+            match owners {
+                Owners::OnDisk => {
+                    rustix::fs::fchown(&file, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
+                    rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode & 0o7777))?;
+                }
+                Owners::Recorded => record.owner = Some((attributes.mode, attributes.uid, attributes.gid)),
+            }
+            // A change of the owner clears capabilities, so they come after it.
+            record.xattrs = set_xattrs(&attributes.xattrs, |name, value| {
+                rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
+            })?;
+            rustix::fs::futimens(&file, &times(attributes.mtime))?;
+            Ok::<_, io::Error>(())
+        })?;
+        self.index.set(path, record);
+        Ok(size)
+    }
+
+    /// Makes the symbolic link `path`, which must not exist.
+    pub(crate) fn symlink(&mut self, path: &ImagePath, target: &OsStr, attributes: &Attributes) -> Result<(), LayerError> {
+        let owners = self.owners;
+        self.at(path, |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)?;
+            if owners == Owners::OnDisk {
+                let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            rustix::fs::utimensat(parent, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        })?;
+        // The kernel keeps no `user.*` attributes on links, and those of the archive shall survive.
+        let owner = (owners == Owners::Recorded).then_some((0o777, attributes.uid, attributes.gid));
+        self.index.set(path, Record { owner, xattrs: attributes.xattrs.clone(), device: None });
+        Ok(())
+    }
+
+    /// Makes the pipe, or the stand-in of the device, `path`, which must not exist. Devices are only recorded: a user
+    /// namespace cannot make them, and a layer shall be the same in and out of one.
+    pub(crate) fn special(&mut self, path: &ImagePath, kind: &Kind, attributes: &Attributes) -> Result<(), LayerError> {
+        let owners = self.owners;
+        let fifo = *kind == Kind::Fifo;
+        self.at(path, |parent, name| {
+            let file_type = if fifo { FileType::Fifo } else { FileType::RegularFile };
+            rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), 0)?;
+            if owners == Owners::OnDisk {
+                let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chmodat(parent, name, Mode::from_raw_mode(attributes.mode & 0o7777), AtFlags::empty())?;
+            }
+            rustix::fs::utimensat(parent, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        })?;
+        let owner = (owners == Owners::Recorded).then_some((attributes.mode, attributes.uid, attributes.gid));
+        let device = (!fifo).then(|| kind.clone());
+        self.index.set(path, Record { device, owner, xattrs: attributes.xattrs.clone() });
+        Ok(())
+    }
+
+    /// Gives the file `target` of this layer the second name `path`, which must not exist.
+    pub(crate) fn hard_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), LayerError> {
+        let (Some(target_parent), Some(target_name)) = (target.parent(), target.name()) else {
+            return Err(LayerError::write(path, Errno::PERM));
+        };
+        let from = self.root.directory(&target_parent).map_err(|error| LayerError::write(target, error))?;
+        self.at(path, |parent, name| rustix::fs::linkat(&from, target_name, parent, name, AtFlags::empty()))?;
+        let record = self.index.get(target).cloned().unwrap_or_default();
+        self.index.set(path, record);
+        Ok(())
+    }
+
+    /// Marks `path`, where this layer has nothing, as gone.
+    pub(crate) fn whiteout(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+        self.at(path, |parent, name| {
+            rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::from_raw_mode(0), 0)
+        })
+    }
+
+    /// Removes what this layer has at `path`, with everything below it.
+    pub(crate) fn remove(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+        self.current = None;
+        self.at(path, |parent, name| remove_at(parent, name))?;
+        self.current = None;
+        if self.has_directory(path) {
+            let below: Vec<_> = (self.directories.range(path.clone()..).map(|(below, _)| below.clone()))
+                .take_while(|below| below.is_within(path))
+                .collect();
+            for directory in below {
+                self.directories.remove(&directory);
+            }
+        }
+        self.index.forget(path);
+        Ok(())
+    }
+
+    /// Sets the times of all directories, which must come last, and saves the index.
+    pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
+        for (path, directory) in self.directories.iter().rev() {
+            set_directory_times(&self.root, path, directory.mtime).map_err(|error| LayerError::write(path, error))?;
+        }
+        let layer = LayerDir::from_parts(self.path, self.owners, self.index);
+        layer.save_index()?;
+        Ok(layer)
+    }
+
+    /// Calls `act` with the open directory above `path` and the name of `path` in it.
+    fn at<E: Into<io::Error>>(
+        &mut self,
+        path: &ImagePath,
+        act: impl FnOnce(&OwnedFd, &OsStr) -> Result<(), E>,
+    ) -> Result<(), LayerError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return Err(LayerError::write(path, Errno::EXIST));
+        };
+        let opened = match self.current.take() {
+            Some((current, opened)) if current == parent => opened,
+            _ => self.root.directory(&parent).map_err(|error| LayerError::write(path, error))?,
+        };
+        let done = act(&opened, name).map_err(|error| LayerError::write(path, error));
+        self.current = Some((parent, opened));
+        done
+    }
+}
+
+/// Gives the directory `path` its owner, permissions and extended attributes; returns what goes to the index instead.
+fn describe_directory(root: &Root, path: &ImagePath, attributes: &Attributes, owners: Owners) -> io::Result<Record> {
+    let directory = root.directory(path)?;
+    let through = path_through(&directory, OsStr::new("."));
+    let mut record = Record::default();
+    match owners {
+        Owners::OnDisk => {
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            rustix::fs::chown(&through, Some(uid), Some(gid))?;
+            rustix::fs::chmod(&through, Mode::from_raw_mode(attributes.mode & 0o7777))?;
+        }
+        Owners::Recorded => {
+            rustix::fs::chmod(&through, Mode::from_raw_mode(0o700))?;
+            record.owner = Some((attributes.mode, attributes.uid, attributes.gid));
+        }
+    }
+    record.xattrs = set_xattrs(&attributes.xattrs, |name, value| {
+        rustix::fs::setxattr(&through, name, value, XattrFlags::empty())
+    })?;
+    Ok(record)
+}
+
+/// Sets the times of the directory `path`.
+fn set_directory_times(root: &Root, path: &ImagePath, mtime: Timestamp) -> io::Result<()> {
+    let opened = root.directory(path)?;
+    let through = path_through(&opened, OsStr::new("."));
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, through, &times(mtime), AtFlags::empty())?)
+}
+
+/// Changes the attributes of one directory of a layer that is made already: for directories that its archive implied.
+pub(crate) fn settle_directory(layer: &LayerDir, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
+    if layer.owners == Owners::Recorded {
+        return Ok(());
+    }
+    let settle = || -> io::Result<()> {
+        let root = Root::open(&layer.path)?;
+        describe_directory(&root, path, attributes, layer.owners)?;
+        set_directory_times(&root, path, attributes.mtime)
+    };
+    settle().map_err(|error| LayerError::write(path, error))
+}
+
+/// Where the bytes of a file come from.
+pub(crate) trait Content {
+    /// Writes all of it to `file` and returns how many bytes that were.
+    fn copy_to(&mut self, file: &mut File) -> io::Result<u64>;
+}
+
+impl Content for File {
+    /// Copies within the kernel where it can.
+    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
+        io::copy(self, file)
+    }
+}
+
+impl Content for &[u8] {
+    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
+        file.write_all(self)?;
+        Ok(self.len() as u64)
+    }
+}
+
+/// Any reader as content. Its failures are told apart from those of writing: [`SourceFailed`].
+pub(crate) struct Streamed<R>(pub(crate) R);
+
+/// Reading the content failed, not writing it.
+#[derive(Debug, thiserror::Error)]
+#[error("reading the content failed")]
+pub(crate) struct SourceFailed(#[source] pub(crate) io::Error);
+
+impl<R: Read> Content for Streamed<R> {
+    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
+        let mut buffer = vec![0; 128 * 1024];
+        let mut total = 0;
+        loop {
+            let read = match self.0.read(&mut buffer) {
+                Ok(0) => return Ok(total),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(io::Error::other(SourceFailed(error))),
+            };
+            file.write_all(&buffer[..read])?;
+            total += read as u64;
+        }
+    }
+}
+
+/// Sets what the file system takes, and returns what it refuses.
+fn set_xattrs(
+    xattrs: &Xattrs,
+    set: impl Fn(&str, &[u8]) -> Result<(), Errno>,
+) -> io::Result<Xattrs> {
+    let mut refused = Xattrs::new();
+    for (name, value) in xattrs {
+        match set(name, value) {
+            Ok(()) => {}
+            Err(Errno::NOTSUP | Errno::PERM | Errno::INVAL | Errno::RANGE | Errno::TOOBIG | Errno::NOSPC) => {
+                refused.insert(name.clone(), value.clone());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(refused)
+}
+
+fn times(mtime: Timestamp) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
+    }
+}
+
+/// Removes `name` from the open directory `parent`, with everything below it.
+fn remove_at(parent: &impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        answer => return answer,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    for name in names {
+        use std::os::unix::ffi::OsStrExt;
+        remove_at(&directory, OsStr::from_bytes(name.to_bytes()))?;
+    }
+    drop(directory);
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}

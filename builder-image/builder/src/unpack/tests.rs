@@ -1,0 +1,1 @@
+//! Unpacking: attacks, formats, limits.
