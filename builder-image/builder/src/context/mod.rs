@@ -1,1 +1,3 @@
-//! Placeholder until its author commits.
+//! Scratch.
+pub mod dockerignore;
+pub mod pattern;
