@@ -79,7 +79,8 @@ async fn carry_out(context: &Context, write: Write) -> Result<Option<(String, St
             {
                 return Ok(Some((kind, name, live.clone())));
             }
-            let answer = apply_child(context, &child, live.is_some()).await?;
+            let uid = live.map(|live| live["metadata"]["uid"].clone());
+            let answer = apply_child(context, child, uid).await?;
             Ok(Some((kind, name, answer)))
         }
         Write::Create { child, owner } => {
@@ -101,20 +102,21 @@ async fn carry_out(context: &Context, write: Write) -> Result<Option<(String, St
     }
 }
 
-/// Applies `child` server-side. It is forced only onto an object that was observed to be ours (`known`): an
-/// object that somebody else made meanwhile leads to a conflict, and is seen at the next look.
-async fn apply_child(context: &Context, child: &Child, known: bool) -> Result<Value> {
+/// Applies `child` server-side. It is forced only onto the very object that was observed to be ours (`uid`):
+/// one that somebody else made meanwhile leads to a conflict, and is seen at the next look.
+async fn apply_child(context: &Context, mut child: Child, uid: Option<Value>) -> Result<Value> {
     let mut params = PatchParams::apply(FIELD_MANAGER);
-    if known {
+    if let Some(uid) = uid {
+        child.value["metadata"]["uid"] = uid;
         params = params.force();
     }
-    let result = api(context, child)
+    let result = api(context, &child)
         .patch(&child.name, &params, &Patch::Apply(&child.value))
         .await;
     context
         .metrics
         .write("apply", &child.resource.kind, result.is_ok());
-    let object = result.map_err(Error::kube(format!("apply {}", describe(child))))?;
+    let object = result.map_err(Error::kube(format!("apply {}", describe(&child))))?;
     to_json(&object)
 }
 

@@ -186,10 +186,17 @@ async fn guarded<R: Reconciler>(
     let kind = R::Object::kind(&());
     let context = &state.context;
     let object = match &object.0 {
-        Ok(object) => object,
+        Ok(readable) => readable,
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             tracing::error!(kind = %kind, name, error = invalid.error, "object cannot be read");
+            let event = Event {
+                severity: Severity::Warning,
+                reason: Reason::InvalidObject,
+                action: "Reconcile",
+                note: Reason::InvalidObject.explain(&invalid.error),
+            };
+            apply::publish(context, object.as_ref(), &[event]).await;
             context
                 .metrics
                 .reconciled(&kind, Reason::InvalidObject.as_str(), Duration::ZERO);

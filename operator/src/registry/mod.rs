@@ -64,14 +64,16 @@ impl Reconciler for RegistryReconciler {
         context: &Context,
     ) -> Controller<DeserializeGuard<Registry>> {
         // Secrets are not watched: the operator may not list them. A deleted one is noticed at the next look.
-        let all = watcher::Config::default();
         let ours = watcher::Config::default().labels(&format!("{KIND_LABEL}=Registry"));
         controller
             .owns(
                 context.watched::<PartialObjectMeta<Deployment>>(),
-                all.clone(),
+                ours.clone(),
             )
-            .owns(context.watched::<PartialObjectMeta<Service>>(), all)
+            .owns(
+                context.watched::<PartialObjectMeta<Service>>(),
+                ours.clone(),
+            )
             .watches(
                 context.watched::<PartialObjectMeta<PersistentVolumeClaim>>(),
                 ours.clone(),

@@ -130,3 +130,21 @@ fn version(image: &str) -> String {
         .map(|(_, tag)| tag);
     crds::condition::truncate(tag.or(digest).unwrap_or("latest"), 128)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_the_tag_or_the_digest() {
+        for (image, expected) in [
+            ("registry:3", "3"),
+            ("docker.io/library/registry:3.1.2", "3.1.2"),
+            ("host:5000/registry", "latest"),
+            ("host:5000/registry:3@sha256:ab", "3"),
+            ("host:5000/registry@sha256:ab", "sha256:ab"),
+        ] {
+            assert_eq!(version(image), expected, "{image}");
+        }
+    }
+}
