@@ -215,6 +215,23 @@ impl Client {
         }
     }
 
+    /// The same client for which `hosts` are spoken to by plain HTTP as well. Connections are shared; tokens and what is
+    /// known of hosts are not.
+    #[must_use]
+    pub fn with_plain_http<S: Into<String>>(&self, hosts: impl IntoIterator<Item = S>) -> Self {
+        let mut plain_http = self.shared.plain_http.clone();
+        plain_http.extend(hosts.into_iter().map(Into::into));
+        Self {
+            shared: Arc::new(Shared {
+                http: self.shared.http.clone(),
+                plain_http,
+                tokens: TokenBroker::default(),
+                hosts: Mutex::default(),
+            }),
+            keychain: self.keychain.clone(),
+        }
+    }
+
     /// The HTTP client below, for servers that are no registries.
     pub fn http(&self) -> &HttpClient {
         &self.shared.http

@@ -10,10 +10,13 @@
 mod blob;
 mod challenge;
 mod client;
+pub mod copy;
 mod error;
 mod guard;
 mod http;
 mod keychain;
+#[cfg(feature = "memory")]
+pub mod memory;
 mod pull;
 mod push;
 mod retry;
