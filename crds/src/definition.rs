@@ -71,7 +71,6 @@ fn clean(schema: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     /// Calls `visit` with the path and schema of every property.
