@@ -27,6 +27,9 @@ pub const RELEASE: &str = "coopery";
 /// Field manager of the tests, as somebody who applies manifests.
 pub const FIELD_MANAGER: &str = "tests";
 
+/// How often the operator of the tests looks at every object again.
+pub const RESYNC: Duration = Duration::from_secs(5);
+
 /// Everything that end-to-end tests share.
 pub struct Stage {
     /// The cluster.
@@ -154,6 +157,7 @@ impl Stage {
         let path = self.files.path().join("values.yaml");
         let values = serde_json::json!({
             "builder": {"caCertificates": self.authority.certificate},
+            "resync": format!("{}s", RESYNC.as_secs()),
             "leaderElection": {"leaseDuration": "6s", "renewDeadline": "4s", "retryPeriod": "1s"},
         });
         fs_err::write(&path, values.to_string())?;
@@ -241,6 +245,30 @@ impl Stage {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Writes of the operator in a namespace since the cluster started, by the API server's audit log: verb and path.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn operator_writes(&self, namespace: &str) -> anyhow::Result<Vec<String>> {
+        let user = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}");
+        let log = fs_err::read_to_string(self.cluster.logs_dir().join("audit.log"))?;
+        let writes = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|event| {
+                let ours = event["user"]["username"] == *user
+                    && event["objectRef"]["namespace"] == *namespace;
+                ours.then(|| {
+                    format!(
+                        "{} {}",
+                        event["verb"].as_str().unwrap_or_default(),
+                        event["requestURI"].as_str().unwrap_or_default()
+                    )
+                })
+            });
+        Ok(writes.collect())
     }
 
     /// A root filesystem of static busybox, as `base/busybox:1` in both registries: the base of quick builds.

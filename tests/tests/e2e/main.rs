@@ -1,14 +1,15 @@
 //! End-to-end tests on the embedded cluster: the chart as Helm installs it, builder pods, registries, and what people see in
 //! `kubectl get`. All tests share one cluster; each has a namespace of its own. They need root and what `make image` builds;
 //! without root the run says what it leaves out.
-#![expect(clippy::print_stdout, reason = "what is left out is said")]
 
+mod failures;
+mod lifecycle;
 mod main_job;
 
 use std::future::Future;
 use std::sync::LazyLock;
 
-use tests::cluster::{Options, unavailable};
+use tests::cluster::left_out;
 use tests::stage::Stage;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
@@ -23,9 +24,8 @@ fn on_stage<F>(test: impl FnOnce(&'static Stage) -> F)
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    if let Some(reason) = unavailable(&Options::new("e2e")) {
-        assert!(std::env::var_os("CI").is_none(), "{reason}");
-        println!("left out: {reason}");
+    if left_out("an end-to-end test") {
+        assert!(std::env::var_os("CI").is_none(), "CI leaves nothing out: run as root");
         return;
     }
     let result = RUNTIME.block_on(async {
@@ -38,7 +38,6 @@ where
 }
 
 /// How often a counted test repeats: in full with `COOPERY_SOAK`, else a tenth, at least once.
-#[expect(dead_code, reason = "for counted tests")]
 fn count(full: u32) -> u32 {
     if std::env::var_os("COOPERY_SOAK").is_some() {
         full
