@@ -8,7 +8,9 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::lookups::Lookups;
 use crate::metrics::Metrics;
+use crate::network::{Network, NoNetwork};
 use crate::settings::Settings;
 
 /// What every reconcile is given.
@@ -22,6 +24,10 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Name of this process in events and the lease.
     pub identity: String,
+    /// Servers outside of the cluster's API.
+    pub network: Arc<dyn Network>,
+    /// What git servers answered.
+    pub lookups: Arc<Lookups>,
     clock: fn() -> Timestamp,
 }
 
@@ -33,8 +39,17 @@ impl Context {
             identity: settings.identity(),
             settings,
             metrics,
+            network: Arc::new(NoNetwork),
+            lookups: Arc::default(),
             clock: Timestamp::now,
         }
+    }
+
+    /// The same with a network; without one, nobody outside of the cluster's API answers.
+    #[must_use]
+    pub fn with_network(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = network;
+        self
     }
 
     /// The same with another clock, for tests.

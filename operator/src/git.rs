@@ -103,7 +103,7 @@ impl GitError {
             Self::RevisionNotFound(_) => Reason::RevisionNotFound,
             Self::Status { .. } | Self::Unreachable(_) => Reason::SourceUnavailable,
             Self::AddressRefused(_) => Reason::AddressRefused,
-            Self::Malformed(_) | Self::TooLarge => Reason::SourceRefused,
+            Self::Malformed(_) | Self::TooLarge => Reason::SourceInvalid,
         }
     }
 
@@ -145,9 +145,10 @@ pub fn discovery_url(repository: &str) -> Result<url::Url, &'static str> {
 /// # Errors
 /// When the list is malformed, or does not have the reference.
 pub fn find_commit(advertisement: &[u8], wanted: &GitRef) -> Result<String, GitError> {
-    let name = match wanted {
-        GitRef::Commit(hash) => return Ok(hash.clone()),
-        other => other.full_name().expect("only commits have no name"),
+    let name = match (wanted.full_name(), wanted) {
+        (Some(name), _) => name,
+        (None, GitRef::Commit(hash)) => return Ok(hash.clone()),
+        (None, other) => return Err(GitError::RevisionNotFound(other.describe())),
     };
     let peeled = format!("{name}^{{}}");
     let mut found = None;

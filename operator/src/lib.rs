@@ -7,11 +7,17 @@
 pub mod admin;
 pub mod apply;
 pub mod backoff;
+pub mod builder_pod;
+pub mod cluster;
 pub mod condition;
 pub mod context;
 pub mod error;
+pub mod git;
+pub mod image_build;
 pub mod leader;
+pub mod lookups;
 pub mod metrics;
+pub mod network;
 pub mod plan;
 pub mod pod_state;
 pub mod reason;
@@ -34,6 +40,7 @@ use crate::admin::Health;
 use crate::context::Context;
 use crate::leader::{Candidate, Ended};
 use crate::metrics::Metrics;
+use crate::network::GuardedNetwork;
 use crate::settings::Settings;
 
 /// How long running reconciles may take to end after a signal.
@@ -85,7 +92,9 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 
     let config = client_config(&settings).await?;
     let client = Client::try_from(config.clone()).map_err(RunError::Client)?;
-    let context = Context::new(client, settings.clone(), metrics.clone());
+    let network = GuardedNetwork::new(&settings).map_err(RunError::Settings)?;
+    let context = Context::new(client, settings.clone(), metrics.clone())
+        .with_network(Arc::new(network));
     if !settings.leader_election.enabled {
         health.set_ready();
         metrics.set_leader(true);
@@ -150,10 +159,16 @@ async fn control(context: &Context, stop: &CancellationToken) {
 
 /// The controllers of all kinds.
 fn controllers(context: &Context, stop: &CancellationToken) -> Vec<BoxFuture<'static, ()>> {
-    vec![Box::pin(reconcile::run::<registry::RegistryReconciler>(
-        context.clone(),
-        stop.clone(),
-    ))]
+    vec![
+        Box::pin(reconcile::run::<registry::RegistryReconciler>(
+            context.clone(),
+            stop.clone(),
+        )),
+        Box::pin(reconcile::run::<image_build::ImageBuildReconciler>(
+            context.clone(),
+            stop.clone(),
+        )),
+    ]
 }
 
 /// A token that is cancelled by SIGTERM or SIGINT.

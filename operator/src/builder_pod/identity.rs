@@ -270,8 +270,7 @@ mod tests {
 
     #[test]
     fn an_own_pod_is_recognised_with_what_it_makes() {
-        let observed =
-            ObservedPod::recognise(&owner(), None, pod(&owner(), &attempt())).unwrap();
+        let observed = ObservedPod::recognise(&owner(), None, pod(&owner(), &attempt())).unwrap();
         assert_eq!(observed.attempt, attempt());
         assert!(!observed.deleting);
     }

@@ -8,7 +8,7 @@ pub mod state;
 
 pub use identity::{Attempt, Identity, ObservedPod, Owner};
 pub use outcome::PodFailure;
-pub use shape::{PodSpecInput, build_pod};
+pub use shape::{BuilderSettings, PodSpecInput, build_pod};
 pub use state::{Ended, PodEvent, PodState};
 
 /// Hash of what the pod makes; with the attempt and the owner's uid it gives the pod's name.

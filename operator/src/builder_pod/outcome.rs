@@ -1,5 +1,7 @@
 //! From what a builder pod reports as its failure to the reason and message that people see.
 
+use std::fmt::Write;
+
 use protocol::{Failure, FailureKind};
 
 use crate::reason::Reason;
@@ -86,7 +88,7 @@ fn describe(failure: &Failure) -> String {
     if let Some(code) = failure.exit_code
         && !failure.message.contains(&format!("{code}"))
     {
-        text.push_str(&format!(" (exit code {code})"));
+        let _ = write!(text, " (exit code {code})");
     }
     let mut text = crds::condition::truncate(&printable(&text), MAX_SENTENCE_BYTES);
     let output = printable(&failure.output);

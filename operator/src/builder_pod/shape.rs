@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crds::image_build::PodOptions;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile,
-    DownwardAPIVolumeSource, EmptyDirVolumeSource, KeyToPath, LocalObjectReference,
-    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+    EmptyDirVolumeSource, KeyToPath, LocalObjectReference, ObjectFieldSelector, Pod,
+    PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use protocol::{Isolation, Request, paths};
+use protocol::{Isolation, Network, Request, paths};
 
 use super::{Attempt, CONTAINER, ISOLATION_ANNOTATION};
 
@@ -23,6 +23,19 @@ const NOBODY: i64 = 65532;
 pub const DOCKER_CONFIG_KEY: &str = ".dockerconfigjson";
 /// Time between the wish to stop and the kill: the engine ends its steps and reports.
 const GRACE_SECONDS: i64 = 30;
+
+/// What the operator's settings say of builder pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuilderSettings {
+    /// Image of the builder.
+    pub image: String,
+    /// Pull policy of that image; the cluster's default where absent.
+    pub image_pull_policy: Option<String>,
+    /// Secrets with which the nodes pull that image.
+    pub image_pull_secrets: Vec<String>,
+    /// How pods reach the network.
+    pub network: Network,
+}
 
 /// What a pod is made from.
 pub struct PodSpecInput<'a> {
@@ -34,12 +47,8 @@ pub struct PodSpecInput<'a> {
     pub request: &'a Request,
     /// Which of the two shapes.
     pub isolation: Isolation,
-    /// Image of the builder.
-    pub image: &'a str,
-    /// Pull policy of that image; the cluster's default where absent.
-    pub image_pull_policy: Option<&'a str>,
-    /// Secrets with which the nodes pull that image.
-    pub image_pull_secrets: &'a [String],
+    /// What the operator's settings say.
+    pub settings: &'a BuilderSettings,
     /// Secrets of type kubernetes.io/dockerconfigjson, in the order of `request.credentials`.
     pub credentials: &'a [String],
     /// Secret of the source.
@@ -93,6 +102,7 @@ pub fn build_pod(input: &PodSpecInput<'_>) -> Pod {
             security_context: Some(pod_security(no_run)),
             image_pull_secrets: none_if_empty(
                 input
+                    .settings
                     .image_pull_secrets
                     .iter()
                     .map(|name| LocalObjectReference { name: name.clone() })
@@ -100,8 +110,8 @@ pub fn build_pod(input: &PodSpecInput<'_>) -> Pod {
             ),
             containers: vec![Container {
                 name: CONTAINER.into(),
-                image: Some(input.image.into()),
-                image_pull_policy: input.image_pull_policy.map(str::to_owned),
+                image: Some(input.settings.image.clone()),
+                image_pull_policy: input.settings.image_pull_policy.clone(),
                 command: Some(vec!["coopery".into()]),
                 args: Some(vec!["pod".into()]),
                 resources: resources(input.options),
@@ -184,113 +194,144 @@ fn resources(options: &PodOptions) -> Option<ResourceRequirements> {
     })
 }
 
+/// A volume, where it is mounted, and whether it can be written.
+struct Mounted {
+    volume: Volume,
+    path: String,
+    writable: bool,
+}
+
 fn volumes(input: &PodSpecInput<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mut volumes = Vec::new();
-    let mut mounts = Vec::new();
-    let mut add = |volume: Volume, path: String, read_only: bool| {
-        mounts.push(VolumeMount {
-            name: volume.name.clone(),
-            mount_path: path,
-            read_only: Some(true).filter(|_| read_only),
-            ..VolumeMount::default()
-        });
-        volumes.push(volume);
-    };
-    // Root reads in the one shape, the group in the other.
-    let secret_mode = Some(if input.isolation == Isolation::NoRun {
-        0o440
-    } else {
-        0o400
-    });
-    let named = |name: &str| Volume {
+    let mut mounted = own_volumes(input);
+    mounted.extend(referenced_volumes(input));
+    mounted
+        .into_iter()
+        .map(|item| {
+            let mount = VolumeMount {
+                name: item.volume.name.clone(),
+                mount_path: item.path,
+                read_only: Some(true).filter(|_| !item.writable),
+                ..VolumeMount::default()
+            };
+            (item.volume, mount)
+        })
+        .unzip()
+}
+
+fn named(name: &str) -> Volume {
+    Volume {
         name: name.into(),
         ..Volume::default()
-    };
+    }
+}
+
+/// The request, and where the engine writes.
+fn own_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
     let (directory, file) = paths::REQUEST
         .rsplit_once('/')
-        .expect("the path has a directory");
-    add(
-        Volume {
-            downward_api: Some(DownwardAPIVolumeSource {
-                items: Some(vec![DownwardAPIVolumeFile {
-                    path: file.into(),
-                    field_ref: Some(ObjectFieldSelector {
-                        api_version: None,
-                        field_path: format!(
-                            "metadata.annotations['{}']",
-                            protocol::REQUEST_ANNOTATION
-                        ),
-                    }),
-                    ..DownwardAPIVolumeFile::default()
-                }]),
-                default_mode: None,
-            }),
-            ..named("request")
+        .unwrap_or(("/", paths::REQUEST));
+    let request = DownwardAPIVolumeFile {
+        path: file.into(),
+        field_ref: Some(ObjectFieldSelector {
+            api_version: None,
+            field_path: format!("metadata.annotations['{}']", protocol::REQUEST_ANNOTATION),
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let workspace = input.options.workspace.as_ref();
+    let mut mounted = vec![
+        Mounted {
+            volume: Volume {
+                downward_api: Some(DownwardAPIVolumeSource {
+                    items: Some(vec![request]),
+                    default_mode: None,
+                }),
+                ..named("request")
+            },
+            path: directory.into(),
+            writable: false,
         },
-        directory.into(),
-        true,
-    );
-    add(
-        Volume {
-            empty_dir: Some(EmptyDirVolumeSource {
-                medium: None,
-                size_limit: input
-                    .options
-                    .workspace
-                    .as_ref()
-                    .and_then(|workspace| workspace.size_limit.clone())
-                    .map(Quantity),
-            }),
-            ..named("workspace")
+        Mounted {
+            volume: Volume {
+                empty_dir: Some(EmptyDirVolumeSource {
+                    medium: None,
+                    size_limit: workspace
+                        .and_then(|workspace| workspace.size_limit.clone())
+                        .map(Quantity),
+                }),
+                ..named("workspace")
+            },
+            path: paths::WORKSPACE.into(),
+            writable: true,
         },
-        paths::WORKSPACE.into(),
-        false,
-    );
+    ];
     if input.isolation == Isolation::NoRun {
-        let tmp = Volume {
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..named("tmp")
-        };
-        add(tmp, "/tmp".into(), false);
+        mounted.push(Mounted {
+            volume: Volume {
+                empty_dir: Some(EmptyDirVolumeSource::default()),
+                ..named("tmp")
+            },
+            path: "/tmp".into(),
+            writable: true,
+        });
     }
+    mounted
+}
+
+/// Secrets and the ConfigMap that the resource names.
+fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
+    // Root reads in the one shape, the group in the other.
+    let no_run = input.isolation == Isolation::NoRun;
+    let mode = Some(if no_run { 0o440 } else { 0o400 });
+    let mut mounted = Vec::new();
     for (index, secret) in input.credentials.iter().enumerate() {
-        let volume = Volume {
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.clone()),
-                items: Some(vec![KeyToPath {
-                    key: DOCKER_CONFIG_KEY.into(),
-                    path: DOCKER_CONFIG_KEY.into(),
-                    mode: None,
-                }]),
-                default_mode: secret_mode,
-                optional: None,
-            }),
-            ..named(&format!("credentials-{index}"))
+        let source = SecretVolumeSource {
+            secret_name: Some(secret.clone()),
+            items: Some(vec![KeyToPath {
+                key: DOCKER_CONFIG_KEY.into(),
+                path: DOCKER_CONFIG_KEY.into(),
+                mode: None,
+            }]),
+            default_mode: mode,
+            optional: None,
         };
-        add(volume, format!("{}/{index}", paths::CREDENTIALS), true);
+        mounted.push(Mounted {
+            volume: Volume {
+                secret: Some(source),
+                ..named(&format!("credentials-{index}"))
+            },
+            path: format!("{}/{index}", paths::CREDENTIALS),
+            writable: false,
+        });
     }
     if let Some(secret) = input.source_secret {
-        let volume = Volume {
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.into()),
-                default_mode: secret_mode,
-                ..SecretVolumeSource::default()
-            }),
-            ..named("source-credentials")
-        };
-        add(volume, paths::SOURCE_CREDENTIALS.into(), true);
+        mounted.push(Mounted {
+            volume: Volume {
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(secret.into()),
+                    default_mode: mode,
+                    ..SecretVolumeSource::default()
+                }),
+                ..named("source-credentials")
+            },
+            path: paths::SOURCE_CREDENTIALS.into(),
+            writable: false,
+        });
     }
     if let Some(config_map) = input.source_config_map {
-        let volume = Volume {
-            config_map: Some(ConfigMapVolumeSource {
-                name: config_map.into(),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..named("source")
-        };
-        add(volume, paths::SOURCE.into(), true);
+        mounted.push(Mounted {
+            volume: Volume {
+                config_map: Some(ConfigMapVolumeSource {
+                    name: config_map.into(),
+                    ..ConfigMapVolumeSource::default()
+                }),
+                ..named("source")
+            },
+            path: paths::SOURCE.into(),
+            writable: false,
+        });
     }
-    (volumes, mounts)
+    mounted
 }
 
 fn none_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {

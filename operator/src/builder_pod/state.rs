@@ -198,9 +198,14 @@ fn rejected(word: &str, message: &str) -> Option<PodFailure> {
 
 /// Whether an eviction was for the pod's own use of disk, not for the node's.
 fn is_disk(message: &str) -> bool {
-    ["exceeds the limit", "exceeds the total limit", "usage of EmptyDir", "Usage of EmptyDir"]
-        .iter()
-        .any(|words| message.contains(words))
+    [
+        "exceeds the limit",
+        "exceeds the total limit",
+        "usage of EmptyDir",
+        "Usage of EmptyDir",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }
 
 fn report(status: &PodStatus, terminated: &ContainerStateTerminated) -> Ended {

@@ -46,7 +46,10 @@ fn waiting_names_what_is_waited_for() {
             Reason::Unschedulable,
         ),
         (waiting("ContainerCreating", ""), Reason::Pending),
-        (waiting("ErrImagePull", "not found"), Reason::ImagePullBackOff),
+        (
+            waiting("ErrImagePull", "not found"),
+            Reason::ImagePullBackOff,
+        ),
         (
             waiting("ImagePullBackOff", "Back-off pulling"),
             Reason::ImagePullBackOff,
@@ -149,7 +152,10 @@ fn failures_are_told_apart() {
     let whole = |reason: &str, message: &str| json!({"phase": "Failed", "reason": reason, "message": message});
     for (status, reason, transient) in [
         (
-            whole("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"),
+            whole(
+                "DeadlineExceeded",
+                "Pod was active on the node longer than the specified deadline",
+            ),
             Reason::Timeout,
             false,
         ),
@@ -159,21 +165,34 @@ fn failures_are_told_apart() {
             true,
         ),
         (
-            whole("Evicted", "Usage of EmptyDir volume \"workspace\" exceeds the limit \"1Gi\"."),
+            whole(
+                "Evicted",
+                "Usage of EmptyDir volume \"workspace\" exceeds the limit \"1Gi\".",
+            ),
             Reason::OutOfDisk,
             false,
         ),
         (
-            whole("Evicted", "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."),
+            whole(
+                "Evicted",
+                "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi.",
+            ),
             Reason::OutOfDisk,
             false,
         ),
         (
-            whole("Terminated", "Pod was terminated in response to imminent node shutdown."),
+            whole(
+                "Terminated",
+                "Pod was terminated in response to imminent node shutdown.",
+            ),
             Reason::NodeLost,
             true,
         ),
-        (whole("OutOfcpu", "Node didn't have enough"), Reason::PodLost, true),
+        (
+            whole("OutOfcpu", "Node didn't have enough"),
+            Reason::PodLost,
+            true,
+        ),
         (whole("Preempting", ""), Reason::Preempted, true),
         (json!({"phase": "Failed"}), Reason::PodLost, true),
         (
@@ -202,7 +221,12 @@ fn failures_are_told_apart() {
             true,
         ),
         (
-            terminated("Failed", 128, "StartError", "failed to create containerd task: userns mapping"),
+            terminated(
+                "Failed",
+                128,
+                "StartError",
+                "failed to create containerd task: userns mapping",
+            ),
             Reason::UserNamespacesUnavailable,
             false,
         ),
@@ -215,7 +239,11 @@ fn failures_are_told_apart() {
         let PodState::Ended(Ended::Failed(failure)) = state(status.clone()) else {
             panic!("{status} did not fail");
         };
-        assert_eq!((failure.reason, failure.transient), (reason, transient), "{status}");
+        assert_eq!(
+            (failure.reason, failure.transient),
+            (reason, transient),
+            "{status}"
+        );
     }
 }
 
@@ -227,7 +255,8 @@ fn a_disruption_tells_why_the_pod_was_stopped() {
         ("EvictionByEvictionAPI", Reason::Evicted),
     ] {
         let mut status = terminated("Failed", 143, "Error", &failed("Cancelled"));
-        status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": word, "message": "m"}]);
+        status["conditions"] =
+            json!([{"type": "DisruptionTarget", "status": "True", "reason": word, "message": "m"}]);
         let PodState::Ended(Ended::Failed(failure)) = state(status) else {
             panic!("{word}");
         };

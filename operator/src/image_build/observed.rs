@@ -1,16 +1,17 @@
 //! What a decision about an ImageBuild depends on besides the resource: values that `observe` reads and `plan` decides on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crds::image_build::{ImageBuildStatus, Isolation as Wanted};
 use jiff::Timestamp;
 use oci::RegistryHost;
-use protocol::{BuildOutcome, Isolation, Network, Report};
+use protocol::{BuildOutcome, Isolation, Report};
 
 use super::key::spec_part;
 use super::validate::{ValidatedBuild, Violation};
 use crate::builder_pod::identity::hash_hex;
-use crate::builder_pod::{Ended, ObservedPod, PodEvent, PodState};
+use crate::builder_pod::{BuilderSettings, Ended, ObservedPod, PodEvent, PodState};
 use crate::git::GitError;
 
 /// Everything outside of the resource that a decision depends on.
@@ -30,6 +31,8 @@ pub struct Observed {
     pub plain_http: Vec<String>,
     /// What the source is at present.
     pub source: SourceState,
+    /// When the source is to be looked at again.
+    pub look_again: Option<Duration>,
     /// Own pods, the oldest first.
     pub pods: Vec<PodView>,
     /// What the destinations hold, where that was to be looked at.
@@ -38,19 +41,6 @@ pub struct Observed {
     pub taken: Option<String>,
     /// What the operator's settings say of builder pods.
     pub builder: BuilderSettings,
-}
-
-/// What a build's pods are made with, whatever the build.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuilderSettings {
-    /// Image of the builder.
-    pub image: String,
-    /// Pull policy of that image.
-    pub image_pull_policy: Option<String>,
-    /// Secrets with which nodes pull it.
-    pub image_pull_secrets: Vec<String>,
-    /// How pods reach the network.
-    pub network: Network,
 }
 
 /// A Secret that the spec names.
@@ -134,7 +124,7 @@ impl PodView {
 pub struct ReadBack {
     /// The digest that was looked for.
     pub digest: String,
-    /// The name of the image there, `host/repository`, and what was found.
+    /// The name of each destination, and what was found there.
     pub destinations: Vec<(String, Verification)>,
 }
 
@@ -162,11 +152,7 @@ pub struct ToVerify {
 
 /// What is to be read back from the destinations now: of a pod that says it succeeded and was not believed yet, or of
 /// destinations that could not be reached the last time.
-pub fn to_verify(
-    status: &ImageBuildStatus,
-    pods: &[PodView],
-    spec_hash: &str,
-) -> Option<ToVerify> {
+pub fn to_verify(status: &ImageBuildStatus, pods: &[PodView], spec_hash: &str) -> Option<ToVerify> {
     let current = current_pod(status, pods);
     if let Some(view) = current {
         let recorded = status.attempt.as_ref().is_some_and(|attempt| {
@@ -202,18 +188,28 @@ pub fn to_verify(
 }
 
 /// The pod of the present attempt: the newest that the status does not know yet (a crash came between its creation and
-/// the status), else the one that the status names.
+/// the status), else the one that the status names. A pod that is older than the last recorded build is not new: its
+/// record has left the list.
 pub fn current_pod<'a>(status: &ImageBuildStatus, pods: &'a [PodView]) -> Option<&'a PodView> {
     let known = status
         .attempt
         .as_ref()
         .and_then(|attempt| attempt.pod_uid.as_deref());
+    let last = status
+        .builds
+        .first()
+        .and_then(|build| build.start_time.as_ref())
+        .map(|time| time.0);
     pods.iter()
         .rev()
         .find(|view| {
             let identity = &view.pod.identity;
             known != Some(identity.uid.as_str())
-                && !status.builds.iter().any(|build| build.name == identity.name)
+                && last.is_none_or(|last| view.pod.created >= last)
+                && !status
+                    .builds
+                    .iter()
+                    .any(|build| build.name == identity.name)
         })
         .or_else(|| {
             pods.iter()
@@ -225,13 +221,12 @@ impl Observed {
     /// How RUN is isolated, and why so where the spec leaves it open.
     pub fn isolation(&self, wanted: Wanted) -> (Isolation, Option<&'static str>) {
         match wanted {
-            Wanted::UserNamespace => (Isolation::UserNamespace, None),
             Wanted::NoRun => (Isolation::NoRun, None),
             Wanted::Auto if self.restricted => (
                 Isolation::NoRun,
                 Some("the namespace enforces Pod Security restricted, which allows no RUN"),
             ),
-            Wanted::Auto => (Isolation::UserNamespace, None),
+            Wanted::Auto | Wanted::UserNamespace => (Isolation::UserNamespace, None),
         }
     }
 

@@ -44,7 +44,9 @@ pub enum TagError {
     #[error("a `$(` has no `)`")]
     Unclosed,
     /// A variable that does not exist.
-    #[error("`$({0})` is not a variable: there are $(commit), $(shortCommit), $(branch) and $(tag)")]
+    #[error(
+        "`$({0})` is not a variable: there are $(commit), $(shortCommit), $(branch) and $(tag)"
+    )]
     Unknown(String),
     /// A variable whose value people choose, where it could make any tag.
     #[error(
@@ -180,11 +182,7 @@ mod tests {
     fn variables_are_replaced_and_made_to_fit() {
         for (template, branch, expected) in [
             ("latest", "", "latest"),
-            (
-                "$(commit)",
-                "",
-                "0123456789abcdef0123456789abcdef01234567",
-            ),
+            ("$(commit)", "", "0123456789abcdef0123456789abcdef01234567"),
             ("$(shortCommit)-dev", "", "0123456-dev"),
             ("branch-$(branch)", "main", "branch-main"),
             ("branch-$(branch)", "feature/ä b", "branch-feature---b"),

@@ -1,6 +1,7 @@
 //! Reads the spec of an ImageBuild into types that cannot be wrong. The API server has checked most of it by CEL; a rule
 //! is checked again here where breaking it would let somebody do what they may not. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crds::image_build::{
@@ -9,6 +10,7 @@ use crds::image_build::{
 use oci::Repository;
 use protocol::DockerfileSpec;
 
+use super::observed::RegistryState;
 use super::tag::{TagTemplate, Values};
 use crate::git::{GitRef, discovery_url, is_commit};
 use crate::reason::Reason;
@@ -143,17 +145,38 @@ impl SourceSpec {
     }
 }
 
+impl DestinationSpec {
+    /// `host/repository` of the destination; none while the Registry that it names does not serve.
+    pub fn repository(&self, registries: &BTreeMap<String, RegistryState>) -> Option<String> {
+        self.parsed(registries)
+            .map(|repository| repository.to_string())
+    }
+
+    /// The same as a parsed name; none also where host and path together are no name.
+    pub fn parsed(&self, registries: &BTreeMap<String, RegistryState>) -> Option<Repository> {
+        match &self.target {
+            Target::Image { repository, .. } => Some(repository.clone()),
+            Target::Registry { name, path } => match registries.get(name)? {
+                RegistryState::Ready { host } => Repository::new(host.clone(), path).ok(),
+                _ => None,
+            },
+        }
+    }
+
+    /// The Secret with which is pushed.
+    pub fn secret(&self) -> Option<String> {
+        match &self.target {
+            Target::Registry { name, .. } => Some(registry_secret(name)),
+            Target::Image { secret, .. } => secret.clone(),
+        }
+    }
+}
+
 impl ValidatedBuild {
     /// Names of Secrets of type kubernetes.io/dockerconfigjson, in the order in which credentials are looked for:
     /// those that may push come first, for they can also read.
     pub fn registry_secrets(&self) -> Vec<String> {
-        let of_destinations = self
-            .destinations
-            .iter()
-            .filter_map(|destination| match &destination.target {
-                Target::Registry { name, .. } => Some(registry_secret(name)),
-                Target::Image { secret, .. } => secret.clone(),
-            });
+        let of_destinations = self.destinations.iter().filter_map(DestinationSpec::secret);
         let mut names = Vec::new();
         for name in of_destinations.chain(self.pull_secrets.iter().cloned()) {
             if !names.contains(&name) {
@@ -298,21 +321,23 @@ fn git_source(git: &GitSource) -> Checked<SourceSpec> {
 
 fn http_source(http: &HttpSource) -> Checked<SourceSpec> {
     let field = "spec.source.http.url";
-    let url = url::Url::parse(&http.url)
-        .map_err(|_| invalid(format!("{field} is not a URL: it must be https://host/path")))?;
+    let url = url::Url::parse(&http.url).map_err(|_| {
+        invalid(format!(
+            "{field} is not a URL: it must be https://host/path"
+        ))
+    })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(invalid(format!(
             "{field}: credentials belong into a Secret, named by secretRef"
         )));
     }
     match url.scheme() {
-        "https" => {}
         "http" if http.checksum.is_none() || http.secret_ref.is_some() => {
             return Err(invalid(format!(
                 "{field}: http needs a checksum and cannot carry credentials; use https"
             )));
         }
-        "http" => {}
+        "https" | "http" => {}
         _ => {
             return Err(invalid(format!(
                 "{field}: only https and http are supported"

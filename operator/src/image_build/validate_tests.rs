@@ -38,26 +38,68 @@ fn what_breaks_a_rule_is_refused_with_its_field() {
     let url = "https://git.example.com/a";
     for (change, expected) in [
         (json!({"source": null}), "no Dockerfile"),
-        (git("ext::sh -c id", json!({"branch": "main"})), "spec.source.git.url"),
+        (
+            git("ext::sh -c id", json!({"branch": "main"})),
+            "spec.source.git.url",
+        ),
         (git("file:///etc", json!({"branch": "main"})), "only https"),
         (git("https://u:p@h/a", json!({"branch": "main"})), "Secret"),
-        (git(url, json!({"branch": "--upload-pack=/bin/sh"})), "ref.branch"),
+        (
+            git(url, json!({"branch": "--upload-pack=/bin/sh"})),
+            "ref.branch",
+        ),
         (git(url, json!({"branch": "a..b"})), "ref.branch"),
         (git(url, json!({"branch": "a b"})), "ref.branch"),
-        (git(url, json!({"branch": "main", "tag": "v1"})), "exactly one"),
+        (
+            git(url, json!({"branch": "main", "tag": "v1"})),
+            "exactly one",
+        ),
         (git(url, json!({"branch": null, "tag": "-v1"})), "ref.tag"),
-        (git(url, json!({"branch": null, "commit": "abc"})), "ref.commit"),
+        (
+            git(url, json!({"branch": null, "commit": "abc"})),
+            "ref.commit",
+        ),
         (json!({"source": {"git": {"interval": "5"}}}), "interval"),
-        (json!({"source": {"subdirectory": "../../etc"}}), "spec.source.subdirectory"),
-        (json!({"source": {"subdirectory": "/etc"}}), "spec.source.subdirectory"),
-        (json!({"source": {"configMap": {"name": "x"}}}), "at most one"),
-        (json!({"source": {"git": null, "http": {"url": "ftp://h/a"}}}), "https"),
-        (json!({"source": {"git": null, "http": {"url": "http://h/a"}}}), "checksum"),
-        (json!({"source": {"git": null, "http": {"url": "https://h/a", "checksum": "sha256:0"}}}), "checksum"),
-        (json!({"source": {"git": null, "http": {"url": "https://u@h/a"}}}), "Secret"),
-        (json!({"dockerfile": {"path": "a/../../b"}}), "spec.dockerfile.path"),
-        (json!({"dockerfile": {"path": "a", "inline": "FROM scratch"}}), "at most one"),
-        (json!({"dockerfile": {"inline": "\u{1}".repeat(60_000)}}), "ConfigMap"),
+        (
+            json!({"source": {"subdirectory": "../../etc"}}),
+            "spec.source.subdirectory",
+        ),
+        (
+            json!({"source": {"subdirectory": "/etc"}}),
+            "spec.source.subdirectory",
+        ),
+        (
+            json!({"source": {"configMap": {"name": "x"}}}),
+            "at most one",
+        ),
+        (
+            json!({"source": {"git": null, "http": {"url": "ftp://h/a"}}}),
+            "https",
+        ),
+        (
+            json!({"source": {"git": null, "http": {"url": "http://h/a"}}}),
+            "checksum",
+        ),
+        (
+            json!({"source": {"git": null, "http": {"url": "https://h/a", "checksum": "sha256:0"}}}),
+            "checksum",
+        ),
+        (
+            json!({"source": {"git": null, "http": {"url": "https://u@h/a"}}}),
+            "Secret",
+        ),
+        (
+            json!({"dockerfile": {"path": "a/../../b"}}),
+            "spec.dockerfile.path",
+        ),
+        (
+            json!({"dockerfile": {"path": "a", "inline": "FROM scratch"}}),
+            "at most one",
+        ),
+        (
+            json!({"dockerfile": {"inline": "\u{1}".repeat(60_000)}}),
+            "ConfigMap",
+        ),
         (json!({"timeout": "0s"}), "timeout"),
         (json!({"timeout": "x"}), "timeout"),
         (json!({"isolation": "None"}), "isolation"),
@@ -73,7 +115,11 @@ fn what_breaks_a_rule_is_refused_with_its_field() {
     ] {
         let violation = validate(&spec(&change)).unwrap_err();
         assert_eq!(violation.reason, Reason::InvalidSpec, "{change}");
-        assert!(violation.message.contains(expected), "{change}: {}", violation.message);
+        assert!(
+            violation.message.contains(expected),
+            "{change}: {}",
+            violation.message
+        );
     }
 }
 
@@ -88,8 +134,16 @@ fn a_tag_that_cannot_be_made_has_a_reason_of_its_own() {
             {"name": "a", "registry": {"name": "main"}, "repository": "a", "tags": ["ok", tag]}]});
         let violation = validate(&spec(&change)).unwrap_err();
         assert_eq!(violation.reason, Reason::InvalidTag);
-        assert!(violation.message.starts_with("spec.destinations[0].tags[1]: "));
-        assert!(violation.message.contains(expected), "{}", violation.message);
+        assert!(
+            violation
+                .message
+                .starts_with("spec.destinations[0].tags[1]: ")
+        );
+        assert!(
+            violation.message.contains(expected),
+            "{}",
+            violation.message
+        );
     }
 }
 
@@ -116,7 +170,9 @@ fn defaults_are_read() {
     assert_eq!(build.timeout, Duration::from_secs(3600));
     assert_eq!(build.isolation, Isolation::Auto);
     let SourceSpec::Git {
-        reference, interval, ..
+        reference,
+        interval,
+        ..
     } = &build.source
     else {
         panic!("not git");

@@ -1,0 +1,128 @@
+//! Small questions to the cluster that builds and mirrors both ask: the Pod Security level of a namespace, warnings about
+//! a pod, the content of a ConfigMap, and what the settings say of builder pods.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use protocol::{Network, Source};
+
+use crate::builder_pod::{BuilderSettings, PodEvent};
+use crate::context::Context;
+use crate::error::{Class, Error, Result};
+use crate::reason::Reason;
+
+/// The label by which a namespace enforces a Pod Security level.
+const ENFORCE_LABEL: &str = "pod-security.kubernetes.io/enforce";
+/// Warnings that are looked at.
+const MAX_WARNINGS: u32 = 50;
+
+/// Whether `namespace` enforces Pod Security restricted.
+pub async fn is_restricted(context: &Context, namespace: &str) -> Result<bool> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let found = api
+        .get_opt(namespace)
+        .await
+        .map_err(Error::kube(format!("get Namespace {namespace}")))?;
+    Ok(found.is_some_and(|found| {
+        found
+            .labels()
+            .get(ENFORCE_LABEL)
+            .is_some_and(|level| level == "restricted")
+    }))
+}
+
+/// The warnings about the pod with this uid, the oldest first.
+pub async fn warnings(context: &Context, namespace: &str, uid: &str) -> Result<Vec<PodEvent>> {
+    let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
+    let params = ListParams::default()
+        .fields(&format!("involvedObject.uid={uid},type=Warning"))
+        .limit(MAX_WARNINGS);
+    let mut events = api
+        .list(&params)
+        .await
+        .map_err(Error::kube("list events of a pod"))?
+        .items;
+    events.sort_by_key(|event| {
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        last.or(event.event_time.as_ref().map(|time| time.0))
+    });
+    Ok(events
+        .into_iter()
+        .map(|event| PodEvent {
+            reason: event.reason.unwrap_or_default(),
+            message: event.message.unwrap_or_default(),
+        })
+        .collect())
+}
+
+/// The digest of a ConfigMap's content, as the pod computes it of the mounted files.
+pub fn config_map_digest(config_map: &ConfigMap) -> String {
+    let texts = config_map
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let binaries = config_map
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str(), value.0.as_slice()));
+    let input = Source::config_map_digest_input(texts.chain(binaries));
+    oci::Digest::of(&input).to_string()
+}
+
+/// What the settings say of builder pods. The CA file is read each time: it may be renewed.
+pub fn builder_settings(context: &Context) -> Result<BuilderSettings> {
+    let settings = &context.settings;
+    let ca_certificates = match &settings.builder_ca_file {
+        None => None,
+        Some(path) => Some(
+            fs_err::read_to_string(path).map_err(|error| Error::Refused {
+                class: Class::Transient,
+                reason: Reason::InternalError,
+                message: error.to_string(),
+            })?,
+        ),
+    };
+    Ok(BuilderSettings {
+        image: settings.builder_image.clone(),
+        image_pull_policy: None,
+        image_pull_secrets: Vec::new(),
+        network: Network {
+            ca_certificates,
+            http_proxy: settings.builder_http_proxy.clone(),
+            https_proxy: settings.builder_https_proxy.clone(),
+            no_proxy: settings.builder_no_proxy.clone(),
+            allow_cidrs: settings.allow_cidrs.clone(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_config_map_is_its_files() {
+        let of = |data: &[(&str, &str)], binary: &[(&str, &str)]| {
+            config_map_digest(&ConfigMap {
+                data: Some(
+                    data.iter()
+                        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                        .collect::<BTreeMap<_, _>>(),
+                ),
+                binary_data: Some(
+                    binary
+                        .iter()
+                        .map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec())))
+                        .collect(),
+                ),
+                ..ConfigMap::default()
+            })
+        };
+        assert_eq!(of(&[("a", "1")], &[]), of(&[], &[("a", "1")]));
+        assert_ne!(of(&[("a", "1")], &[]), of(&[("a", "2")], &[]));
+    }
+}

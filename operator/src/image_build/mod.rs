@@ -1,0 +1,107 @@
+//! The controller of `ImageBuild`: one bare pod for each attempt, named by what it makes.
+//!
+//! ```text
+//! spec + source (commit, ConfigMap) + forceAt ─ key ─ attempt ─ pod name
+//!
+//! no pod       -> wait for what is missing, then create it
+//! pod active   -> wait, or stop it (cancelled, spec changed, overdue, no user namespace)
+//! pod ended    -> read the image back from every destination, then believe it
+//!                 or retry (infrastructure), or stall (what people wrote) until something changes
+//! ```
+//! The status remembers the attempt; a lost status is rebuilt from the pods. A pod is deleted only by its uid, and only
+//! when the status has recorded how it ended.
+
+pub mod account;
+pub mod history;
+pub mod key;
+pub mod need;
+pub mod observe;
+pub mod observed;
+pub mod plan;
+pub mod record;
+pub mod start;
+pub mod status;
+pub mod tag;
+pub mod validate;
+
+use crds::condition::Condition;
+use crds::{ImageBuild, ImageBuildStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::Controller;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Resource, ResourceExt};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::plan::{KIND_LABEL, NAME_LABEL, Plan, Prepared, is_owned_by};
+use crate::reconcile::{Outcome, Reconciler};
+
+/// The controller of `ImageBuild`.
+pub struct ImageBuildReconciler;
+
+impl Reconciler for ImageBuildReconciler {
+    type Object = ImageBuild;
+    type Observed = observed::Observed;
+    /// The spec was read while observing, which needs it; what is wrong with it is decided on like everything else, so
+    /// that a running pod is looked after also then.
+    type Validated = ();
+    type Decision = plan::Decision;
+
+    fn watches(
+        controller: Controller<DeserializeGuard<ImageBuild>>,
+        context: &Context,
+    ) -> Controller<DeserializeGuard<ImageBuild>> {
+        let ours = watcher::Config::default().labels(&format!("{KIND_LABEL}=ImageBuild"));
+        controller.watches(context.watched::<PartialObjectMeta<Pod>>(), ours, |pod| {
+            build_of(&pod)
+        })
+    }
+
+    async fn observe(context: &Context, object: &ImageBuild) -> Result<observed::Observed> {
+        let mut observed = observe::observe(context, object).await?;
+        // The name of the next pod follows from everything else; somebody else's pod may have it.
+        let next = plan::plan(object, &observed).decision.start;
+        if let Some(start) = next {
+            let namespace = object.namespace().unwrap_or_default();
+            let there: Option<Pod> = context.get(&namespace, &start.name).await?;
+            let uid = object.uid().unwrap_or_default();
+            observed.taken = there
+                .filter(|pod| !is_owned_by(&pod.metadata, &uid))
+                .map(|_| start.name);
+        }
+        Ok(observed)
+    }
+
+    fn validate(_: &ImageBuild, _: &observed::Observed) -> Result<()> {
+        Ok(())
+    }
+
+    fn plan(
+        object: &ImageBuild,
+        observed: observed::Observed,
+        (): (),
+    ) -> Plan<Prepared, plan::Decision> {
+        plan::plan(object, &observed)
+    }
+
+    fn status(
+        object: &ImageBuild,
+        outcome: Outcome<'_, plan::Decision>,
+        now: &Time,
+    ) -> ImageBuildStatus {
+        status::status(object, outcome, now)
+    }
+
+    fn conditions(status: &ImageBuildStatus) -> &[Condition] {
+        &status.conditions
+    }
+}
+
+/// The ImageBuild that a pod belongs to, by its label.
+fn build_of<K: Resource>(child: &K) -> Option<ObjectRef<DeserializeGuard<ImageBuild>>> {
+    let name = child.labels().get(NAME_LABEL)?;
+    Some(ObjectRef::new(name).within(&child.namespace()?))
+}

@@ -1,0 +1,150 @@
+//! The start of one build: its request and its pod. Pure.
+
+use crds::ImageBuild;
+use crds::image_build::{Attempt as AttemptStatus, PodOptions};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use protocol::{BuildRequest, Destination, GitRevision, Isolation, Request, Source, Task};
+
+use super::account::RUNNING;
+use super::observed::{Observed, SourceState};
+use super::validate::{SourceSpec, ValidatedBuild};
+use crate::builder_pod::shape::credential_paths;
+use crate::builder_pod::{Attempt, Owner, PodSpecInput, build_pod};
+use crate::plan::child_meta;
+
+/// A build that is to be started.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Name of the build and its pod.
+    pub name: String,
+    /// The attempt as it stands in the status when the pod is there, but for the pod's uid.
+    pub attempt: AttemptStatus,
+    /// The pod.
+    pub pod: Pod,
+}
+
+/// Makes attempt `number` at `key`. Everything that the build needs must have been observed to be there.
+pub fn start(
+    build: &ImageBuild,
+    spec: &ValidatedBuild,
+    observed: &Observed,
+    key: &str,
+    number: u32,
+    retries: u32,
+    reason: &str,
+) -> Start {
+    let name = Owner::of(build).pod_name(key, number);
+    let (isolation, _) = observed.isolation(spec.isolation);
+    let attempt = Attempt {
+        key: key.to_owned(),
+        number,
+        retries,
+        generation: build.metadata.generation.unwrap_or_default(),
+        reason: reason.to_owned(),
+        commit: observed.commit().map(str::to_owned),
+        environment: observed.environment(isolation),
+    };
+    let credentials = spec.registry_secrets();
+    let request = request(spec, observed, isolation, credentials.len());
+    let none = PodOptions::default();
+    let pod = build_pod(&PodSpecInput {
+        meta: child_meta(build, name.clone()),
+        attempt: &attempt,
+        request: &request,
+        isolation,
+        settings: &observed.builder,
+        credentials: &credentials,
+        source_secret: spec.source.secret(),
+        source_config_map: spec.source.config_map(),
+        timeout: spec.timeout,
+        options: build.spec.pod.as_ref().unwrap_or(&none),
+    });
+    Start {
+        attempt: AttemptStatus {
+            key: attempt.key,
+            number: i32::try_from(number).unwrap_or(i32::MAX),
+            retries: i32::try_from(retries).unwrap_or(i32::MAX),
+            environment: Some(attempt.environment),
+            reason: attempt.reason,
+            pod: Some(pod.name_any()),
+            pod_uid: None,
+            generation: Some(attempt.generation),
+            commit: attempt.commit,
+            result: Some(RUNNING.to_owned()),
+            failure: None,
+            next_time: None,
+        },
+        name,
+        pod,
+    }
+}
+
+/// What the pod is asked to do.
+fn request(
+    spec: &ValidatedBuild,
+    observed: &Observed,
+    isolation: Isolation,
+    credentials: usize,
+) -> Request {
+    let values = spec.source.values(observed.commit());
+    let destinations = spec
+        .destinations
+        .iter()
+        .filter_map(|destination| {
+            let mut tags: Vec<String> = destination
+                .tags
+                .iter()
+                .filter_map(|tag| tag.expand(&values).ok())
+                .map(|tag| tag.as_str().to_owned())
+                .collect();
+            tags.sort();
+            tags.dedup();
+            Some(Destination {
+                name: destination.name.clone(),
+                repository: destination.repository(&observed.registries)?,
+                tags,
+            })
+        })
+        .collect();
+    let task = Task::Build(BuildRequest {
+        source: source(spec, observed),
+        subdirectory: spec.subdirectory.clone(),
+        dockerfile: spec.dockerfile.clone(),
+        destinations,
+        isolation,
+        source_date_epoch: None,
+    });
+    Request {
+        network: observed.builder.network.clone(),
+        credentials: credential_paths(credentials),
+        plain_http: observed.plain_http.clone(),
+        ..Request::new(task)
+    }
+}
+
+fn source(spec: &ValidatedBuild, observed: &Observed) -> Source {
+    let credentials = spec.source.secret().is_some();
+    match &spec.source {
+        SourceSpec::Empty => Source::Empty,
+        SourceSpec::Git { url, reference, .. } => Source::Git {
+            url: url.clone(),
+            revision: GitRevision {
+                commit: observed.commit().unwrap_or_default().to_owned(),
+                reference: reference.full_name(),
+            },
+            credentials,
+        },
+        SourceSpec::Http { url, checksum, .. } => Source::Http {
+            url: url.clone(),
+            checksum: checksum.clone(),
+            credentials,
+        },
+        SourceSpec::ConfigMap { .. } => Source::ConfigMap {
+            digest: match &observed.source {
+                SourceState::ConfigMap(Some(digest)) => digest.clone(),
+                _ => String::new(),
+            },
+        },
+    }
+}
