@@ -326,7 +326,8 @@ fn content_of(reader: impl AsyncRead + Send + 'static) -> Content {
         .boxed()
 }
 
-/// `content`, failing where it has not exactly `size` bytes: the request announced that many.
+/// `content`, failing where it has not exactly `size` bytes: the request announced that many. Its last bytes are held
+/// back until its end was reached, so that what fails only there (a wrong digest) never arrives complete.
 fn exactly(
     content: Content,
     size: u64,
@@ -342,18 +343,22 @@ fn exactly(
             expected: size,
             found,
         };
-        match content.next().await {
-            Some(Ok(bytes)) => {
-                let seen = seen + bytes.len() as u64;
-                if seen > size {
-                    return Err(mismatch(seen));
-                }
-                Ok(Some((bytes, (Some(content), seen, action))))
-            }
-            Some(Err(error)) => Err(error),
-            None if seen < size => Err(mismatch(seen)),
-            None => Ok(None),
+        let Some(bytes) = content.try_next().await? else {
+            return Err(mismatch(seen));
+        };
+        let seen = seen + bytes.len() as u64;
+        if seen < size {
+            return Ok(Some((bytes, (Some(content), seen, action))));
         }
+        while let Some(more) = content.try_next().await? {
+            if !more.is_empty() {
+                return Err(mismatch(seen + more.len() as u64));
+            }
+        }
+        if seen > size {
+            return Err(mismatch(seen));
+        }
+        Ok(Some((bytes, (None, seen, action))))
     })
 }
 
@@ -408,7 +413,8 @@ mod tests {
             (&["ab", "c"] as &[_], 3, true),
             (&["ab", "c"], 4, false),
             (&["ab", "c"], 2, false),
-            (&[], 0, true),
+            (&[], 1, false),
+            (&["a", ""], 1, true),
         ] {
             let read: Result<Vec<_>> = exactly(content(parts), size, "push".into())
                 .try_collect()

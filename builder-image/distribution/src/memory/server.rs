@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use axum::{Router, body::Body, extract::Request, response::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderMap, Method, header};
 use oci::{Digest, Digester, Document, MediaType};
 use serde_json::json;
@@ -117,12 +118,19 @@ fn send(answer: Answer, fault: Option<Fault>, is_head: bool) -> Response {
         Some(Fault::Cut(after)) => {
             response = response.header(header::CONTENT_LENGTH, body.len());
             let part = body.slice(..after.min(body.len()));
-            let cut = std::io::Error::other("cut");
-            Body::from_stream(futures::stream::iter([Ok(part), Err(cut)]))
+            Body::from_stream(broken(part))
         }
         _ => Body::from(body),
     };
     response.body(body).expect("the headers are valid")
+}
+
+/// `part`, and then an error, but not before the part is on its way.
+fn broken(part: Bytes) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send {
+    futures::stream::once(async { Ok(part) }).chain(futures::stream::once(async {
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("cut"))
+    }))
 }
 
 /// The parameters of a query, decoded.
