@@ -16,6 +16,17 @@
 //! assert_eq!(parsed.dockerfile.expect("the stage was read").stages[0].name.as_deref(), Some("base"));
 //! ```
 //!
+//! # Where this crate is stricter than the reference
+//!
+//! - RUN, CMD and ENTRYPOINT without arguments, and `RUN []`, are errors; the reference runs an empty shell command.
+//! - Flags of instructions that have none are errors everywhere; the reference ignores those of ARG.
+//! - The trigger of ONBUILD is checked at once, not only in the build that inherits it.
+//! - Ports, signals, modes and checksums without variables are checked while parsing, in all stages.
+//! - An empty `COPY --from=` is an error instead of meaning the build context.
+//!
+//! And where it does what the reference means: blanks behind `<<` are allowed in COPY and ADD as they are in RUN, a
+//! delimiter may have blanks there, flags may hold any Unicode text, and EXPOSE keeps what stands before a `${…:-…}`.
+//!
 //! Reading order of the modules: `parse` (the loop), `line` (continuations), [`instruction`], `heredoc`, [`stage`],
 //! [`expand`](mod@expand), [`diagnostic`].
 

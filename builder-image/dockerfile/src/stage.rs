@@ -272,3 +272,56 @@ fn check_from(
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Dockerfile {
+        let text = "FROM a AS One\nFROM one AS two\nFROM two AS one\nFROM one\n";
+        crate::parse("f", text).dockerfile.expect("four stages")
+    }
+
+    #[test]
+    fn stages_are_found_by_name_and_index() {
+        let file = file();
+        // FROM looks upwards, everything else sees the last stage of a name; an index is a name only for COPY.
+        for (index, image, expected) in [
+            (0, "one", None),
+            (1, "one", Some(0)),
+            (2, "TWO", Some(1)),
+            (2, "one", Some(0)),
+            (3, "one", Some(2)),
+            (3, "0", None),
+        ] {
+            assert_eq!(file.base_stage(index, image), expected, "{index} {image}");
+        }
+        for (from, expected) in [
+            ("One", Some(2)),
+            ("two", Some(1)),
+            ("0", Some(0)),
+            ("3", Some(3)),
+            ("4", None),
+            ("alpine", None),
+        ] {
+            assert_eq!(file.copy_stage(from), expected, "{from}");
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let file = file();
+        assert_eq!(file.target(None), Ok(3));
+        assert_eq!(file.target(Some("")), Ok(3));
+        assert_eq!(file.target(Some("TWO")), Ok(1));
+        let message = |name| file.target(Some(name)).map_err(|error| error.to_string());
+        assert_eq!(
+            message("tow"),
+            Err("target stage `tow` does not exist, did you mean `two`?".to_owned())
+        );
+        assert_eq!(
+            message("0"),
+            Err("target stage `0` does not exist, the stages are one, two, one".to_owned())
+        );
+    }
+}

@@ -21,14 +21,21 @@ struct Refusal {
 /// only by expansion is found by the engine.
 pub fn unsupported(dockerfile: &Dockerfile, reachable: impl Fn(usize) -> bool) -> Vec<Diagnostic> {
     let mut refusals = Vec::new();
-    if let Some(syntax) = &dockerfile.directives.syntax
-        && !is_known_frontend(&syntax.value)
-    {
-        refusals.push(Refusal {
-            what: format!("frontend image `{}`", syntax.value),
+    if let Some(syntax) = &dockerfile.directives.syntax {
+        let remedy = match Frontend::of(&syntax.value) {
+            Frontend::Known => None,
+            Frontend::Newer => {
+                Some("write `# syntax=docker/dockerfile:1`, and only what syntax 1.28 has")
+            }
+            Frontend::Foreign => Some(
+                "frontends are never executed; remove the line, or write `# syntax=docker/dockerfile:1`",
+            ),
+        };
+        refusals.extend(remedy.map(|remedy| Refusal {
+            what: format!("frontend `{}`", syntax.value),
             span: syntax.span,
-            remedy: "frontends are never executed; remove the line, or write `# syntax=docker/dockerfile:1`",
-        });
+            remedy,
+        }));
     }
     for stage in dockerfile
         .stages
@@ -52,16 +59,40 @@ pub fn unsupported(dockerfile: &Dockerfile, reachable: impl Fn(usize) -> bool) -
         .collect()
 }
 
-/// The official frontend, in any version 1: the language of this crate.
-fn is_known_frontend(reference: &str) -> bool {
-    let reference = reference.split('@').next().unwrap_or_default();
-    let (name, tag) = match reference.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (reference, "latest"),
-    };
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    let version = tag == "latest" || tag == "1" || tag.starts_with("1.") || tag.starts_with("1-");
-    name == "docker/dockerfile" && version
+/// The newest minor version of syntax 1 whose instructions and flags this crate knows.
+const NEWEST: u32 = 28;
+
+/// What a `# syntax=` asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Frontend {
+    /// The official frontend in a version that is known: the language of this crate.
+    Known,
+    /// The official frontend in a later version.
+    Newer,
+    /// Anything else.
+    Foreign,
+}
+
+impl Frontend {
+    fn of(reference: &str) -> Self {
+        let reference = reference.split('@').next().unwrap_or_default();
+        let (name, tag) = match reference.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (reference, "latest"),
+        };
+        if name.strip_prefix("docker.io/").unwrap_or(name) != "docker/dockerfile" {
+            return Self::Foreign;
+        }
+        // `1.20.0-labs` and `1-labs` are the same language with features that are refused one by one.
+        let version = tag.split('-').next().unwrap_or_default();
+        let mut numbers = version.split('.');
+        match (numbers.next(), numbers.next().map(str::parse::<u32>)) {
+            (Some("latest" | "labs" | "1"), None) => Self::Known,
+            (Some("1"), Some(Ok(minor))) if minor <= NEWEST => Self::Known,
+            (Some("1"), Some(Ok(_))) => Self::Newer,
+            _ => Self::Foreign,
+        }
+    }
 }
 
 fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
@@ -159,5 +190,47 @@ fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frontends() {
+        for (reference, expected) in [
+            ("docker/dockerfile", Frontend::Known),
+            ("docker/dockerfile:1", Frontend::Known),
+            ("docker/dockerfile:1.4", Frontend::Known),
+            ("docker/dockerfile:1.4.3", Frontend::Known),
+            ("docker/dockerfile:1-labs", Frontend::Known),
+            ("docker/dockerfile:1.7-labs", Frontend::Known),
+            ("docker/dockerfile:labs", Frontend::Known),
+            ("docker.io/docker/dockerfile:1", Frontend::Known),
+            ("docker/dockerfile:1@sha256:00", Frontend::Known),
+            ("docker/dockerfile:1.99", Frontend::Newer),
+            ("docker/dockerfile:2", Frontend::Foreign),
+            ("docker/dockerfile:master", Frontend::Foreign),
+            ("docker/dockerfile-upstream:1", Frontend::Foreign),
+            ("registry:5000/docker/dockerfile", Frontend::Foreign),
+            ("example.com/a", Frontend::Foreign),
+            ("", Frontend::Foreign),
+        ] {
+            assert_eq!(Frontend::of(reference), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn only_reachable_stages_are_judged() {
+        let text = "FROM a AS unused\nONBUILD RUN b\nFROM c\nRUN d\n";
+        let dockerfile = crate::parse("f", text).dockerfile.expect("two stages");
+        assert_eq!(unsupported(&dockerfile, |stage| stage == 1), []);
+        let refused = unsupported(&dockerfile, |_| true);
+        assert_eq!(refused.len(), 1);
+        assert_eq!(
+            refused[0].one_line("f", text),
+            "f:2: ONBUILD is not supported"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The table of expansions: what a word becomes with which variables. Rows of `SAME` hold for both escape characters,
 //! those of `BACKSLASH` and `BACKTICK` for one.
 
+use super::expander::{MAX_DEPTH, MAX_GROWTH};
 use super::*;
 
 /// Variables of every row.

@@ -5,7 +5,7 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::flag::Flags;
-use crate::heredoc::Heredoc;
+use crate::heredoc::{self, Heredoc};
 use crate::instruction::{Statement, Verb, command};
 use crate::mode::{Mode, SYNTAX};
 use crate::source::SourceLocation;
@@ -235,6 +235,7 @@ fn sources_and_destination(
         JsonForm::No => split_blanks(&line.text, statement.arguments.clone())
             .into_iter()
             .map(|range| Spanned::new(line.text[range.clone()].to_owned(), line.span(range)))
+            .inspect(|word| check_read(word, statement.heredocs, diagnostics))
             .collect(),
     };
     let mut sources = with_heredocs(words, statement.heredocs);
@@ -262,6 +263,24 @@ fn sources_and_destination(
             diagnostics.push(too_few(statement.verb, other, statement.span()));
             None
         }
+    }
+}
+
+/// A line whose quotes do not close has no heredocs, so what looks like one in it is neither that nor surely a path.
+fn check_read(word: &Word, heredocs: &[Heredoc], diagnostics: &mut Vec<Diagnostic>) {
+    let read = heredocs
+        .iter()
+        .any(|heredoc| heredoc.span.overlaps(word.span));
+    if !read && heredoc::is_only(&word.value) {
+        diagnostics.push(
+            Diagnostic::error(
+                "heredoc-not-read",
+                word.span,
+                format!("heredoc `{}` has no body", word.value),
+            )
+            .note("a line with a quote or `${` that is not closed has no heredocs")
+            .help("close or escape the quote; a path that looks like a heredoc is written in JSON form"),
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! Instructions: what a stage consists of.
 //!
 //! Everything here is as written: a [`Word`] still has its quotes and variables. Who executes an instruction expands its
-//! words with [`crate::expand`]. Expanded are the words of ADD, ARG, COPY, ENV, EXPOSE, FROM, LABEL, STOPSIGNAL, USER,
+//! words with [`crate::expand()`]. Expanded are the words of ADD, ARG, COPY, ENV, EXPOSE, FROM, LABEL, STOPSIGNAL, USER,
 //! VOLUME and WORKDIR and the values of `RUN --mount`; never the commands of RUN, CMD, ENTRYPOINT, SHELL and
 //! HEALTHCHECK, nor `COPY --from`. All words of one instruction see the variables as they were before it.
 

@@ -107,10 +107,6 @@ impl<'a> Statement<'a> {
             )
     }
 
-    fn text(&self) -> &'a str {
-        &self.line.text[self.arguments.clone()]
-    }
-
     fn word(&self, range: Range<usize>) -> Word {
         let text = self.line.text[range.clone()].to_owned();
         Spanned::new(text, self.line.span(range))
@@ -314,7 +310,8 @@ fn read_onbuild(
         heredocs: statement.heredocs,
         ..inner
     };
-    let mut expression = statement.text().to_owned();
+    // Blanks at the end of the line are kept: the text becomes part of the image's configuration, byte for byte.
+    let mut expression = statement.line.text[statement.arguments.start..].to_owned();
     for heredoc in statement.heredocs {
         expression.push('\n');
         expression.push_str(&heredoc.content);

@@ -4,11 +4,16 @@
 //! written, [`MountSpec::resolve`] makes a [`Mount`] of it once the variables are known. A mount without variables is
 //! checked completely while parsing.
 
+mod error;
+mod value;
+
+pub use error::MountError;
+use value::{fields, parse_size};
+
 use crate::diagnostic::Diagnostic;
 use crate::directive::parse_bool;
-use crate::expand::{ExpandError, Scope, expand};
+use crate::expand::{Scope, expand};
 use crate::span::Word;
-use crate::suggest::did_you_mean;
 
 const KEYS: [&str; 18] = [
     "type",
@@ -111,88 +116,6 @@ pub struct Mount {
     pub env: Option<String>,
 }
 
-/// Why a mount is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MountError {
-    /// A quote inside an unquoted field, or one that is not closed.
-    #[error("the fields are not valid CSV")]
-    Csv,
-    /// A variable that can not be expanded.
-    #[error(transparent)]
-    Expand(#[from] ExpandError),
-    /// `from` with a variable.
-    #[error("variables are not expanded in `from`")]
-    VariableInFrom,
-    /// A key that does not exist.
-    #[error("unknown key `{0}`")]
-    UnknownKey(String),
-    /// A key without the value that it needs.
-    #[error("key `{0}` needs a value")]
-    MissingValue(String),
-    /// A value that the key can not have.
-    #[error("invalid value `{value}` of key `{key}`")]
-    InvalidValue {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-    },
-    /// A key that this type of mount does not take.
-    #[error("key `{key}` is not allowed for mounts of type {}", name_of(TYPES, *.kind))]
-    NotAllowed {
-        /// The key.
-        key: String,
-        /// The type.
-        kind: MountType,
-    },
-    /// A secret without a name.
-    #[error("a secret mount needs one of `id`, `source` and `target`")]
-    UnnamedSecret,
-    /// A secret with two names.
-    #[error("a secret mount takes `id` or `source`, not both")]
-    TwoSecretNames,
-}
-
-impl MountError {
-    fn help(&self) -> Option<String> {
-        match self {
-            Self::Csv => Some(
-                "write `type=cache,target=/path`; a field with a comma stands in double quotes"
-                    .into(),
-            ),
-            Self::VariableInFrom => {
-                Some("define a stage with `FROM … AS name` and mount from that".into())
-            }
-            Self::UnknownKey(key) => did_you_mean(key, KEYS.into_iter().chain(["env"])),
-            Self::MissingValue(key) => Some(format!("write `{key}=VALUE`")),
-            Self::InvalidValue { key, value } => match key.as_str() {
-                "type" => Some(choose(value, &TYPES.map(|(name, _)| name))),
-                "sharing" => Some(choose(value, &SHARING.map(|(name, _)| name))),
-                "mode" => Some("write the mode in octal".into()),
-                "size" => Some("write bytes, or a number with a unit such as `64m`".into()),
-                "uid" | "gid" => Some("write a number".into()),
-                _ => Some("write `true` or `false`".into()),
-            },
-            _ => None,
-        }
-    }
-}
-
-fn choose(value: &str, names: &[&'static str]) -> String {
-    did_you_mean(value, names.iter().copied())
-        .unwrap_or_else(|| format!("it is one of {}", names.join(", ")))
-}
-
-fn name_of<T: PartialEq + Copy, const N: usize>(
-    table: [(&'static str, T); N],
-    value: T,
-) -> &'static str {
-    table
-        .into_iter()
-        .find(|(_, known)| *known == value)
-        .map_or("", |(name, _)| name)
-}
-
 impl MountSpec {
     /// Reads the value of a `--mount` flag.
     pub(crate) fn read(word: Word, diagnostics: &mut Vec<Diagnostic>) -> Option<Self> {
@@ -257,43 +180,6 @@ fn check_from(fields: &[(String, Option<String>)]) -> Result<(), MountError> {
         return Err(MountError::VariableInFrom);
     }
     Ok(())
-}
-
-/// Cuts one CSV record into `key` or `key=value` fields.
-fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, MountError> {
-    let mut fields = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    let mut at_start = true;
-    while let Some(c) = chars.next() {
-        match c {
-            ',' => {
-                fields.push(String::new());
-                at_start = true;
-                continue;
-            }
-            '"' if at_start => loop {
-                match chars.next() {
-                    Some('"') if chars.peek() == Some(&'"') => {
-                        chars.next();
-                        fields.last_mut().ok_or(MountError::Csv)?.push('"');
-                    }
-                    Some('"') if matches!(chars.peek(), None | Some(',')) => break,
-                    None | Some('"') => return Err(MountError::Csv),
-                    Some(c) => fields.last_mut().ok_or(MountError::Csv)?.push(c),
-                }
-            },
-            '"' => return Err(MountError::Csv),
-            c => fields.last_mut().ok_or(MountError::Csv)?.push(c),
-        }
-        at_start = false;
-    }
-    Ok(fields
-        .into_iter()
-        .map(|field| match field.split_once('=') {
-            Some((key, value)) => (key.to_lowercase(), Some(value.to_owned())),
-            None => (field.to_lowercase(), None),
-        })
-        .collect())
 }
 
 fn build(fields: Vec<(String, Option<String>)>) -> Result<Mount, MountError> {
@@ -409,35 +295,6 @@ fn lookup<T: Copy, const N: usize>(table: [(&'static str, T); N], name: &str) ->
         .into_iter()
         .find(|(known, _)| known.eq_ignore_ascii_case(name))
         .map(|(_, value)| value)
-}
-
-/// A number of bytes with an optional binary unit: `64m`, `1.5GiB`, `512 kb`.
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.len()
-        - text
-            .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
-            .len();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim_start().to_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: u64 = whole.parse().ok()?;
-    let mut bytes = u128::from(whole) << shift;
-    let mut worth = 1_u128 << shift;
-    for digit in fraction.chars() {
-        // Ten digits are more than any unit can show.
-        worth = worth * 1000 / 10;
-        bytes += u128::from(digit.to_digit(10)?) * worth / 1000;
-        worth /= 1000;
-    }
-    u64::try_from(bytes).ok()
 }
 
 #[cfg(test)]
@@ -572,26 +429,5 @@ mod tests {
             (MountType::Cache, Some("/x"))
         );
         assert!(spec.resolve('\\', &scope("volume")).is_err());
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("10", Some(10)),
-            ("10b", Some(10)),
-            ("1k", Some(1024)),
-            ("1KB", Some(1024)),
-            ("64 MiB", Some(64 << 20)),
-            ("0.5k", Some(512)),
-            ("1p", Some(1 << 50)),
-            ("", None),
-            ("k", None),
-            ("1x", None),
-            ("1.2.3k", None),
-            ("-1", None),
-        ] {
-            assert_eq!(parse_size(text), expected, "{text}");
-        }
     }
 }
