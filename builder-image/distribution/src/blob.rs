@@ -111,13 +111,11 @@ impl Client {
             let Some(mut download) = download else {
                 return Ok(None);
             };
-            match download.next().await? {
-                Some(bytes) => Ok(Some((bytes, Some(download)))),
-                None => {
-                    download.finish()?;
-                    Ok(None)
-                }
+            if let Some(bytes) = download.next().await? {
+                return Ok(Some((bytes, Some(download))));
             }
+            download.finish()?;
+            Ok(None)
         });
         Ok(BlobReader {
             stream: stream.boxed(),

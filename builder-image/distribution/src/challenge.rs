@@ -161,7 +161,6 @@ fn same_domain(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn of(values: &[&str]) -> Option<Challenge> {
@@ -172,12 +171,12 @@ mod tests {
         Challenge::of(&headers)
     }
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer(Bearer {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
+        Challenge::Bearer(Bearer {
             realm: realm.into(),
             service: service.map(Into::into),
             scope: scope.map(Into::into),
-        }))
+        })
     }
 
     #[test]
@@ -187,23 +186,27 @@ mod tests {
             (&["Basic"], Some(Challenge::Basic)),
             (
                 &[r#"Bearer realm="https://a/t",service="s",scope="repository:a/b:pull,push""#],
-                bearer("https://a/t", Some("s"), Some("repository:a/b:pull,push")),
+                Some(bearer(
+                    "https://a/t",
+                    Some("s"),
+                    Some("repository:a/b:pull,push"),
+                )),
             ),
             (
                 &[r#"bearer  Realm = "https://a/t" , error="invalid_token""#],
-                bearer("https://a/t", None, None),
+                Some(bearer("https://a/t", None, None)),
             ),
             (
                 &[r#"Basic realm="x", Bearer realm="https://a/t",scope="""#],
-                bearer("https://a/t", None, None),
+                Some(bearer("https://a/t", None, None)),
             ),
             (
                 &["Basic realm=x", "Bearer realm=https://a/t,service=s"],
-                bearer("https://a/t", Some("s"), None),
+                Some(bearer("https://a/t", Some("s"), None)),
             ),
             (
                 &[r#"Bearer realm="https://a/\"t", service="a, b""#],
-                bearer("https://a/\"t", Some("a, b"), None),
+                Some(bearer("https://a/\"t", Some("a, b"), None)),
             ),
             (&["Negotiate abc=="], None),
             (&["Bearer"], None),

@@ -531,7 +531,6 @@ async fn error_code(response: Response) -> Option<ErrorCode> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

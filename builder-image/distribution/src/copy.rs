@@ -85,9 +85,8 @@ pub async fn copy(
     let present = destination.resolve(to).await?;
     let mut pinned = from.clone();
     if let Some(present) = present {
-        let wanted = match source.resolve(from).await? {
-            Some(wanted) => wanted,
-            None => return Err(not_found(from)),
+        let Some(wanted) = source.resolve(from).await? else {
+            return Err(not_found(from));
         };
         if present.digest == wanted.digest {
             return Ok(CopyReport {
@@ -233,9 +232,10 @@ impl Reading<'_> {
 
     fn note(&mut self, blob: Descriptor) -> Result<()> {
         if blob.media_type.is_foreign_layer() || !blob.urls.is_empty() {
-            return match self.options.foreign_layers {
-                true => Ok(()),
-                false => Err(Error::ForeignLayer(blob.digest)),
+            return if self.options.foreign_layers {
+                Ok(())
+            } else {
+                Err(Error::ForeignLayer(blob.digest))
             };
         }
         self.blobs.entry(blob.digest.clone()).or_insert(blob);

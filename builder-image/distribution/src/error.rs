@@ -346,7 +346,6 @@ pub(crate) fn masked(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

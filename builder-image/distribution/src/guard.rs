@@ -116,10 +116,7 @@ fn check_v6(address: Ipv6Addr) -> Result<(), &'static str> {
 /// The IPv4 address that packets to `address` end up at: v4-mapped, v4-compatible, NAT64, 6to4 and Teredo addresses.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
-    let join = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
+    let join = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match s {
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
             if s[5] == 0xffff || !matches!((high, low), (0, 0 | 1)) =>
@@ -196,7 +193,6 @@ impl fmt::Display for Cidr {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

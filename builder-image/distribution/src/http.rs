@@ -482,13 +482,14 @@ impl dns::Resolve for GuardedResolver {
     }
 }
 
+type Make = fn(&str) -> reqwest::Result<reqwest::Proxy>;
+
 fn proxies(settings: &Proxies) -> Result<Vec<reqwest::Proxy>> {
     let no_proxy = settings
         .no_proxy
         .as_deref()
         .and_then(reqwest::NoProxy::from_string);
     let mut proxies = Vec::new();
-    type Make = fn(&str) -> reqwest::Result<reqwest::Proxy>;
     let named: [(&Option<String>, Make, &str); 2] = [
         (&settings.http, |url| reqwest::Proxy::http(url), "http"),
         (&settings.https, |url| reqwest::Proxy::https(url), "https"),

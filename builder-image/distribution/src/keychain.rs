@@ -181,7 +181,7 @@ impl DockerConfig {
             Pattern::parse(registry).ok_or_else(|| KeychainError::Host(registry.to_owned()))?;
         self.entries.push((pattern, credentials));
         self.entries
-            .sort_by(|(a, _), (b, _)| b.specificity().cmp(&a.specificity()));
+            .sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.specificity()));
         Ok(self)
     }
 }
@@ -296,7 +296,6 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn user_for(keys: &[&str], repository: &str) -> Option<String> {

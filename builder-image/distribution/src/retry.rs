@@ -121,7 +121,6 @@ impl Pause {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::Outage;
 

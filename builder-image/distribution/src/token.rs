@@ -189,12 +189,11 @@ fn parse(body: &[u8]) -> Option<(HeaderValue, Duration)> {
 
 /// How long a token is used: clocks differ and requests take their time, so not to its last seconds.
 fn usable(lifetime: Duration) -> Duration {
-    lifetime - (lifetime / 4).min(Duration::from_secs(15))
+    lifetime.saturating_sub((lifetime / 4).min(Duration::from_secs(15)))
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

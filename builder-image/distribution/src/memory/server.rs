@@ -90,24 +90,24 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Response {
     if let Some(entry) = lock(&shared.log).get_mut(logged.number) {
         entry.status = right.status;
     }
-    send(right, fault, logged.method == Method::HEAD)
+    send(right, fault.as_ref(), logged.method == Method::HEAD)
 }
 
-fn send(answer: Answer, fault: Option<Fault>, is_head: bool) -> Response {
+fn send(answer: Answer, fault: Option<&Fault>, is_head: bool) -> Response {
     let Answer {
         status,
         headers,
         mut body,
     } = answer;
     let mut response = Response::builder().status(status);
-    let left_out = match &fault {
+    let left_out = match fault {
         Some(Fault::Without(name)) => *name,
         _ => "",
     };
     for (name, value) in headers.into_iter().filter(|(name, _)| *name != left_out) {
         response = response.header(name, value);
     }
-    if let (Some(Fault::Corrupt), Some(first)) = (&fault, body.first()) {
+    if let (Some(Fault::Corrupt), Some(first)) = (fault, body.first()) {
         body = [&[!first], &body[1..]].concat().into();
     }
     let body = match fault {
@@ -117,7 +117,7 @@ fn send(answer: Answer, fault: Option<Fault>, is_head: bool) -> Response {
         }
         Some(Fault::Cut(after)) => {
             response = response.header(header::CONTENT_LENGTH, body.len());
-            let part = body.slice(..after.min(body.len()));
+            let part = body.slice(..body.len().min(*after));
             Body::from_stream(broken(part))
         }
         _ => Body::from(body),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use distribution::{
-    Client, Error, ErrorKind, Guard, HttpClient, HttpSettings, Proxies, RetryPolicy,
+    Client, ClientBuilder, Error, ErrorKind, Guard, HttpClient, HttpSettings, Proxies, RetryPolicy,
     memory::{Fault, MemoryRegistry},
 };
 use oci::MediaType;
@@ -177,7 +177,7 @@ async fn private_authorities_are_trusted_where_they_are_given() {
     let client = |pem: Option<String>| {
         let builder = Client::builder().guard(Guard::closed(["127.0.0.1", "::1"]).unwrap());
         let builder = builder.retry(RetryPolicy::never());
-        let builder = pem.into_iter().fold(builder, |b, pem| b.ca_pem(pem));
+        let builder = pem.into_iter().fold(builder, ClientBuilder::ca_pem);
         builder.build().unwrap()
     };
     let (port, pem) = tls_server(reply.into());
