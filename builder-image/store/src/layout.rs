@@ -1,0 +1,358 @@
+//! The layout directory: blobs by digest, and names in `index.json`. Every write is a temporary file that is renamed, so
+//! that readers see the old or the new content; writers of `index.json` wait for each other by a lock on the directory.
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+use oci::{
+    Algorithm, Descriptor, Digest, Digester, Document, ImageConfig, Index, MAX_MANIFEST_BYTES,
+    Manifest, MediaType,
+};
+use rustix::fs::FlockOperation;
+use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
+
+use crate::{Doing, Result, StoreError};
+
+/// The annotation of a descriptor in `index.json` that names it: here the full name of the image.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation that containerd and Docker read the full name of an image from.
+pub const IMAGE_NAME: &str = "io.containerd.image.name";
+
+pub(crate) const VERSION_FILE: &str = "oci-layout";
+pub(crate) const VERSION_JSON: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const INDEX_FILE: &str = "index.json";
+
+/// An OCI image layout directory.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout at `root`, made where there is none. Other files in the directory are left alone.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self> {
+        let layout = Self { root: root.into() };
+        let action = "create the image layout";
+        fs::create_dir_all(layout.root.join("blobs/sha256")).doing(action)?;
+        if !layout.root.join(VERSION_FILE).exists() {
+            layout.replace(VERSION_FILE, VERSION_JSON.as_bytes())?;
+        }
+        let lock = layout.lock()?;
+        if !layout.root.join(INDEX_FILE).exists() {
+            layout.write_index(&Index::new(Vec::new()))?;
+        }
+        drop(lock);
+        Self::open(layout.root)
+    }
+
+    /// The layout at `root`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotALayout`] when there is none.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        if !fs::read(root.join(VERSION_FILE)).is_ok_and(|json| is_version(&json)) {
+            return Err(StoreError::NotALayout(root));
+        }
+        Ok(Self { root })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the blob is, or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        let algorithm = digest.algorithm().as_str();
+        self.root.join("blobs").join(algorithm).join(digest.hex())
+    }
+
+    /// Whether the blob is there with the size that the descriptor says.
+    pub fn has_blob(&self, descriptor: &Descriptor) -> bool {
+        fs::metadata(self.blob_path(&descriptor.digest))
+            .is_ok_and(|m| m.is_file() && m.len() == descriptor.size)
+    }
+
+    /// Stores what `reader` gives and tells its digest and size.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] when it is not `expected`; nothing is stored then.
+    pub fn write_blob(
+        &self,
+        mut reader: impl Read,
+        expected: Option<&Digest>,
+    ) -> Result<(Digest, u64)> {
+        let action = "store a blob";
+        let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+        let directory = self.root.join("blobs").join(algorithm.as_str());
+        fs::create_dir_all(&directory).doing(action)?;
+        let mut file = NamedTempFile::with_prefix_in(".new-", &directory).doing(action)?;
+        let mut digester = Digester::new(algorithm);
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let count = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).doing(action),
+            };
+            digester.update(&buffer[..count]);
+            file.write_all(&buffer[..count]).doing(action)?;
+        }
+        let size = digester.len();
+        let digest = digester.finish();
+        if let Some(expected) = expected.filter(|&expected| *expected != digest) {
+            return Err(StoreError::Mismatch {
+                expected: expected.to_string(),
+                found: digest.to_string(),
+            });
+        }
+        persist(file, &self.blob_path(&digest), action)?;
+        Ok((digest, size))
+    }
+
+    /// Stores `bytes` as a blob of `media_type`.
+    pub fn write_bytes(&self, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
+        let (digest, size) = self.write_blob(bytes, None)?;
+        Ok(Descriptor::new(media_type, digest, size))
+    }
+
+    /// Opens a blob for reading. Its content is not verified.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when it is not there.
+    pub fn open_blob(&self, digest: &Digest) -> Result<fs::File> {
+        match fs::File::open(self.blob_path(digest)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(StoreError::Missing(digest.clone()))
+            }
+            opened => opened.doing("open a blob"),
+        }
+    }
+
+    /// Reads a manifest, an index or a configuration: at most 4 MiB, and what its digest says.
+    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let name = digest.to_string();
+        let bytes = read_bounded(self.open_blob(digest)?, &name)?;
+        let mut digester = Digester::new(digest.algorithm());
+        digester.update(&bytes);
+        let found = digester.finish();
+        if found == *digest {
+            return Ok(bytes);
+        }
+        Err(StoreError::Mismatch {
+            expected: name,
+            found: found.to_string(),
+        })
+    }
+
+    /// The manifest or index that a descriptor names.
+    pub fn document(&self, descriptor: &Descriptor) -> Result<Document> {
+        let bytes = self.read_document(&descriptor.digest)?;
+        Document::parse(&descriptor.media_type, &bytes).map_err(|source| StoreError::Document {
+            digest: descriptor.digest.clone(),
+            source,
+        })
+    }
+
+    /// The configuration of an image.
+    pub fn config(&self, manifest: &Manifest) -> Result<ImageConfig> {
+        let digest = &manifest.config.digest;
+        parse(&self.read_document(digest)?, digest.as_str())
+    }
+
+    /// All named descriptors, in the order of `index.json`.
+    pub fn index(&self) -> Result<Index> {
+        let file = fs::File::open(self.root.join(INDEX_FILE)).doing("read the index")?;
+        parse(&read_bounded(file, INDEX_FILE)?, INDEX_FILE)
+    }
+
+    /// What `name` stands for.
+    pub fn find(&self, name: &str) -> Result<Option<Descriptor>> {
+        let index = self.index()?;
+        Ok(index.manifests.into_iter().find(|d| has_name(d, name)))
+    }
+
+    /// Lets `name` stand for `descriptor` alone.
+    pub fn tag(&self, name: &str, mut descriptor: Descriptor) -> Result<()> {
+        let name = name.to_owned();
+        descriptor.annotations.insert(REF_NAME.into(), name.clone());
+        let lock = self.lock()?;
+        let mut index = self.index()?;
+        index.manifests.retain(|d| !has_name(d, &name));
+        index.manifests.push(descriptor);
+        self.write_index(&index)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Takes `name` away. `false` when it stood for nothing. Blobs stay.
+    pub fn untag(&self, name: &str) -> Result<bool> {
+        let lock = self.lock()?;
+        let mut index = self.index()?;
+        let before = index.manifests.len();
+        index.manifests.retain(|d| !has_name(d, name));
+        let removed = index.manifests.len() < before;
+        if removed {
+            self.write_index(&index)?;
+        }
+        drop(lock);
+        Ok(removed)
+    }
+
+    fn write_index(&self, index: &Index) -> Result<()> {
+        let json = serde_json::to_vec(index).map_err(|source| StoreError::Json {
+            name: INDEX_FILE.into(),
+            source,
+        })?;
+        self.replace(INDEX_FILE, &json)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let action = "write the image layout";
+        let mut file = NamedTempFile::with_prefix_in(".new-", &self.root).doing(action)?;
+        file.write_all(bytes).doing(action)?;
+        file.as_file().sync_all().doing(action)?;
+        persist(file, &self.root.join(name), action)
+    }
+
+    /// Waits for other writers of the index. The lock ends with the value.
+    fn lock(&self) -> Result<fs::File> {
+        let action = "lock the image layout";
+        let directory = fs::File::open(&self.root).doing(action)?;
+        rustix::fs::flock(&directory, FlockOperation::LockExclusive)
+            .map_err(std::io::Error::from)
+            .doing(action)?;
+        Ok(directory)
+    }
+}
+
+/// Renames a temporary file, readable by all as files of a layout are.
+fn persist(file: NamedTempFile, path: &Path, action: &'static str) -> Result<()> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::fchmod(file.as_file(), mode)
+        .map_err(std::io::Error::from)
+        .doing(action)?;
+    file.persist(path).map_err(|e| e.error).doing(action)?;
+    Ok(())
+}
+
+fn has_name(descriptor: &Descriptor, name: &str) -> bool {
+    descriptor.annotations.get(REF_NAME).map(String::as_str) == Some(name)
+}
+
+pub(crate) fn is_version(json: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(json)
+        .is_ok_and(|version| version["imageLayoutVersion"] == "1.0.0")
+}
+
+pub(crate) fn read_bounded(reader: impl Read, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader
+        .take(MAX_MANIFEST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .doing("read a document")?;
+    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(StoreError::TooLarge(name.into()));
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
+    serde_json::from_slice(json).map_err(|source| StoreError::Json {
+        name: name.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_made_once_and_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("images");
+        assert!(matches!(
+            Layout::open(&root),
+            Err(StoreError::NotALayout(_))
+        ));
+        let layout = Layout::create(&root).unwrap();
+        let blob = layout.write_bytes(MediaType::OciConfig, b"{}").unwrap();
+        layout.tag("a:1", blob.clone()).unwrap();
+        let again = Layout::create(&root).unwrap();
+        assert!(again.has_blob(&blob));
+        assert_eq!(again.find("a:1").unwrap().unwrap().digest, blob.digest);
+        fs::write(root.join(VERSION_FILE), r#"{"imageLayoutVersion":"9"}"#).unwrap();
+        assert!(Layout::open(&root).is_err());
+    }
+
+    #[test]
+    fn blobs_are_what_their_digests_say() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::create(directory.path()).unwrap();
+        let wanted = Digest::of(b"wanted");
+        let error = layout.write_blob(&b"other"[..], Some(&wanted)).unwrap_err();
+        assert!(matches!(error, StoreError::Mismatch { .. }));
+        assert!(matches!(
+            layout.open_blob(&wanted),
+            Err(StoreError::Missing(_))
+        ));
+        let left: Vec<_> = fs::read_dir(directory.path().join("blobs/sha256"))
+            .unwrap()
+            .collect();
+        assert!(left.is_empty());
+        layout.write_blob(&b"wanted"[..], Some(&wanted)).unwrap();
+        assert_eq!(layout.read_document(&wanted).unwrap(), b"wanted");
+        fs::write(layout.blob_path(&wanted), "changed").unwrap();
+        assert!(matches!(
+            layout.read_document(&wanted),
+            Err(StoreError::Mismatch { .. })
+        ));
+        let long: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
+        assert!(layout.write_blob(&b"x"[..], Some(&long)).is_err());
+    }
+
+    #[test]
+    fn a_name_stands_for_one_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::create(directory.path()).unwrap();
+        let write = |text: &str| {
+            layout
+                .write_bytes(MediaType::OciManifest, text.as_bytes())
+                .unwrap()
+        };
+        let (first, second) = (write("1"), write("2"));
+        layout.tag("a:1", first.clone()).unwrap();
+        layout.tag("b:1", first).unwrap();
+        layout.tag("a:1", second.clone()).unwrap();
+        assert_eq!(layout.index().unwrap().manifests.len(), 2);
+        assert_eq!(layout.find("a:1").unwrap().unwrap().digest, second.digest);
+        assert!(layout.untag("a:1").unwrap() && !layout.untag("a:1").unwrap());
+        assert_eq!(layout.find("a:1").unwrap(), None);
+    }
+
+    #[test]
+    fn writers_do_not_lose_each_others_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::create(directory.path()).unwrap();
+        let blob = layout.write_bytes(MediaType::OciManifest, b"{}").unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (layout, blob) = (layout.clone(), blob.clone());
+                scope.spawn(move || {
+                    for number in 0..10 {
+                        let name = format!("{thread}:{number}");
+                        layout.tag(&name, blob.clone()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(layout.index().unwrap().manifests.len(), 40);
+    }
+}
