@@ -256,9 +256,10 @@ pub async fn reconcile<R: Reconciler>(context: &Context, object: &R::Object) -> 
         };
     }
     let limit = context.settings.reconcile_timeout;
-    let outcome = bounded(limit, steps::<R>(context, object)).await;
+    // Boxed: what the steps of a kind hold is large, and most objects are not being reconciled.
+    let outcome = bounded(limit, Box::pin(steps::<R>(context, object))).await;
     let outcome = outcome.unwrap_or_else(|error| Err((error, None)));
-    let finish = report::<R>(context, object, &outcome);
+    let finish = Box::pin(report::<R>(context, object, &outcome));
     let reported = bounded(limit, finish).await.and_then(|result| result);
     let requeue = outcome.as_ref().ok().and_then(|plan| plan.requeue);
     let error = outcome.err().map(|(error, _)| error).or(reported.err());

@@ -101,7 +101,7 @@ async fn a_panic_ends_one_reconcile_and_is_told() {
         assert_eq!(finished.error.unwrap().reason(), Reason::InternalError);
         assert_eq!(ready_reason(&api), "InternalError");
         api.change(REGISTRY, |r| {
-            r["metadata"]["labels"]["mode"] = json!("good")
+            r["metadata"]["labels"]["mode"] = json!("good");
         });
         reconcile::<Misbehaving>(&context, &read(&api)).await;
         assert_eq!(ready_reason(&api), "Available");

@@ -39,6 +39,7 @@ struct State {
     writes: Vec<String>,
     requests: Vec<(String, String)>,
     fault: Option<Matcher>,
+    clock: Option<fn() -> jiff::Timestamp>,
 }
 
 /// The API server.
@@ -65,7 +66,7 @@ impl FakeApi {
     /// A context with this server and default settings.
     pub fn context(&self) -> Context {
         let mut settings = Settings::defaults();
-        settings.registry_image = "registry.example.com/registry:3.1".to_owned();
+        "registry.example.com/registry:3.1".clone_into(&mut settings.registry_image);
         Context::new(
             self.client(),
             Arc::new(settings),
@@ -73,10 +74,21 @@ impl FakeApi {
         )
     }
 
+    /// Writes `creationTimestamp` into what is created from now on.
+    pub fn stamp_creation(&self, clock: fn() -> jiff::Timestamp) {
+        self.state.lock().unwrap().clock = Some(clock);
+    }
+
     /// Puts an object at `path` as if somebody had made it.
     pub fn put(&self, path: &str, mut object: Value) {
         let mut state = self.state.lock().unwrap();
         state.stamp(path, &mut object);
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// Puts an object at `path` as it is: for objects outside of namespaces.
+    pub fn put_raw(&self, path: &str, object: Value) {
+        let mut state = self.state.lock().unwrap();
         state.objects.insert(path.to_owned(), object);
     }
 
@@ -198,6 +210,10 @@ impl State {
                 let key = format!("{key}/{name}");
                 if self.objects.contains_key(&key) {
                     return failure(409, "AlreadyExists", "already exists");
+                }
+                let mut body = body;
+                if let Some(clock) = self.clock {
+                    body["metadata"]["creationTimestamp"] = json!(clock().to_string());
                 }
                 self.store(key, body)
             }
