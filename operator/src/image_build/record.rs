@@ -89,7 +89,7 @@ fn note(status: &mut ImageBuildStatus, view: &PodView) {
         let oldest = status.builds.last().and_then(|b| b.start_time.as_ref());
         let is_older = oldest.is_some_and(|oldest| started < oldest.0);
         if status.builds.len() < MAX_BUILDS || !is_older {
-            status.builds.push(Build {
+            let build = Build {
                 name: identity.name.clone(),
                 reason: if made.retries > 0 {
                     "Retry".to_owned()
@@ -99,7 +99,9 @@ fn note(status: &mut ImageBuildStatus, view: &PodView) {
                 start_time: Some(Time(started)),
                 result: Some(RUNNING.to_owned()),
                 ..Build::default()
-            });
+            };
+            // Before those that started in the same second.
+            status.builds.insert(0, build);
             sort_and_cut(&mut status.builds);
             if status
                 .builds
