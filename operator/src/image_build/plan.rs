@@ -296,6 +296,14 @@ impl Case<'_> {
                     ),
                 }
             }
+            // The spec was changed and then changed back.
+            Fate::Cancelled {
+                reason: Reason::Superseded,
+            } => self.unless_suspended(Next::Start {
+                number,
+                retries: 0,
+                reason: "Spec",
+            }),
             Fate::Cancelled { reason } => {
                 Next::Poll(Summary::stalled(*reason, reason.meaning()), POLL_FAILED)
             }
