@@ -52,7 +52,7 @@ fn every_rule_refuses_with_its_message() {
             wrong.extend(judge(&row, answer.err().as_deref(), &mut seen));
         }
         assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-        let untried: Vec<_> = schema::rules().difference(&seen).cloned().collect();
+        let untried: Vec<_> = schema::RULES.difference(&seen).cloned().collect();
         assert!(
             untried.is_empty(),
             "rules that no row of crds/testdata tries: {untried:#?}"
@@ -225,16 +225,13 @@ fn judge(row: &Row, refusal: Option<&Status>, seen: &mut BTreeSet<Constraint>) -
     let Some(status) = refusal else {
         return Some(format!("{row:?} was accepted"));
     };
-    for rule in schema::rules()
-        .into_iter()
-        .filter(|rule| rule.kind == row.kind)
-    {
+    for rule in schema::RULES.iter().filter(|rule| rule.kind == row.kind) {
         let causes = status.details.iter().flat_map(|details| &details.causes);
         if causes
             .filter(|cause| schema::without_indexes(&cause.field) == rule.field)
             .any(|cause| cause.message.ends_with(&rule.what))
         {
-            seen.insert(rule);
+            seen.insert(rule.clone());
         }
     }
     let expected = row
@@ -247,59 +244,37 @@ fn judge(row: &Row, refusal: Option<&Status>, seen: &mut BTreeSet<Constraint>) -
 #[test]
 fn examples_are_applied_and_shown() {
     on_server("examples_are_applied_and_shown", |server| async move {
-        let kubectl = |arguments: &'static [&'static str]| async {
-            let output = server.cluster.kubectl(arguments).await;
-            output.unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
-        };
         let folder = repository().join("crds/examples");
         let folder = folder.to_str().unwrap();
         let apply = ["apply", "--validate=strict", "-f", folder];
-        server.cluster.kubectl(&apply).await.unwrap();
-        let again = server.cluster.kubectl(&apply).await.unwrap();
+        server.kubectl(&apply).await;
+        let again = server.kubectl(&apply).await;
         assert!(
             again.lines().all(|line| line.ends_with(" unchanged")),
             "{again}"
         );
-        server
-            .cluster
-            .kubectl(&["diff", "-f", folder])
-            .await
-            .unwrap();
+        server.kubectl(&["diff", "-f", folder]).await;
 
-        let seen = kubectl(&["get", "ib", "app", "-o", "jsonpath={.status}"]).await;
+        let seen = server
+            .kubectl(&["get", "ib", "app", "-o", "jsonpath={.status}"])
+            .await;
         assert_eq!(seen, r#"{"observedGeneration":-1}"#);
-        for arguments in [
-            [
-                "patch",
-                "im",
-                "hub",
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                MIRROR_STATUS,
-            ],
-            [
-                "patch",
-                "ib",
-                "app",
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                BUILD_STATUS,
-            ],
-            [
-                "patch",
-                "reg",
-                "main",
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                REGISTRY_STATUS,
-            ],
+        for (object, status) in [
+            ("imagebuild/app", BUILD_STATUS),
+            ("imagemirror/hub", MIRROR_STATUS),
+            ("registry/main", REGISTRY_STATUS),
         ] {
-            server.cluster.kubectl(&arguments).await.unwrap();
+            let patch = [
+                "patch",
+                object,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                status,
+            ];
+            server.kubectl(&patch).await;
         }
-        let category = kubectl(&["get", "coopery", "-o", "name"]).await;
+        let category = server.kubectl(&["get", "coopery", "-o", "name"]).await;
         for name in [
             "imagebuild.coopery.dev/app",
             "imagemirror.coopery.dev/hub",
@@ -308,12 +283,21 @@ fn examples_are_applied_and_shown() {
             assert!(category.lines().any(|line| line == name), "{category}");
         }
         let tables = [
-            kubectl(&["get", "ib", "app"]).await,
-            kubectl(&["get", "im", "hub"]).await,
-            kubectl(&["get", "reg", "main"]).await,
+            server.kubectl(&["get", "ib", "app"]).await,
+            server.kubectl(&["get", "im", "hub"]).await,
+            server.kubectl(&["get", "reg", "main"]).await,
         ];
         insta::with_settings!({filters => vec![(r" +", " "), (r" \d+s\n", " AGE\n")]}, {
-            insta::assert_snapshot!(tables.join("\n"), @"");
+            insta::assert_snapshot!(tables.join("\n"), @r"
+            NAME IMAGE DIGEST READY STATUS AGE
+            app main.default.svc:5000/team/app:latest sha256:ab True Succeeded AGE
+
+            NAME IMAGE DIGEST TAGS READY STATUS AGE
+            hub main.default.svc:5000/mirror/docker.io/nginx sha256:cd 2 False SyncFailed AGE
+
+            NAME HOST READY STATUS AGE
+            main main.default.svc:5000 AGE
+            ");
         });
     });
 }
