@@ -63,8 +63,8 @@ test-unit: prerequisites ## Tables, snapshots, in-memory registry, mock API serv
 	cargo test --locked --workspace --exclude tests
 	cargo test --locked -p tests --lib --test architecture
 
-test-api: cluster ## Real API server: tables of valid and invalid objects
-	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation -- --nocapture --test-threads=1
+test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry
+	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
 	cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6

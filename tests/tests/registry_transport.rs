@@ -1,0 +1,261 @@
+//! Our registry transport against the CNCF registry: push, pull, mount, copy, tags and delete with Basic
+//! authentication. `oci-client` looks at the result as an independent peer.
+//!
+//! Needs the program `registry` that `tests/cluster/build` builds; without it the test fails.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use distribution::{
+    Client, Credentials, DockerConfig, ErrorKind, Guard, Pushed,
+    copy::{CopyOptions, copy},
+};
+use futures::{StreamExt, TryStreamExt};
+use oci::{Descriptor, Index, Manifest, MediaType, Platform, Reference, Repository};
+
+/// The registry program on a free loopback port, with one user. Dropping it ends the process.
+struct Registry {
+    process: Child,
+    host: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Registry {
+    async fn start() -> Self {
+        let cache = std::env::var_os("COOPERY_CACHE").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/coopery"),
+            PathBuf::from,
+        );
+        let program = cache.join("bin/registry");
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display();
+        let hash = bcrypt::hash("s3cret", 4).unwrap();
+        fs_err::write(directory.path().join("htpasswd"), format!("user:{hash}\n")).unwrap();
+        let host = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().to_string()
+        };
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: '{host}', secret: fixed, relativeurls: true}}\n\
+             auth: {{htpasswd: {{realm: r, path: {root}/htpasswd}}}}\n"
+        );
+        let file = directory.path().join("config.yml");
+        fs_err::write(&file, config).unwrap();
+        let process = Command::new(&program)
+            .arg("serve")
+            .arg(&file)
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}; run `make cluster`", program.display()));
+        let registry = Self {
+            process,
+            host,
+            _directory: directory,
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while tokio::net::TcpStream::connect(&registry.host)
+            .await
+            .is_err()
+        {
+            assert!(Instant::now() < deadline, "the registry does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        registry
+    }
+
+    fn repository(&self, path: &str) -> Repository {
+        format!("{}/{path}", self.host).parse().unwrap()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn client(registries: &[&Registry]) -> Client {
+    let config = registries
+        .iter()
+        .fold(DockerConfig::default(), |config, registry| {
+            let credentials = Credentials::basic("user", "s3cret");
+            config.with(&registry.host, credentials).unwrap()
+        });
+    Client::builder()
+        .guard(Guard::Open)
+        .keychain(config)
+        .build()
+        .unwrap()
+}
+
+/// Pushes an image of one layer of a MiB, gives its descriptor.
+async fn push(client: &Client, repository: &Repository, architecture: &str) -> Descriptor {
+    let config = format!(r#"{{"architecture":"{architecture}","os":"linux"}}"#);
+    let config = client.upload_bytes(repository, MediaType::OciConfig, config.into());
+    let layer: Bytes = architecture.bytes().cycle().take(1 << 20).collect();
+    let layer = client.upload_bytes(repository, MediaType::OciLayer, layer);
+    let manifest = Manifest::new(config.await.unwrap(), vec![layer.await.unwrap()]);
+    let json = Bytes::from(serde_json::to_vec(&manifest).unwrap());
+    let descriptor = Descriptor::of(MediaType::OciManifest, &json);
+    let name = repository.at(descriptor.digest.clone());
+    let put = client.put_manifest(&name, &MediaType::OciManifest, json);
+    assert_eq!(put.await.unwrap(), descriptor.digest);
+    descriptor.with_platform(format!("linux/{architecture}").parse::<Platform>().unwrap())
+}
+
+/// Pushes an index of two platforms under `reference`.
+async fn push_index(client: &Client, reference: &Reference) -> Descriptor {
+    let repository = reference.repository();
+    let mut children = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        children.push(push(client, repository, architecture).await);
+    }
+    let json = Bytes::from(serde_json::to_vec_pretty(&Index::new(children)).unwrap());
+    let descriptor = Descriptor::of(MediaType::OciIndex, &json);
+    let put = client.put_manifest(reference, &MediaType::OciIndex, json);
+    assert_eq!(put.await.unwrap(), descriptor.digest);
+    descriptor
+}
+
+#[tokio::test]
+async fn what_is_pushed_is_there_for_us_and_for_others() {
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let reference = registry
+        .repository("team/app")
+        .tagged("v1".parse().unwrap());
+    let index = push_index(&client, &reference).await;
+    let resolved = client.resolve(&reference).await.unwrap().unwrap();
+    assert_eq!(resolved, index);
+
+    let manifest = client.manifest(&reference).await.unwrap();
+    let oci::Document::Index(document) = manifest.document().unwrap() else {
+        panic!("it is an index");
+    };
+    let child = reference
+        .repository()
+        .at(document.manifests[0].digest.clone());
+    let manifest = client.manifest(&child).await.unwrap().document().unwrap();
+    let oci::Document::Manifest(manifest) = manifest else {
+        panic!("it is a manifest");
+    };
+    let layer = &manifest.layers[0];
+    let reader = client.blob(reference.repository(), layer).await.unwrap();
+    let parts: Vec<Bytes> = reader.try_collect().await.unwrap();
+    assert_eq!(parts.concat().len(), 1 << 20);
+
+    // The peer: another implementation, by the tag.
+    let peer = oci_client::Client::try_from(oci_client::client::ClientConfig {
+        protocol: oci_client::client::ClientProtocol::Http,
+        ..Default::default()
+    })
+    .unwrap();
+    let auth = oci_client::secrets::RegistryAuth::Basic("user".into(), "s3cret".into());
+    let name = reference.to_string().parse().unwrap();
+    let digest = peer.fetch_manifest_digest(&name, &auth).await.unwrap();
+    assert_eq!(digest, index.digest.as_str());
+}
+
+#[tokio::test]
+async fn blobs_that_are_there_are_not_sent_again() {
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let (first, second) = (
+        registry.repository("first"),
+        registry.repository("second/deep"),
+    );
+    let bytes = Bytes::from(vec![1; 100_000]);
+    let blob = Descriptor::of(MediaType::OciLayer, &bytes);
+    for expected in [Pushed::Uploaded, Pushed::Mounted] {
+        let pushed = client.upload(&first, &blob, std::io::Cursor::new(bytes.clone()));
+        assert_eq!(pushed.await.unwrap(), expected);
+    }
+    assert!(!client.blob_exists(&second, &blob.digest).await.unwrap());
+    let mounted = client.mount(&second, &blob.digest, &first).await.unwrap();
+    assert!(mounted.is_none());
+    assert!(client.blob_exists(&second, &blob.digest).await.unwrap());
+    // The mount that fails leaves an upload, which the registry lets us cancel.
+    let other = oci::Digest::of(b"other");
+    let upload = client
+        .mount(&second, &other, &first)
+        .await
+        .unwrap()
+        .unwrap();
+    client.cancel_upload(upload).await.unwrap();
+    let empty = client.upload_bytes(&first, MediaType::OciConfig, Bytes::new());
+    assert_eq!(empty.await.unwrap().size, 0);
+}
+
+#[tokio::test]
+async fn indexes_are_copied_between_registries_and_within_one() {
+    let (source, target) = (Registry::start().await, Registry::start().await);
+    let client = client(&[&source, &target]);
+    let from = source
+        .repository("library/app")
+        .tagged("1".parse().unwrap());
+    let index = push_index(&client, &from).await;
+    let to = target.repository("mirror/app").tagged("1".parse().unwrap());
+    let options = CopyOptions::default();
+    let report = copy(&client, &from, &client, &to, &options).await.unwrap();
+    assert_eq!(
+        (report.copied.blobs, report.mounted.blobs, report.manifests),
+        (4, 0, 3)
+    );
+    assert_eq!(client.manifest(&to).await.unwrap().descriptor(), index);
+    assert!(
+        copy(&client, &from, &client, &to, &options)
+            .await
+            .unwrap()
+            .unchanged
+    );
+
+    let within = target.repository("elsewhere").tagged("2".parse().unwrap());
+    let report = copy(&client, &to, &client, &within, &options)
+        .await
+        .unwrap();
+    assert_eq!((report.copied.blobs, report.mounted.blobs), (0, 4));
+}
+
+#[tokio::test]
+async fn tags_are_listed_page_by_page_and_deleted() {
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let repository = registry.repository("tags");
+    let image = push(&client, &repository, "amd64").await;
+    let bytes = client
+        .manifest(&repository.at(image.digest.clone()))
+        .await
+        .unwrap()
+        .bytes;
+    futures::stream::iter(0..1005)
+        .for_each_concurrent(16, async |number| {
+            let name = repository.tagged(format!("v{number:04}").parse().unwrap());
+            let put = client.put_manifest(&name, &MediaType::OciManifest, bytes.clone());
+            put.await.unwrap();
+        })
+        .await;
+    let tags = client.tags(&repository, 10_000).await.unwrap();
+    assert_eq!(tags.len(), 1005);
+    let tagged = repository.tagged(tags[0].clone());
+    assert!(client.delete_manifest(&tagged).await.unwrap());
+    assert_eq!(client.resolve(&tagged).await.unwrap(), None);
+    assert_eq!(client.tags(&repository, 10_000).await.unwrap().len(), 1004);
+    let absent = registry.repository("absent");
+    let error = client.tags(&absent, 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let anonymous = client.with_keychain(distribution::Anonymous);
+    let error = anonymous.resolve(&tagged).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+}
