@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod base;
+pub mod build;
 pub mod cache;
 pub mod cache_key;
 pub mod cli;
@@ -16,6 +17,9 @@ mod decompress;
 pub mod diff;
 pub mod error;
 pub mod exec;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod fixture;
 pub mod export;
 pub mod graph;
 pub mod image;
@@ -24,6 +28,7 @@ pub mod layer;
 pub mod outcome;
 pub mod pod;
 pub mod progress;
+pub mod runtime;
 pub mod snapshot;
 pub mod solve;
 pub mod step;

@@ -125,15 +125,41 @@ pub fn unpack(
     }
     let base = Snapshot::empty();
     let mut upper = Upper::create(&base, into, owners)?;
+    let rules = Rules { into: ImagePath::root(), owner: None, whiteouts: true };
+    let diff_id = unpack_onto(&mut upper, reader, &rules, limits)?;
+    Ok((upper.finish()?, diff_id))
+}
+
+/// Puts the archive in `reader`, compressed or not, into `upper`, and returns the digest of its uncompressed stream.
+pub(crate) fn unpack_onto(
+    upper: &mut Upper<'_>,
+    reader: impl Read,
+    rules: &Rules,
+    limits: &Limits,
+) -> Result<DiffId, UnpackError> {
     let compressed = Arc::new(AtomicU64::new(0));
     let counted = Counted { reader, count: Arc::clone(&compressed) };
     let (_, stream) = decompress(counted).map_err(TarError::Io)?;
     let metered = Metered { stream, digester: Digester::sha256(), compressed, limits: *limits };
     let mut tar = TarReader::new(metered, limits.of_tar());
-    let rules = Rules { into: ImagePath::root(), owner: None, whiteouts: true };
-    apply(&mut upper, &mut tar, &rules, limits)?;
+    apply(upper, &mut tar, rules, limits)?;
     let metered = tar.drain().map_err(unwrap_limit)?;
-    Ok((upper.finish()?, DiffId(metered.digester.finish())))
+    Ok(DiffId(metered.digester.finish()))
+}
+
+/// Whether `reader` holds a tar archive, compressed or not: ADD unpacks what has a readable first member.
+///
+/// # Errors
+/// An archive that is one but is refused.
+pub(crate) fn is_archive(reader: impl Read, limits: &Limits) -> Result<bool, TarError> {
+    let Ok((_, stream)) = decompress(reader) else {
+        return Ok(false);
+    };
+    match TarReader::new(stream, limits.of_tar()).next() {
+        Ok(first) => Ok(first.is_some()),
+        Err(TarError::Io(_) | TarError::Checksum | TarError::Truncated) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl Limits {
@@ -154,7 +180,7 @@ pub(crate) struct Rules {
 }
 
 /// Puts all members of `tar` into `upper`.
-pub(crate) fn apply<R: Read>(
+fn apply<R: Read>(
     upper: &mut Upper<'_>,
     tar: &mut TarReader<R>,
     rules: &Rules,

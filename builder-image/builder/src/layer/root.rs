@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT},
     io::Errno,
 };
 
@@ -109,6 +109,22 @@ impl Root {
         }
     }
 
+    /// Removes the file or empty directory `path`.
+    pub(crate) fn remove(&self, path: &ImagePath, is_directory: bool) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return Err(Errno::BUSY.into());
+        };
+        let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        Ok(rustix::fs::unlinkat(self.directory(&parent)?, name, flags)?)
+    }
+
+    /// Sets the time of the last change of the directory `path`.
+    pub(crate) fn set_directory_mtime(&self, path: &ImagePath, mtime: Timestamp) -> io::Result<()> {
+        let opened = self.directory(path)?;
+        let through = path_through(&opened, OsStr::new("."));
+        Ok(rustix::fs::utimensat(rustix::fs::CWD, through, &times(mtime), AtFlags::empty())?)
+    }
+
     /// The extended attributes of the file or directory `path` that an image records.
     pub(crate) fn xattrs(&self, path: &ImagePath) -> io::Result<Xattrs> {
         let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
@@ -131,6 +147,14 @@ impl Root {
             }
         }
         Ok(xattrs)
+    }
+}
+
+/// The times of a file whose content was last changed at `mtime`.
+pub(super) fn times(mtime: Timestamp) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
     }
 }
 

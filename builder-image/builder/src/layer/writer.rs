@@ -12,13 +12,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags},
     io::Errno,
 };
 
 use super::{
     Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root,
-    root::path_through,
+    root::{path_through, times},
 };
 use crate::tree::{Attributes, Entry, ImagePath, Kind, Timestamp, Xattrs};
 
@@ -266,7 +266,7 @@ impl LayerWriter {
     /// Sets the times of all directories, which must come last, and saves the index.
     pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
         for (path, directory) in self.directories.iter().rev() {
-            set_directory_times(&self.root, path, directory.mtime).map_err(|error| LayerError::write(path, error))?;
+            self.root.set_directory_mtime(path, directory.mtime).map_err(|error| LayerError::write(path, error))?;
         }
         let layer = LayerDir::from_parts(self.path, self.owners, self.index);
         layer.save_index()?;
@@ -314,13 +314,6 @@ fn describe_directory(root: &Root, path: &ImagePath, attributes: &Attributes, ow
     Ok(record)
 }
 
-/// Sets the times of the directory `path`.
-fn set_directory_times(root: &Root, path: &ImagePath, mtime: Timestamp) -> io::Result<()> {
-    let opened = root.directory(path)?;
-    let through = path_through(&opened, OsStr::new("."));
-    Ok(rustix::fs::utimensat(rustix::fs::CWD, through, &times(mtime), AtFlags::empty())?)
-}
-
 /// Changes the attributes of one directory of a layer that is made already: for directories that its archive implied.
 pub(crate) fn settle_directory(layer: &LayerDir, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
     if layer.owners == Owners::Recorded {
@@ -329,7 +322,7 @@ pub(crate) fn settle_directory(layer: &LayerDir, path: &ImagePath, attributes: &
     let settle = || -> io::Result<()> {
         let root = Root::open(&layer.path)?;
         describe_directory(&root, path, attributes, layer.owners)?;
-        set_directory_times(&root, path, attributes.mtime)
+        root.set_directory_mtime(path, attributes.mtime)
     };
     settle().map_err(|error| LayerError::write(path, error))
 }
@@ -395,13 +388,6 @@ fn set_xattrs(
         }
     }
     Ok(refused)
-}
-
-fn times(mtime: Timestamp) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
-    }
 }
 
 /// Removes `name` from the open directory `parent`, with everything below it.

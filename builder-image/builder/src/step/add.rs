@@ -1,0 +1,49 @@
+//! What ADD does beyond COPY: archives are found by content and unpacked. Downloading is the caller's work; the file
+//! comes in as [`crate::step::copy::CopySource::Download`].
+
+use std::io::Read;
+
+use crate::{
+    step::StepError,
+    tree::ImagePath,
+    unpack::{self, Limits, Rules, UnpackError},
+    upper::Upper,
+};
+
+/// The mode of a downloaded file.
+pub const DOWNLOAD_MODE: u32 = 0o600;
+
+/// The name that the file behind `url` has: the last part of its path, `__unnamed__` where there is none.
+pub fn download_name(url: &str) -> String {
+    let path = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = path.split_once('/').map_or("", |(_, path)| path);
+    match path.trim_end_matches('/').rsplit('/').next() {
+        Some(name) if !matches!(name, "" | "." | "..") => name.to_owned(),
+        _ => "__unnamed__".to_owned(),
+    }
+}
+
+/// Whether the file `name` is an archive that ADD unpacks.
+pub(super) fn is_archive(name: &str, file: impl Read, limits: &Limits) -> Result<bool, StepError> {
+    unpack::is_archive(file, limits)
+        .map_err(|error| StepError::Unpack { archive: name.to_owned(), source: UnpackError::Archive(error) })
+}
+
+/// Unpacks the archive `name` into the directory `into`. The owner is that of the archive unless `owner` is given.
+pub(super) fn unpack(
+    name: &str,
+    file: impl Read,
+    upper: &mut Upper<'_>,
+    into: ImagePath,
+    owner: Option<(u32, u32)>,
+    limits: &Limits,
+) -> Result<(), StepError> {
+    let rules = Rules { into, owner, whiteouts: false };
+    unpack::unpack_onto(upper, file, &rules, limits)
+        .map(drop)
+        .map_err(|source| StepError::Unpack { archive: name.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

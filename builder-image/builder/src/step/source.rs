@@ -1,0 +1,148 @@
+//! Finds what the sources of COPY and ADD name: wildcards, symbolic links, filters. Reading only.
+
+use std::ffi::OsStr;
+
+use crate::{
+    context::{
+        dockerignore::{Dockerignore, Matched},
+        pattern::Pattern,
+    },
+    step::StepError,
+    tree::{Entry, ImagePath, Tree},
+};
+
+/// A source that exists.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The path as it was named or matched: its last component names the copy.
+    pub(super) named: ImagePath,
+    /// The path behind all symbolic links.
+    pub(super) path: ImagePath,
+    /// What is there.
+    pub(super) entry: Entry,
+}
+
+/// Everything in `tree` that `text` names, in the order of a walk. A text without wildcards must name something; a
+/// pattern may match nothing.
+pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError> {
+    let named = ImagePath::new(text);
+    let components: Vec<&OsStr> = named.components().collect();
+    let first = components.iter().position(|component| has_wildcard(component));
+    let matches = match first {
+        None => vec![named],
+        Some(first) => {
+            let above = ImagePath::new(join(&components[..first]));
+            let patterns = components[first..]
+                .iter()
+                .map(|component| Pattern::parse(&component.to_string_lossy()))
+                .collect::<Result<Vec<_>, _>>()?;
+            let start = tree.resolve(&above)?;
+            let mut found = Vec::new();
+            if tree.lookup(&start)?.is_some_and(|entry| entry.is_directory()) {
+                walk(tree, &start, &patterns, &mut found)?;
+            }
+            found
+        }
+    };
+    let mut sources = Vec::with_capacity(matches.len());
+    for named in matches {
+        match tree.stat(&named)? {
+            Some((path, entry)) => sources.push(Source { named, path, entry }),
+            None => return Err(StepError::SourceNotFound(text.to_owned())),
+        }
+    }
+    Ok(sources)
+}
+
+/// The entries below `directory` that match `patterns`, one component each. Links on the way are not followed.
+fn walk(
+    tree: &dyn Tree,
+    directory: &ImagePath,
+    patterns: &[Pattern],
+    found: &mut Vec<ImagePath>,
+) -> Result<(), StepError> {
+    let Some((pattern, rest)) = patterns.split_first() else {
+        return Ok(());
+    };
+    for (name, entry) in tree.read_dir(directory)? {
+        if !pattern.matches(&name.to_string_lossy()) {
+            continue;
+        }
+        let path = directory.child(&name);
+        if rest.is_empty() {
+            found.push(path);
+        } else if entry.is_directory() {
+            walk(tree, &path, rest, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the component is a pattern; a wildcard behind a backslash is none.
+fn has_wildcard(component: &OsStr) -> bool {
+    let text = component.to_string_lossy();
+    let mut escaped = false;
+    text.chars().any(|character| {
+        let wildcard = !escaped && matches!(character, '*' | '?' | '[');
+        escaped = !escaped && character == '\\';
+        wildcard
+    })
+}
+
+fn join(components: &[&OsStr]) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    components.iter().map(|component| component.as_bytes()).collect::<Vec<_>>().join(&b'/')
+}
+
+/// Which entries below a source are copied: the patterns of `--parents` and `--exclude`.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    include: Option<Dockerignore>,
+    exclude: Option<Dockerignore>,
+}
+
+/// What the filters found of a directory, for what is below it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    include: Matched,
+    exclude: Matched,
+}
+
+impl Filter {
+    /// A filter that takes what `include` matches, everything if it is empty, but nothing that `exclude` matches.
+    pub(super) fn new(include: &[String], exclude: &[String]) -> Result<Self, StepError> {
+        Ok(Self { include: patterns(include)?, exclude: patterns(exclude)? })
+    }
+
+    /// Whether the entry at `relative`, below the source, is taken, and what to hand in for what is below it.
+    pub(super) fn takes(&self, relative: &ImagePath, above: &Seen) -> (bool, Seen) {
+        let text = String::from_utf8_lossy(relative.as_bytes()).into_owned();
+        let test = |patterns: &Option<Dockerignore>, above: &Matched| {
+            patterns.as_ref().map(|patterns| patterns.matches(&text, above))
+        };
+        let (included, include) = test(&self.include, &above.include).unwrap_or((true, Matched::default()));
+        let (excluded, exclude) = test(&self.exclude, &above.exclude).unwrap_or_default();
+        (included && !excluded, Seen { include, exclude })
+    }
+
+    /// Whether the file `name`, itself a source, is taken.
+    pub(super) fn takes_source(&self, name: &OsStr) -> bool {
+        let (excluded, _) = (self.exclude.as_ref())
+            .map(|patterns| patterns.matches(&name.to_string_lossy(), &Matched::default()))
+            .unwrap_or_default();
+        !excluded
+    }
+}
+
+fn patterns(patterns: &[String]) -> Result<Option<Dockerignore>, StepError> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    for pattern in patterns {
+        Dockerignore::parse(pattern)
+            .map_err(|source| StepError::Filter { pattern: pattern.clone(), source })?;
+    }
+    let text = patterns.join("\n");
+    let all = Dockerignore::parse(&text).map_err(|source| StepError::Filter { pattern: text.clone(), source })?;
+    Ok(Some(all))
+}
