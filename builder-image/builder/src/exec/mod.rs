@@ -5,6 +5,7 @@
 //! namespaces of its own below it. Its mounts live in a mount namespace that ends with it, and everything it started is
 //! killed with the init of its process namespace, so that nothing is left over however it ends.
 
+mod descriptor;
 mod id_map;
 mod lines;
 mod memory;
@@ -18,6 +19,7 @@ mod supervise;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use descriptor::keep_open;
 pub use namespace::{Entered, enter_user_namespace};
 pub use oci_runtime::{Bind, Container, Identity, to_spec};
 pub use probe::{Prerequisite, ProbeError, ProbeReport};

@@ -1,0 +1,547 @@
+//! Fetching from real repositories, served by `git http-backend` on loopback.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    collections::HashMap,
+    os::unix::fs::{MetadataExt, symlink},
+    process::Command,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use distribution::{HttpClient, HttpSettings, RetryPolicy};
+use protocol::{FailureKind, Network, Source};
+
+use super::*;
+
+/// A server of the repositories below a directory.
+#[derive(Clone, Default)]
+struct Served {
+    root: PathBuf,
+    /// The value of `Authorization` that is asked for.
+    authorization: Option<String>,
+    /// Whether only the oldest version of git's protocol is spoken.
+    old: bool,
+    /// Where `info/refs` is redirected to.
+    redirect: Option<String>,
+    /// The values of `Authorization` that came.
+    seen: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Served {
+    async fn start(self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(answer).with_state(self);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+}
+
+async fn answer(State(served): State<Served>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| {
+        parts
+            .headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    served.seen.lock().unwrap().push(header("authorization"));
+    let path = parts.uri.path().to_owned();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    if path.starts_with("/broken") {
+        return (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "no").into_response();
+    }
+    if path.starts_with("/page") {
+        return "<html>".into_response();
+    }
+    if let Some(target) = &served.redirect {
+        let location = format!("{target}{path}?{query}");
+        return (axum::http::StatusCode::FOUND, [("location", location)]).into_response();
+    }
+    if served.authorization.is_some() && header("authorization") != served.authorization {
+        return (
+            axum::http::StatusCode::UNAUTHORIZED,
+            [("www-authenticate", "Basic realm=\"git\"")],
+        )
+            .into_response();
+    }
+    let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let mut command = Command::new("git");
+    command
+        .arg("http-backend")
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("GIT_PROJECT_ROOT", &served.root)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "safe.directory")
+        .env("GIT_CONFIG_VALUE_0", "*")
+        .env("REQUEST_METHOD", parts.method.as_str())
+        .env("PATH_INFO", &path)
+        .env("QUERY_STRING", &query)
+        .env("CONTENT_LENGTH", body.len().to_string())
+        .env("CONTENT_TYPE", header("content-type").unwrap_or_default())
+        .env(
+            "HTTP_CONTENT_ENCODING",
+            header("content-encoding").unwrap_or_default(),
+        );
+    if let (Some(protocol), false) = (header("git-protocol"), served.old) {
+        command.env("GIT_PROTOCOL", protocol);
+    }
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::thread::spawn(move || stdin.write_all(&body));
+        child.wait_with_output().unwrap().stdout
+    })
+    .await
+    .unwrap();
+    let end = output
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap();
+    let mut response = Response::builder();
+    for line in String::from_utf8_lossy(&output[..end]).lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        response = match name {
+            "Status" => response.status(&value[..3]),
+            name => response.header(name, value),
+        };
+    }
+    response
+        .body(axum::body::Body::from(output[end + 4..].to_vec()))
+        .unwrap()
+}
+
+/// Runs git for the tests and returns what it prints.
+fn git(directory: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git")
+        .args([
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.com",
+            "-c",
+            "init.defaultBranch=main",
+        ])
+        .args(arguments)
+        .current_dir(directory)
+        .env("GIT_COMMITTER_DATE", "2020-05-05T05:05:05Z")
+        .env("GIT_AUTHOR_DATE", "2020-05-05T05:05:05Z")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A directory with the repository `app`, and its commits by name.
+struct Repository {
+    root: tempfile::TempDir,
+    commits: HashMap<&'static str, String>,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let app = root.path().join("app");
+        fs_err::create_dir(&app).unwrap();
+        git(&app, &["init", "--quiet"]);
+        let mut commits = HashMap::new();
+        let mut commit = |name: &'static str| {
+            git(&app, &["add", "--all"]);
+            git(&app, &["commit", "--quiet", "--message", name]);
+            commits.insert(name, git(&app, &["rev-parse", "HEAD"]));
+        };
+        fs_err::write(app.join("version"), "1").unwrap();
+        fs_err::write(app.join("build.sh"), "#!/bin/sh\n").unwrap();
+        fs_err::set_permissions(app.join("build.sh"), PermissionsExt::from_mode(0o700)).unwrap();
+        fs_err::create_dir_all(app.join("svc/deep")).unwrap();
+        fs_err::write(app.join("svc/deep/file"), "deep").unwrap();
+        symlink("version", app.join("link")).unwrap();
+        symlink("/etc", app.join("secrets")).unwrap();
+        // What would run a program, if its names were known.
+        fs_err::write(app.join(".gitattributes"), "* filter=evil\n").unwrap();
+        commit("first");
+        git(&app, &["tag", "--annotate", "--message", "v1", "v1"]);
+        fs_err::write(app.join("version"), "2").unwrap();
+        commit("second");
+        fs_err::write(app.join("version"), "3").unwrap();
+        commit("third");
+        git(
+            &app,
+            &[
+                "checkout",
+                "--quiet",
+                "-b",
+                "side",
+                "first".replace("first", "v1").as_str(),
+            ],
+        );
+        fs_err::write(app.join("version"), "side").unwrap();
+        commit("side");
+        git(&app, &["checkout", "--quiet", "main"]);
+        Self { root, commits }
+    }
+
+    fn served(&self) -> Served {
+        Served {
+            root: self.root.path().to_owned(),
+            ..Served::default()
+        }
+    }
+
+    fn revision(&self, commit: &str, reference: Option<&str>) -> GitRevision {
+        GitRevision {
+            commit: self.commits[commit].clone(),
+            reference: reference.map(str::to_owned),
+        }
+    }
+}
+
+fn client() -> HttpClient {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let retry = RetryPolicy {
+        attempts: 1,
+        ..RetryPolicy::default()
+    };
+    HttpClient::new(&HttpSettings {
+        guard: Guard::Open,
+        retry,
+        ..HttpSettings::default()
+    })
+    .unwrap()
+}
+
+/// Fetches into a new directory.
+async fn fetch_to(
+    url: &str,
+    revision: &GitRevision,
+    credentials: Option<SourceCredentials>,
+) -> (tempfile::TempDir, Result<PathBuf, ContextError>) {
+    let work = tempfile::tempdir().unwrap();
+    let into = work.path().join("context");
+    let (http, network) = (client(), Network::default());
+    let fetcher = Fetcher {
+        http: &http,
+        network: &network,
+        config_map: PathBuf::new(),
+        credentials: PathBuf::new(),
+        plain_http: true,
+    };
+    let result = fetch(url, revision, credentials, &fetcher, &into).await;
+    (work, result.map(|()| into))
+}
+
+#[tokio::test]
+async fn branches_tags_and_commits() {
+    let repository = Repository::new();
+    let rows: &[(&str, Option<&str>, bool, &str)] = &[
+        ("third", Some("refs/heads/main"), false, "3"),
+        ("side", Some("refs/heads/side"), false, "side"),
+        ("first", Some("refs/tags/v1"), false, "1"),
+        ("third", None, false, "3"),
+        // The branch has moved on, or is gone.
+        ("second", Some("refs/heads/main"), false, "2"),
+        ("second", Some("refs/heads/gone"), false, "2"),
+        // A server that gives out nothing but the tips of its branches.
+        ("third", Some("refs/heads/main"), true, "3"),
+        ("second", Some("refs/heads/main"), true, "2"),
+        ("second", None, true, "2"),
+    ];
+    let new = format!("{}/app", repository.served().start().await);
+    let old = format!(
+        "{}/app/.git",
+        Served {
+            old: true,
+            ..repository.served()
+        }
+        .start()
+        .await
+    );
+    for (commit, reference, is_old, version) in rows {
+        let url = if *is_old { &old } else { &new };
+        let (_work, into) = fetch_to(url, &repository.revision(commit, *reference), None).await;
+        let into = into.unwrap_or_else(|error| panic!("{commit} {reference:?} {is_old}: {error}"));
+        assert_eq!(
+            fs_err::read_to_string(into.join("version")).unwrap(),
+            *version,
+            "{commit} {reference:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_tree_is_normalised() {
+    let repository = Repository::new();
+    let url = format!("{}/app", repository.served().start().await);
+    let (_work, into) = fetch_to(&url, &repository.revision("third", None), None).await;
+    let into = into.unwrap();
+    assert!(!into.join(".git").exists());
+    for (path, mode) in [
+        ("", 0o755),
+        ("version", 0o644),
+        ("build.sh", 0o755),
+        ("svc", 0o755),
+        ("svc/deep/file", 0o644),
+    ] {
+        let found = fs_err::metadata(into.join(path)).unwrap();
+        assert_eq!(
+            (found.mode() & 0o7777, found.mtime()),
+            (mode, 1_588_655_105),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        fs_err::read_link(into.join("secrets")).unwrap(),
+        Path::new("/etc")
+    );
+    assert_eq!(
+        fs_err::symlink_metadata(into.join("link")).unwrap().mtime(),
+        1_588_655_105
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told() {
+    let repository = Repository::new();
+    let server = repository.served().start().await;
+    let unknown = GitRevision {
+        commit: "0123456789".repeat(4),
+        reference: None,
+    };
+    let real = repository.revision("first", None);
+    let rows = [
+        (
+            "/app",
+            &unknown,
+            FailureKind::SourceNotFound,
+            "no commit 0123456789",
+        ),
+        ("/nothing", &real, FailureKind::SourceNotFound, "not found"),
+        (
+            "/page",
+            &real,
+            FailureKind::SourceNotFound,
+            "not as a git repository",
+        ),
+        ("/broken", &real, FailureKind::SourceUnavailable, ""),
+    ];
+    for (path, revision, kind, text) in rows {
+        let (_work, result) = fetch_to(&format!("{server}{path}"), revision, None).await;
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), kind, "{path}: {error}");
+        assert!(error.to_string().contains(text), "{path}: {error}");
+    }
+    let (_work, result) = fetch_to("http://127.0.0.1:1/app", &real, None).await;
+    assert_eq!(result.unwrap_err().kind(), FailureKind::SourceUnavailable);
+}
+
+#[tokio::test]
+async fn credentials_are_needed_and_used() {
+    let repository = Repository::new();
+    let served = Served {
+        authorization: Some("Basic YW5uOnMzY3IzdA==".into()),
+        ..repository.served()
+    };
+    let url = format!("{}/app", served.start().await);
+    let revision = repository.revision("third", Some("refs/heads/main"));
+    let (_work, result) = fetch_to(&url, &revision, None).await;
+    assert_eq!(result.unwrap_err().kind(), FailureKind::SourceUnauthorized);
+    let (_work, result) = fetch_to(
+        &url,
+        &revision,
+        Some(SourceCredentials::basic("ann", "wrong")),
+    )
+    .await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::SourceUnauthorized);
+    assert!(!error.to_string().contains("wrong"));
+    let (_work, result) = fetch_to(
+        &url,
+        &revision,
+        Some(SourceCredentials::basic("ann", "s3cr3t")),
+    )
+    .await;
+    assert!(result.is_ok(), "{result:?}");
+}
+
+#[tokio::test]
+async fn credentials_never_cross_hosts() {
+    let repository = Repository::new();
+    let other = repository.served();
+    let seen = Arc::clone(&other.seen);
+    let first = Served {
+        redirect: Some(other.start().await),
+        ..repository.served()
+    };
+    let (seen_first, url) = (
+        Arc::clone(&first.seen),
+        format!("{}/app", first.start().await),
+    );
+    let credentials = SourceCredentials::basic("ann", "s3cr3t");
+    let (_work, result) =
+        fetch_to(&url, &repository.revision("third", None), Some(credentials)).await;
+    assert!(result.is_ok(), "{result:?}");
+    assert!(seen_first.lock().unwrap().iter().all(Option::is_some));
+    let seen = seen.lock().unwrap();
+    assert!(
+        seen.len() >= 2 && seen.iter().all(Option::is_none),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_subdirectory_does_not_lead_out() {
+    let repository = Repository::new();
+    let server = repository.served().start().await;
+    let (http, network) = (client(), Network::default());
+    let fetcher = Fetcher {
+        http: &http,
+        network: &network,
+        config_map: PathBuf::new(),
+        credentials: PathBuf::new(),
+        plain_http: true,
+    };
+    let source = Source::Git {
+        url: format!("{server}/app"),
+        revision: repository.revision("third", Some("refs/heads/main")),
+        credentials: false,
+    };
+    let rows = [
+        ("svc", Some("deep")),
+        ("secrets", None),
+        ("secrets/ssl", None),
+        ("../..", None),
+        ("/etc", None),
+        ("gone", None),
+    ];
+    for (subdirectory, expected) in rows {
+        let work = tempfile::tempdir().unwrap();
+        let found = super::super::fetch(
+            &source,
+            subdirectory,
+            &fetcher,
+            &work.path().join("context"),
+        )
+        .await;
+        match expected {
+            Some(name) => assert!(found.unwrap().join(name).exists()),
+            None => assert!(found.is_err(), "{subdirectory}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn revisions() {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let rows: &[(&str, Option<&str>, bool)] = &[
+        (commit, None, true),
+        (commit, Some("refs/heads/main"), true),
+        (commit, Some("refs/tags/v1.0-rc_1"), true),
+        (commit, Some("refs/heads/feature/über"), true),
+        (&format!("{commit}{}", &commit[..24]), None, true),
+        ("main", None, false),
+        ("--upload-pack=/bin/sh", None, false),
+        ("", None, false),
+        (&commit[..39], None, false),
+        (&commit.to_uppercase(), None, false),
+        (commit, Some("--upload-pack=/bin/sh"), false),
+        (commit, Some("main"), false),
+        (commit, Some("refs/heads/-x"), false),
+        (commit, Some("refs/heads/a b"), false),
+        (commit, Some("refs/heads/*"), false),
+        (commit, Some("refs/heads/a:refs/heads/b"), false),
+        (commit, Some("refs/heads/../x"), false),
+        (commit, Some("refs/heads/a^{commit}"), false),
+        (commit, Some("refs/heads/a@{1}"), false),
+        (commit, Some("refs/heads//a"), false),
+        (commit, Some("refs/heads/a.lock"), false),
+        (commit, Some("refs/heads/a\nb"), false),
+    ];
+    for (commit, reference, good) in rows {
+        let revision = GitRevision {
+            commit: (*commit).to_owned(),
+            reference: reference.map(str::to_owned),
+        };
+        assert_eq!(
+            check_revision(&revision).is_ok(),
+            *good,
+            "{commit} {reference:?}"
+        );
+    }
+}
+
+#[test]
+fn the_configuration_allows_one_protocol_and_binds_credentials() {
+    let url = Url::parse("https://git.example.com:8443/team/app.git").unwrap();
+    let text = config(&Settings {
+        url: &url,
+        plain_http: false,
+        authorities: Some(Path::new("/work/a \"b\".pem")),
+        proxy: Some("http://127.0.0.1:9".into()),
+        authorization: Some("Basic c2VjcmV0".into()),
+    });
+    for line in [
+        "[protocol]\n\tallow = never\n[protocol \"https\"]\n\tallow = always\n",
+        "followRedirects = false",
+        "hooksPath = /dev/null",
+        "[http \"https://git.example.com:8443/\"]\n\textraHeader = \"Authorization: Basic c2VjcmV0\"\n",
+        "sslCAInfo = \"/work/a \\\"b\\\".pem\"",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(!text.contains("protocol \"http\"") && !text.contains("protocol \"file\""));
+}
+
+#[test]
+fn messages_of_git() {
+    let url = Url::parse("https://git.example.com/app").unwrap();
+    let rows = [
+        ("fatal: couldn't find remote ref refs/heads/x", None),
+        ("fatal: remote error: upload-pack: not our ref 01", None),
+        (
+            "error: Server does not allow request for unadvertised object 01",
+            None,
+        ),
+        (
+            "fatal: Authentication failed for 'https://git.example.com/app/'",
+            Some(FailureKind::SourceUnauthorized),
+        ),
+        (
+            "fatal: unable to access 'x': The requested URL returned error: 403",
+            Some(FailureKind::SourceUnauthorized),
+        ),
+        (
+            "fatal: write error: No space left on device",
+            Some(FailureKind::OutOfDisk),
+        ),
+        (
+            "fatal: unable to access 'x': Could not resolve host",
+            Some(FailureKind::SourceUnavailable),
+        ),
+        ("", Some(FailureKind::SourceUnavailable)),
+    ];
+    for (message, expected) in rows {
+        let kind = match explain(&url, message) {
+            Failed::Missing => None,
+            Failed::Otherwise(error) => Some(error.kind()),
+        };
+        assert_eq!(kind, expected, "{message}");
+    }
+}
