@@ -17,9 +17,14 @@ use oci::{Descriptor, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::cache_key::CacheKey;
+use crate::layer::Owners;
 
 /// Changes whenever records are no longer read as they were written.
 const VERSION: u32 = 1;
+
+/// How names end of layers that have their owners recorded beside them; without the right to set owners, no others can
+/// be made, and with it, these cannot be mounted.
+const RECORDED: &str = ".recorded";
 
 /// The directories below the engine's root.
 #[derive(Clone, Debug)]
@@ -33,36 +38,36 @@ pub struct Record {
     version: u32,
     /// The key that steps on top build on: by content, also where the record was found by another key.
     pub key: CacheKey,
-    /// Digest of the uncompressed layer.
-    pub diff_id: DiffId,
-    /// The packed layer.
-    pub descriptor: Descriptor,
-    /// When the step was executed, RFC 3339.
-    pub created: String,
+    /// The packed layer. A step whose layer no image needed was never packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// Name of the unpacked layer, where it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
+    /// When the step was executed, RFC 3339.
+    pub created: String,
     /// The instruction, for people who look into the cache.
     pub instruction: String,
 }
 
+/// A layer as a blob.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Digest of the uncompressed layer.
+    pub diff_id: DiffId,
+    /// The blob.
+    pub descriptor: Descriptor,
+}
+
 impl Record {
-    /// A record of this version.
-    pub fn new(
-        key: CacheKey,
-        diff_id: DiffId,
-        descriptor: Descriptor,
-        created: String,
-        layer: Option<String>,
-        instruction: String,
-    ) -> Self {
+    /// A record of this version, of a step that has left nothing yet.
+    pub fn new(key: CacheKey, created: String, instruction: String) -> Self {
         Self {
             version: VERSION,
             key,
-            diff_id,
-            descriptor,
+            packed: None,
+            layer: None,
             created,
-            layer,
             instruction,
         }
     }
@@ -105,6 +110,37 @@ impl Cache {
             .is_ok_and(|found| found.is_file() && found.len() == descriptor.size)
     }
 
+    /// Keeps a small blob whose digest was verified.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, digest: &Digest, bytes: &[u8]) -> std::io::Result<()> {
+        let mut file = self.blob_file()?;
+        file.write_all(bytes)?;
+        self.adopt(file, digest)
+    }
+
+    /// A file for a blob that is on its way.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn blob_file(&self) -> std::io::Result<tempfile::NamedTempFile> {
+        tempfile::Builder::new().prefix("blob-").tempfile_in(self.tmp())
+    }
+
+    /// Gives a blob whose digest was verified its place.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn adopt(&self, file: tempfile::NamedTempFile, digest: &Digest) -> std::io::Result<()> {
+        let path = self.blob(digest);
+        if let Some(parent) = path.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
     /// The directory of the unpacked layer `name`.
     pub fn layer(&self, name: &str) -> PathBuf {
         self.root.join("layers").join(name)
@@ -125,11 +161,19 @@ impl Cache {
             .tempdir_in(self.tmp())
     }
 
-    /// The record of `key`, if there is one and its blob is still there. A record that cannot be read is no record.
-    pub fn lookup(&self, key: &CacheKey) -> Option<Record> {
+    /// The record of `key`, without what it names and is no longer there; none where nothing is left. A record that
+    /// cannot be read is no record. `owners` tells which unpacked layers can be used.
+    pub fn lookup(&self, key: &CacheKey, owners: Owners) -> Option<Record> {
         let text = fs_err::read(self.record_path(key)).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        (record.version == VERSION && self.has_blob(&record.descriptor)).then_some(record)
+        let mut record: Record = serde_json::from_slice(&text).ok()?;
+        if record.version != VERSION {
+            return None;
+        }
+        record.packed = record.packed.filter(|packed| self.has_blob(&packed.descriptor));
+        record.layer = record.layer.filter(|name| {
+            is_layer_name(name, owners) && self.layer(name).is_dir()
+        });
+        (record.packed.is_some() || record.layer.is_some()).then_some(record)
     }
 
     /// Writes a record under each of `keys`.
@@ -149,9 +193,26 @@ impl Cache {
         Ok(())
     }
 
+    /// A name for an unpacked layer, which is new where `stem` is.
+    pub fn layer_name(stem: &str, owners: Owners) -> String {
+        match owners {
+            Owners::OnDisk => stem.to_owned(),
+            Owners::Recorded => format!("{stem}{RECORDED}"),
+        }
+    }
+
     fn record_path(&self, key: &CacheKey) -> PathBuf {
         self.root.join("cache").join(key.hex())
     }
+}
+
+/// Whether `name` is that of a layer whose owners are kept in this way, and of nothing outside the directory of layers.
+fn is_layer_name(name: &str, owners: Owners) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name.bytes().all(plain)
+        && name.ends_with(RECORDED) == (owners == Owners::Recorded)
 }
 
 #[cfg(test)]
@@ -161,32 +222,46 @@ mod tests {
 
     use super::*;
 
+    fn record(key: &CacheKey) -> Record {
+        Record::new(key.clone(), "now".into(), "RUN".into())
+    }
+
     #[test]
     fn a_record_is_found_by_all_its_keys_until_its_blob_is_gone() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
-        let (by_content, by_source) = (
-            CacheKey::scratch(),
-            CacheKey::base(Some(&ChainId(Digest::of(b"x")))),
-        );
+        let (by_content, by_source) = (CacheKey::scratch(), CacheKey::base(Some(&ChainId(Digest::of(b"x")))));
         let descriptor = Descriptor::of(MediaType::OciLayerGzip, b"blob");
         let diff_id = DiffId(Digest::of(b"tar"));
-        let record = Record::new(
-            by_content.clone(),
-            diff_id,
-            descriptor.clone(),
-            "now".into(),
-            None,
-            "RUN".into(),
-        );
-        assert_eq!(cache.lookup(&by_content), None);
+        let packed = Some(Packed { diff_id, descriptor: descriptor.clone() });
+        let record = Record { packed, ..record(&by_content) };
+        assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
         fs_err::write(cache.blob(&descriptor.digest), b"blob").unwrap();
         cache.record(&[&by_content, &by_source], &record).unwrap();
-        assert_eq!(cache.lookup(&by_content), Some(record.clone()));
-        assert_eq!(cache.lookup(&by_source), Some(record));
+        assert_eq!(cache.lookup(&by_content, Owners::OnDisk), Some(record.clone()));
+        assert_eq!(cache.lookup(&by_source, Owners::Recorded), Some(record));
         fs_err::write(cache.blob(&descriptor.digest), b"blo").unwrap();
-        assert_eq!(cache.lookup(&by_content), None);
+        assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
         assert_eq!(fs_err::read_dir(cache.tmp()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn unpacked_layers_serve_those_who_can_use_them() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        let key = CacheKey::scratch();
+        for (name, owners, found) in [
+            ("a", Owners::OnDisk, true),
+            ("a", Owners::Recorded, false),
+            ("a.recorded", Owners::Recorded, true),
+            ("a.recorded", Owners::OnDisk, false),
+            ("../layers/a", Owners::OnDisk, false),
+            (".", Owners::OnDisk, false),
+        ] {
+            fs_err::create_dir_all(cache.layer(name)).unwrap();
+            cache.record(&[&key], &Record { layer: Some(name.into()), ..record(&key) }).unwrap();
+            assert_eq!(cache.lookup(&key, owners).is_some(), found, "{name} {owners:?}");
+        }
     }
 
     #[test]
@@ -195,6 +270,6 @@ mod tests {
         let cache = Cache::open(root.path()).unwrap();
         let key = CacheKey::scratch();
         fs_err::write(cache.record_path(&key), b"{\"version\":1").unwrap();
-        assert_eq!(cache.lookup(&key), None);
+        assert_eq!(cache.lookup(&key, Owners::OnDisk), None);
     }
 }

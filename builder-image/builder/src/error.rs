@@ -1,1 +1,446 @@
-//! Placeholder until its author commits.
+//! What can go wrong with a build, and what each failure is called in an outcome.
+//!
+//! A failure says in one line what failed and where; [`Error::render`] draws the place in the Dockerfile.
+
+use std::sync::Arc;
+
+use dockerfile::{Diagnostic, Span, UnknownStage};
+use protocol::{Failure, FailureKind};
+
+use crate::context::ContextError;
+use crate::exec::{ExecError, ProbeError};
+use crate::graph::GraphError;
+use crate::layer::LayerError;
+use crate::step::StepError;
+use crate::unpack::UnpackError;
+
+/// The Dockerfile as it was read: its name for messages, and its text.
+#[derive(Clone, Debug, Default)]
+pub struct SourceFile {
+    /// `Dockerfile`, as people know it.
+    pub name: String,
+    /// What was parsed.
+    pub text: String,
+}
+
+/// Where in a Dockerfile something failed.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<SourceFile>,
+    /// The words.
+    pub span: Span,
+    /// The instruction in one line, `RUN make`.
+    pub instruction: String,
+}
+
+impl Place {
+    /// `Dockerfile:7`.
+    pub fn line(&self) -> String {
+        let line = dockerfile::LineIndex::new(&self.file.text).line(self.span.start);
+        format!("{}:{line}", self.file.name)
+    }
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Dockerfile is wrong.
+    #[error("{}", first_line(file, diagnostics))]
+    Dockerfile {
+        /// The file.
+        file: Arc<SourceFile>,
+        /// What is wrong, warnings among it.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// The stage to build does not exist.
+    #[error(transparent)]
+    Target(UnknownStage),
+    /// Something is wrong with an image that the Dockerfile names.
+    #[error("{}: base image `{name}`: {source}{}", place.line(), hint(help.as_ref()))]
+    Base {
+        /// Where it is named.
+        place: Place,
+        /// The image.
+        name: String,
+        /// What is wrong.
+        source: BaseError,
+        /// What to do.
+        help: Option<String>,
+    },
+    /// A step failed.
+    #[error("{}: {source}", place.line())]
+    Step {
+        /// The instruction.
+        place: Place,
+        /// What happened.
+        source: StepFailure,
+        /// Last lines of its output.
+        output: String,
+    },
+    /// The context cannot be had.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The image could not be written or sent.
+    #[error("{doing}")]
+    Export {
+        /// What was being done.
+        doing: String,
+        /// What happened.
+        source: distribution::Error,
+    },
+    /// RUN cannot be isolated here.
+    #[error("RUN cannot be isolated: {0}")]
+    Isolation(#[from] ProbeError),
+    /// A RUN, where nothing may be executed.
+    #[error("{}: RUN is not available in isolation mode NoRun: `{}`", .0.line(), .0.instruction)]
+    NoRun(Place),
+    /// A RUN for another processor than this machine's.
+    #[error("{}: RUN cannot be executed for {platform} on this machine: `{}`", place.line(), place.instruction)]
+    ForeignRun {
+        /// The RUN.
+        place: Place,
+        /// The platform of the image.
+        platform: String,
+    },
+    /// What the cache holds of an earlier step cannot be used.
+    #[error("the cached layer of `{0}` cannot be used")]
+    Cache(String, #[source] Box<BaseError>),
+    /// The image could not be written to a file.
+    #[error(transparent)]
+    Archive(#[from] crate::export::ArchiveError),
+    /// A layer could not be packed.
+    #[error("packing a layer")]
+    Pack(#[source] LayerError),
+    /// A file of the engine's own cannot be read or written.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// The build was asked to stop.
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// A thread of the engine ended by a panic.
+    #[error("a task of the engine broke off: a bug")]
+    Panicked,
+    /// The failure of a step that several others waited for.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
+}
+
+/// What happened to a step.
+#[derive(Debug, thiserror::Error)]
+pub enum StepFailure {
+    /// The process ended with another code than 0.
+    #[error("process `{command}` did not complete successfully: exit code: {code}")]
+    Exit {
+        /// Program and arguments.
+        command: String,
+        /// Its exit code.
+        code: i32,
+    },
+    /// The process could not be run to its end.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// Files could not be copied.
+    #[error(transparent)]
+    Files(#[from] StepError),
+    /// A URL could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] distribution::Error),
+    /// A URL has other content than its checksum says.
+    #[error("`{url}` has the checksum {found}, not {expected}")]
+    Checksum {
+        /// The URL.
+        url: String,
+        /// What the Dockerfile says.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// The file system failed.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What happened.
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong with a base image.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The registry does not have it, or does not show it.
+    #[error("not found")]
+    NotFound,
+    /// It is there, but not for the platform.
+    #[error("it has no image for {wanted}; it has {}", list(found))]
+    NoPlatform {
+        /// The platform asked for.
+        wanted: String,
+        /// The platforms it has.
+        found: Vec<String>,
+    },
+    /// The registry cannot be talked to.
+    #[error(transparent)]
+    Registry(#[from] distribution::Error),
+    /// A document of it cannot be read.
+    #[error("its manifest cannot be read: {0}")]
+    Document(#[from] oci::DocumentError),
+    /// Its documents contradict each other or the specification.
+    #[error("{0}")]
+    Malformed(String),
+    /// A layer cannot be unpacked.
+    #[error("layer {digest} cannot be unpacked: {source}")]
+    Unpack {
+        /// The layer.
+        digest: oci::Digest,
+        /// Why.
+        source: UnpackError,
+    },
+    /// A layer is not what the image says.
+    #[error("layer {digest} does not hold what the image's configuration says")]
+    DiffId {
+        /// The layer.
+        digest: oci::Digest,
+    },
+    /// A layer cannot be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The file system failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What happened.
+        source: std::io::Error,
+    },
+}
+
+fn first_line(file: &SourceFile, diagnostics: &[Diagnostic]) -> String {
+    let first = diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+    first.or(diagnostics.first()).map_or_else(
+        || "the Dockerfile is wrong".to_owned(),
+        |diagnostic| diagnostic.one_line(&file.name, &file.text),
+    )
+}
+
+fn hint(help: Option<&String>) -> String {
+    help.map(|help| format!("; {help}")).unwrap_or_default()
+}
+
+fn list(found: &[String]) -> String {
+    if found.is_empty() { "none".into() } else { found.join(", ") }
+}
+
+impl Error {
+    /// The error of a graph for the file that it was made of.
+    pub fn graph(error: GraphError, file: &Arc<SourceFile>) -> Self {
+        match error {
+            GraphError::Dockerfile(diagnostics) => Self::Dockerfile {
+                file: file.clone(),
+                diagnostics,
+            },
+            GraphError::Target(target) => Self::Target(target),
+        }
+    }
+
+    /// An error of the engine's own files.
+    pub fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+
+    /// What this failure is called.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Shared(error) => error.kind(),
+            Self::Dockerfile { .. } | Self::Target(_) => FailureKind::Dockerfile,
+            Self::Base { source, .. } => source.kind(),
+            Self::Step { source, .. } => source.kind(),
+            Self::Context(error) => error.kind(),
+            Self::Export { source, .. } => registry_kind(source),
+            Self::Isolation(_) | Self::NoRun(_) => FailureKind::IsolationUnavailable,
+            Self::ForeignRun { .. } => FailureKind::InvalidRequest,
+            Self::Cache(_, error) => disk_or(error.as_ref(), FailureKind::Internal),
+            Self::Archive(error) => disk_or(error, FailureKind::Internal),
+            Self::Pack(error) => disk_or(error, FailureKind::Internal),
+            Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
+            Self::Request(_) => FailureKind::InvalidRequest,
+            Self::Cancelled => FailureKind::Cancelled,
+            Self::Panicked => FailureKind::Internal,
+        }
+    }
+
+    /// The failure as the outcome of a pod has it.
+    pub fn to_failure(&self) -> Failure {
+        let mut failure = Failure::new(self.kind(), chain(self));
+        if let Self::Step { place, source, output } = self.root() {
+            failure.step = Some(format!("{}: {}", place.line(), place.instruction));
+            failure.output.clone_from(output);
+            failure.exit_code = match source {
+                StepFailure::Exit { code, .. }
+                | StepFailure::Exec(ExecError::OutOfMemory { code }) => Some(*code),
+                _ => None,
+            };
+        }
+        failure
+    }
+
+    /// The failure for people: the place drawn where there is one, else one line.
+    pub fn render(&self, color: bool) -> String {
+        match self.root() {
+            Self::Dockerfile { file, diagnostics } => {
+                let drawn: Vec<_> = diagnostics
+                    .iter()
+                    .map(|diagnostic| diagnostic.render(&file.name, &file.text, color))
+                    .collect();
+                drawn.join("\n\n")
+            }
+            Self::Base { place, name, source, help } => {
+                let message = format!("base image `{name}`: {source}");
+                let mut diagnostic = Diagnostic::error("base-image", place.span, message);
+                if let Some(help) = help {
+                    diagnostic = diagnostic.help(help);
+                }
+                diagnostic.render(&place.file.name, &place.file.text, color)
+            }
+            Self::Step { place, source, .. } => {
+                Diagnostic::error("step-failed", place.span, chain(source))
+                    .render(&place.file.name, &place.file.text, color)
+            }
+            Self::NoRun(place) => Diagnostic::error(
+                "no-run",
+                place.span,
+                "RUN is not available in isolation mode NoRun",
+            )
+            .help("build without RUN, or in isolation mode UserNamespace")
+            .render(&place.file.name, &place.file.text, color),
+            Self::ForeignRun { place, platform } => Diagnostic::error(
+                "foreign-run",
+                place.span,
+                format!("RUN cannot be executed for {platform} on this machine"),
+            )
+            .help("build on a machine of that platform, or FROM --platform=$BUILDPLATFORM and cross-compile")
+            .render(&place.file.name, &place.file.text, color),
+            other => format!("error: {}", chain(other)),
+        }
+    }
+
+    /// Whether the mistake is the user's, not ours or the world's: exit code 1 instead of 2.
+    pub fn is_users(&self) -> bool {
+        matches!(
+            self.kind(),
+            FailureKind::InvalidRequest
+                | FailureKind::Dockerfile
+                | FailureKind::ContextFile
+                | FailureKind::StepFailed
+                | FailureKind::SourceNotFound
+                | FailureKind::SourceRefused
+                | FailureKind::BaseImageNotFound
+        )
+    }
+
+    fn root(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.root(),
+            error => error,
+        }
+    }
+}
+
+impl BaseError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::NotFound | Self::NoPlatform { .. } => FailureKind::BaseImageNotFound,
+            Self::Registry(error) => match registry_kind(error) {
+                FailureKind::RegistryRefused if error.kind() == distribution::ErrorKind::NotFound => {
+                    FailureKind::BaseImageNotFound
+                }
+                kind => kind,
+            },
+            Self::Document(_) | Self::Malformed(_) => FailureKind::RegistryRefused,
+            Self::DiffId { .. } => FailureKind::DigestMismatch,
+            Self::Unpack { source, .. } => disk_or(source, FailureKind::RegistryRefused),
+            Self::Layer(error) => disk_or(error, FailureKind::Internal),
+            Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
+        }
+    }
+}
+
+impl StepFailure {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Exit { .. } => FailureKind::StepFailed,
+            Self::Exec(ExecError::OutOfMemory { .. }) => FailureKind::OutOfMemory,
+            Self::Exec(ExecError::Cancelled) => FailureKind::Cancelled,
+            Self::Exec(ExecError::WorkingDirectory { .. } | ExecError::User { .. }) => {
+                FailureKind::StepFailed
+            }
+            Self::Exec(error) => disk_or(error, FailureKind::Internal),
+            Self::Files(error) => disk_or(error, FailureKind::ContextFile),
+            Self::Checksum { .. } => FailureKind::DigestMismatch,
+            Self::Fetch(error) => match registry_kind(error) {
+                FailureKind::RegistryUnavailable => FailureKind::SourceUnavailable,
+                FailureKind::RegistryUnauthorized => FailureKind::SourceUnauthorized,
+                FailureKind::RegistryRefused => FailureKind::ContextFile,
+                kind => kind,
+            },
+            Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
+        }
+    }
+}
+
+/// What a failed exchange with a registry is called.
+pub fn registry_kind(error: &distribution::Error) -> FailureKind {
+    use distribution::ErrorKind;
+    match error.kind() {
+        ErrorKind::Unauthorized => FailureKind::RegistryUnauthorized,
+        ErrorKind::Unavailable | ErrorKind::Certificate => FailureKind::RegistryUnavailable,
+        ErrorKind::DigestMismatch => FailureKind::DigestMismatch,
+        ErrorKind::AddressRefused => FailureKind::AddressRefused,
+        ErrorKind::Local => disk_or(error, FailureKind::Internal),
+        ErrorKind::NotFound
+        | ErrorKind::Refused
+        | ErrorKind::TooLarge
+        | ErrorKind::InvalidManifest => FailureKind::RegistryRefused,
+    }
+}
+
+/// A full disk, wherever it hides in the sources of an error, else `otherwise`.
+fn disk_or(error: &(dyn std::error::Error + 'static), otherwise: FailureKind) -> FailureKind {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let full = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        });
+        if full {
+            return FailureKind::OutOfDisk;
+        }
+        next = error.source();
+    }
+    otherwise
+}
+
+/// An error with its sources in one line, what repeats itself left out.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let message = source.to_string();
+        if !text.ends_with(&message) {
+            text = format!("{text}: {message}");
+        }
+        next = source.source();
+    }
+    text
+}

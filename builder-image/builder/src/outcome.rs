@@ -1,1 +1,90 @@
-//! Placeholder until its author commits.
+//! The outcome of a pod's task, from what a build or a mirror run came to. Pure, but for nothing.
+
+use protocol::{
+    BaseImage, BuildOutcome, Failure, FailureKind, Isolation, MirrorOutcome, MirroredImage, Outcome,
+    PushedImage, Report, Resolved,
+};
+
+use crate::build::Built;
+use crate::error::{Error, chain, registry_kind};
+
+/// The outcome of a finished build. `destinations` are names and repositories in the order of the request.
+pub fn built(
+    built: &Built,
+    destinations: &[(String, oci::Repository)],
+    source: Resolved,
+    isolation: Isolation,
+) -> Outcome {
+    let digest = &built.image.descriptor.digest;
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Outcome::new(Report::Built(BuildOutcome {
+        digest: digest.to_string(),
+        size: built.image.size(),
+        platform: built.image.platform.to_string(),
+        destinations: destinations
+            .iter()
+            .map(|(name, repository)| PushedImage {
+                name: name.clone(),
+                image: repository.at(digest.clone()).to_string(),
+            })
+            .collect(),
+        base_images: built
+            .bases
+            .iter()
+            .map(|(reference, digest)| BaseImage {
+                reference: reference.clone(),
+                digest: digest.to_string(),
+            })
+            .collect(),
+        source,
+        steps: count(built.counts.steps),
+        cached_steps: count(built.counts.cached),
+        isolation,
+    }))
+}
+
+/// The outcome of a failed build.
+pub fn failed(error: &Error, source: Resolved) -> Outcome {
+    let mut failure = error.to_failure();
+    failure.source = source;
+    Outcome::new(Report::Failed(failure))
+}
+
+/// What became of one image of a mirror run.
+pub fn mirrored(
+    outcome: &mut MirrorOutcome,
+    index: usize,
+    result: Result<distribution::copy::CopyReport, Failure>,
+) {
+    let mut image = MirroredImage {
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        digest: None,
+        failure: None,
+    };
+    match result {
+        Ok(report) => {
+            image.digest = Some(report.root.digest.to_string());
+            if report.unchanged {
+                outcome.unchanged += 1;
+            } else {
+                outcome.copied += 1;
+            }
+            outcome.mounted_blobs += u32::try_from(report.mounted.blobs).unwrap_or(u32::MAX);
+            outcome.bytes_copied += report.copied.bytes;
+        }
+        Err(failure) => {
+            outcome.failed += 1;
+            image.failure = Some(failure);
+        }
+    }
+    outcome.images.push(image);
+}
+
+/// The failure of copying an image.
+pub fn copy_failure(error: &distribution::Error) -> Failure {
+    let kind = match error.kind() {
+        distribution::ErrorKind::NotFound => FailureKind::BaseImageNotFound,
+        _ => registry_kind(error),
+    };
+    Failure::new(kind, chain(error))
+}

@@ -1,1 +1,340 @@
-//! Placeholder until its author commits.
+//! `coopery pod`: one task of the operator, from the request's file to the outcome's. Credentials are read once and stay
+//! in memory; nothing of them reaches a step, a log or the outcome.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use distribution::copy::CopyOptions;
+use distribution::{Client, DockerConfig, Guard, Proxies};
+use oci::{Platform, Reference, Repository};
+use protocol::{
+    BuildRequest, Failure, FailureKind, Isolation, MirrorOutcome, MirrorRequest, Outcome, Report,
+    Request, Resolved, Source, Task, paths,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::Bases;
+use crate::build::{Built, Job, build};
+use crate::cache::Cache;
+use crate::context::{BuildContext, Fetcher, fetch};
+use crate::error::{Error, SourceFile, chain};
+use crate::exec::{Entered, Runtime, enter_user_namespace};
+use crate::export::Destination;
+use crate::graph::Options;
+use crate::layer::{Owners, PackOptions};
+use crate::outcome;
+use crate::progress::{Progress, Style};
+use crate::runtime::{Stop, run_async};
+use crate::solve::Engine;
+
+/// Where everything is that a pod has; tests have it elsewhere.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The request.
+    pub request: String,
+    /// The Secret of the source.
+    pub source_credentials: String,
+    /// The ConfigMap of the source.
+    pub source: String,
+    /// The engine's directory.
+    pub workspace: String,
+    /// The outcome.
+    pub outcome: String,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            request: paths::REQUEST.into(),
+            source_credentials: paths::SOURCE_CREDENTIALS.into(),
+            source: paths::SOURCE.into(),
+            workspace: paths::WORKSPACE.into(),
+            outcome: paths::OUTCOME.into(),
+        }
+    }
+}
+
+/// Reads the request, does what it asks for, writes the outcome. The exit code is 0, 1 for what people can mend in their
+/// input, and 2 for the rest.
+pub fn run(paths: &Paths, style: Style) -> ExitCode {
+    let outcome = match read_request(&paths.request) {
+        Err(failure) => Outcome::new(Report::Failed(failure)),
+        Ok(request) => match &request.task {
+            Task::Build(task) => build_task(paths, &request, task, style),
+            Task::Mirror(task) => mirror_task(&request, task),
+        },
+    };
+    let json = outcome.to_json();
+    // The termination message is one file that is there already: it cannot be replaced by renaming.
+    if let Err(error) = fs_err::write(&paths.outcome, &json) {
+        tracing::error!(%error, "the outcome cannot be written");
+        return ExitCode::from(2);
+    }
+    exit_code(&outcome)
+}
+
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    match &outcome.report {
+        Report::Built(_) => ExitCode::SUCCESS,
+        Report::Mirrored(mirrored) if mirrored.failed == 0 => ExitCode::SUCCESS,
+        Report::Mirrored(_) => ExitCode::from(2),
+        Report::Failed(failure) => {
+            let users = matches!(
+                failure.kind,
+                FailureKind::Dockerfile
+                    | FailureKind::ContextFile
+                    | FailureKind::StepFailed
+                    | FailureKind::InvalidRequest
+            );
+            ExitCode::from(if users { 1 } else { 2 })
+        }
+    }
+}
+
+fn read_request(path: &str) -> Result<Request, Failure> {
+    let invalid = |message: String| Failure::new(FailureKind::InvalidRequest, message);
+    let json = fs_err::read(path).map_err(|error| invalid(error.to_string()))?;
+    Request::parse(&json).map_err(|error| invalid(chain(&error)))
+}
+
+/// A client that reaches the network as the request says, with its credentials.
+fn client(request: &Request) -> Result<Client, Error> {
+    let network = &request.network;
+    let mut keychain = Vec::new();
+    for path in &request.credentials {
+        let text = fs_err::read(path).map_err(Error::io("reading the credentials for registries"))?;
+        keychain.push(DockerConfig::parse(&text).map_err(|error| {
+            Error::Request(format!("the credentials in {path} cannot be read: {error}"))
+        })?);
+    }
+    let guard = Guard::closed(&network.allow_cidrs)
+        .map_err(|error| Error::Request(format!("the allowed networks: {error}")))?;
+    let mut builder = Client::builder()
+        .keychain(keychain)
+        .guard(guard)
+        .plain_http(request.plain_http.iter().cloned())
+        .proxies(Proxies {
+            http: network.http_proxy.clone(),
+            https: network.https_proxy.clone(),
+            no_proxy: network.no_proxy.clone(),
+        });
+    if let Some(pem) = &network.ca_certificates {
+        builder = builder.ca_pem(pem.as_bytes());
+    }
+    builder.build().map_err(|source| Error::Export {
+        doing: "making the client of registries".into(),
+        source,
+    })
+}
+
+fn build_task(paths: &Paths, request: &Request, task: &BuildRequest, style: Style) -> Outcome {
+    let mut source = resolved(&task.source);
+    // Must come before any thread exists: the process starts itself again in its namespaces.
+    let entered = match task.isolation {
+        Isolation::NoRun => None,
+        Isolation::UserNamespace => match enter_user_namespace(Path::new(&paths.workspace)) {
+            Ok(entered) => Some(entered),
+            Err(error) => return outcome::failed(&error.into(), source),
+        },
+    };
+    let result = run_async(async |stop| {
+        let work = build_and_push(paths, request, task, entered, style, &stop);
+        work.await
+    });
+    match result {
+        Ok((built, destinations)) => outcome::built(&built, &destinations, source, task.isolation),
+        Err(error) => {
+            let progress = Progress::stderr(style);
+            progress.text(&error.render(false));
+            source.checksum = source.checksum.filter(|_| !matches!(error, Error::Context(_)));
+            outcome::failed(&error, source)
+        }
+    }
+}
+
+/// What is known of the source: the request has it fixed already.
+fn resolved(source: &Source) -> Resolved {
+    match source {
+        Source::Git { revision, .. } => Resolved {
+            commit: Some(revision.commit.clone()),
+            checksum: None,
+        },
+        Source::Http { checksum, .. } => Resolved {
+            commit: None,
+            checksum: checksum.clone(),
+        },
+        Source::Empty | Source::ConfigMap { .. } => Resolved::default(),
+    }
+}
+
+type Pushed = (Built, Vec<(String, Repository)>);
+
+async fn build_and_push(
+    paths: &Paths,
+    request: &Request,
+    task: &BuildRequest,
+    entered: Option<Entered>,
+    style: Style,
+    stop: &Stop,
+) -> Result<Pushed, Error> {
+    let client = client(request)?;
+    let destinations = destinations(task)?;
+    let progress = Progress::stderr(style);
+    let cache = Cache::open(&paths.workspace).map_err(Error::io("opening the workspace"))?;
+    let fetching = progress.start("[internal] load build context");
+    let scratch = cache.scratch("context-").map_err(Error::io("making a directory for the context"))?;
+    let fetcher = Fetcher {
+        http: client.http(),
+        network: &request.network,
+        config_map: paths.source.clone().into(),
+        credentials: paths.source_credentials.clone().into(),
+        plain_http: false,
+    };
+    let into = scratch.path().join("source");
+    let fetched = tokio::select! {
+        biased;
+        () = stop.token.cancelled() => return Err(Error::Cancelled),
+        fetched = fetch(&task.source, &task.subdirectory, &fetcher, &into) => fetched,
+    };
+    let directory = fetched.inspect_err(|error| fetching.failed(&chain(error)))?;
+    let (file, context) = read_definition(task, &directory)?;
+    fetching.done();
+
+    let owners = if entered.is_some() { Owners::OnDisk } else { Owners::Recorded };
+    let engine = Engine {
+        bases: Bases::new(client.clone(), cache.clone(), owners, std::collections::BTreeMap::new()),
+        runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
+        client,
+        progress,
+        owners,
+        no_cache: task.dockerfile.no_cache,
+        pack: PackOptions::default(),
+        cancel: stop.token.clone(),
+        cache,
+    };
+    let names = destinations.iter().map(|d| (d.name.clone(), d.repository.clone())).collect();
+    let job = Job {
+        file: Arc::new(file),
+        context: Arc::new(context),
+        options: options(request, task),
+        destinations,
+        outputs: Vec::new(),
+    };
+    let built = build(Arc::new(engine), job).await?;
+    Ok((built, names))
+}
+
+/// The Dockerfile, from the request or the context, and what the context offers.
+fn read_definition(task: &BuildRequest, directory: &Path) -> Result<(SourceFile, BuildContext), Error> {
+    let context = BuildContext::open(directory)?;
+    let (name, text) = match &task.dockerfile.inline {
+        Some(text) => (None, text.clone()),
+        None => {
+            let (name, text) = context.read_dockerfile(&task.dockerfile.path)?;
+            (Some(name), text)
+        }
+    };
+    let context = context.with_dockerignore(name.as_deref())?;
+    let name = name.unwrap_or_else(|| "Dockerfile".into());
+    Ok((SourceFile { name, text }, context))
+}
+
+fn options(request: &Request, task: &BuildRequest) -> Options {
+    let mut build_args = task.dockerfile.build_args.clone();
+    // Every RUN reaches the network as the engine does, unless the build says otherwise.
+    let network = &request.network;
+    for (name, value) in [
+        ("HTTP_PROXY", &network.http_proxy),
+        ("HTTPS_PROXY", &network.https_proxy),
+        ("NO_PROXY", &network.no_proxy),
+    ] {
+        for name in [name.to_owned(), name.to_ascii_lowercase()] {
+            if let Some(value) = value {
+                build_args.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    if let Some(epoch) = task.source_date_epoch {
+        build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_string());
+    }
+    Options {
+        target: task.dockerfile.target.clone(),
+        build_args,
+        labels: task.dockerfile.labels.clone(),
+        platform: Platform::host(),
+        build_platform: Platform::host(),
+        contexts: std::collections::BTreeSet::new(),
+    }
+}
+
+fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {
+    let wrong = |name: &str, error: oci::ReferenceError| {
+        Error::Request(format!("destination `{name}`: {error}"))
+    };
+    task.destinations
+        .iter()
+        .map(|destination| {
+            let tags = destination.tags.iter().map(|tag| tag.parse());
+            Ok(Destination {
+                name: destination.name.clone(),
+                repository: destination.repository.parse().map_err(|e| wrong(&destination.name, e))?,
+                tags: tags.collect::<Result<_, _>>().map_err(|e| wrong(&destination.name, e))?,
+            })
+        })
+        .collect()
+}
+
+fn mirror_task(request: &Request, task: &MirrorRequest) -> Outcome {
+    let result = run_async(async |stop| {
+        let client = client(request)?;
+        Ok(mirror(&client, task, &stop.token).await)
+    });
+    match result {
+        Ok(outcome) => Outcome::new(Report::Mirrored(outcome)),
+        Err(error) => outcome::failed(&error, Resolved::default()),
+    }
+}
+
+/// Copies one image after the other; one that fails does not keep the next from being copied.
+async fn mirror(client: &Client, task: &MirrorRequest, cancel: &CancellationToken) -> MirrorOutcome {
+    let mut outcome = MirrorOutcome::default();
+    for (index, image) in task.images.iter().enumerate() {
+        let copied = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Failure::new(FailureKind::Cancelled, "the pod was asked to stop")),
+            copied = mirror_one(client, image) => copied,
+        };
+        match &copied {
+            Ok(report) => {
+                let done = if report.unchanged { "unchanged" } else { "copied" };
+                tracing::info!(source = image.source, destination = image.destination, digest = %report.root.digest, "{done}");
+            }
+            Err(failure) => tracing::error!(source = image.source, "{}", failure.message),
+        }
+        outcome::mirrored(&mut outcome, index, copied);
+    }
+    outcome
+}
+
+async fn mirror_one(
+    client: &Client,
+    image: &protocol::MirrorImage,
+) -> Result<distribution::copy::CopyReport, Failure> {
+    let invalid = |name: &str, error: String| {
+        Failure::new(FailureKind::InvalidRequest, format!("`{name}`: {error}"))
+    };
+    let parse = |name: &String| {
+        let parsed: Result<Reference, _> = name.parse();
+        parsed.map_err(|error| invalid(name, error.to_string()))
+    };
+    let (mut from, to) = (parse(&image.source)?, parse(&image.destination)?);
+    if let Some(digest) = &image.digest {
+        let digest = digest.parse().map_err(|error: oci::DigestError| invalid(digest, error.to_string()))?;
+        from = from.pinned(digest);
+    }
+    let options = CopyOptions::default();
+    distribution::copy::copy(client, &from, client, &to, &options)
+        .await
+        .map_err(|error| outcome::copy_failure(&error))
+}

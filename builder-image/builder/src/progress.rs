@@ -96,6 +96,18 @@ impl Progress {
         vertex
     }
 
+    /// Text of our own, as it is: the drawing of a failure. In JSON, the member `text` of an object of its own.
+    pub fn text(&self, text: &str) {
+        let mut sink = self.sink();
+        let _ = match sink.style {
+            Style::Json => {
+                let line = serde_json::json!({"event": "text", "text": text});
+                writeln!(sink.writer, "{line}")
+            }
+            Style::Plain | Style::Quiet => writeln!(sink.writer, "{text}"),
+        };
+    }
+
     fn sink(&self) -> MutexGuard<'_, Sink> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

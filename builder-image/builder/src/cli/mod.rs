@@ -1,1 +1,98 @@
-//! Placeholder until its author commits.
+//! The command line `coopery`. Results go to standard output, everything else to standard error; the exit code is 0, 1 for
+//! a mistake of the user and 2 for ours or the world's.
+
+mod build;
+mod copy;
+mod digest;
+mod network;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+use crate::pod;
+use crate::progress::Style;
+
+/// Builds, mirrors and keeps container images
+#[derive(Parser)]
+#[command(name = "coopery", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+    /// Copy an image from registry to registry, bytes unchanged
+    Copy(copy::CopyArgs),
+    /// Print the digest that a tag stands for
+    Digest(digest::DigestArgs),
+    /// Carry out the request of a builder pod
+    Pod {
+        /// How to show progress
+        #[arg(long, value_enum, default_value_t = Style::Plain)]
+        progress: Style,
+    },
+    /// Print whether RUN can be isolated here, as JSON
+    ExecProbe {
+        /// Directory that layers would be kept in
+        #[arg(long, default_value = protocol::paths::WORKSPACE)]
+        root: std::path::PathBuf,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Runs the command that the arguments of the process name. Must be called before any thread exists.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    start_logging();
+    let result = match cli.command {
+        Command::Pod { progress } => return pod::run(&pod::Paths::default(), progress),
+        Command::Build(args) => build::run(&args),
+        Command::Copy(args) => copy::run(&args),
+        Command::Digest(args) => digest::run(&args),
+        Command::ExecProbe { root } => probe(&root),
+        Command::Version => output::line(&format!("coopery {}", env!("CARGO_PKG_VERSION"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(if error.is_users() { 1 } else { 2 })
+        }
+    }
+}
+
+fn start_logging() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("COOPERY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call, as in tests, is no matter.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+fn probe(root: &std::path::Path) -> Result<(), Error> {
+    use crate::exec::{ProbeReport, enter_user_namespace};
+    let report = match enter_user_namespace(root) {
+        Ok(_) => ProbeReport::available(),
+        Err(error) => ProbeReport::missing(&error),
+    };
+    output::line(&serde_json::json!(report).to_string())
+}

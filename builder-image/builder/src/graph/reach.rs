@@ -53,6 +53,22 @@ pub fn plan<'d>(dockerfile: &'d Dockerfile, options: &'d Options) -> Result<Plan
     }
 }
 
+impl<'d> Plan<'d> {
+    /// The first RUN that the target needs.
+    pub fn first_run(&self) -> Option<&'d Instruction> {
+        let needed = |stage: &&Stage| {
+            let replaced = stage.name.as_ref().is_some_and(|name| self.options.contexts.contains(name));
+            self.stages[stage.index].is_some() && !replaced
+        };
+        self.dockerfile
+            .stages
+            .iter()
+            .filter(needed)
+            .flat_map(|stage| &stage.instructions)
+            .find(|instruction| instruction.keyword.verb == Verb::Run)
+    }
+}
+
 fn one(diagnostic: Diagnostic) -> GraphError {
     GraphError::Dockerfile(vec![diagnostic])
 }

@@ -1,0 +1,237 @@
+//! Base images: resolving them to a manifest and a configuration, and, only when something must look inside, fetching
+//! and unpacking their layers. What is not looked into is never fetched: the exporter mounts or copies it.
+
+mod fetch;
+mod layout;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oci::{
+    ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
+    Repository,
+};
+
+use crate::cache::Cache;
+use crate::error::BaseError;
+use crate::graph::BaseName;
+use crate::image::Layer;
+use crate::layer::Owners;
+
+pub(crate) use fetch::unpack_cached;
+pub use layout::Layout;
+
+/// The largest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// What a context that was named on the command line is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// An image in a registry.
+    Image(Reference),
+    /// An image in an OCI layout.
+    Layout {
+        /// The directory.
+        directory: PathBuf,
+        /// Tag or digest; the only image where absent.
+        image: Option<String>,
+    },
+}
+
+/// Finds base images and fetches what is needed of them.
+#[derive(Clone)]
+pub struct Bases {
+    client: distribution::Client,
+    cache: Cache,
+    owners: Owners,
+    contexts: Arc<BTreeMap<String, NamedContext>>,
+}
+
+/// Where the blobs of a base are.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// In a registry.
+    Registry(Repository),
+    /// In a directory.
+    Layout(Layout),
+}
+
+/// A base image that was found.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The name as the Dockerfile has it, in full.
+    pub name: String,
+    /// The digest that the name stands for: of an index where there is one.
+    pub digest: Digest,
+    /// Where its blobs are.
+    pub origin: Origin,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// Its layers, bottom first.
+    pub layers: Vec<Layer>,
+    /// For each layer, the digest of the stack up to it.
+    pub chains: Vec<ChainId>,
+}
+
+impl Bases {
+    /// A finder that keeps what it fetches in `cache`, unpacked as `owners` says.
+    pub fn new(
+        client: distribution::Client,
+        cache: Cache,
+        owners: Owners,
+        contexts: BTreeMap<String, NamedContext>,
+    ) -> Self {
+        Self {
+            client,
+            cache,
+            owners,
+            contexts: Arc::new(contexts),
+        }
+    }
+
+    /// Finds the image that `name` stands for.
+    ///
+    /// # Errors
+    /// When there is none, none for `platform`, or its documents cannot be read.
+    pub async fn resolve(&self, name: &BaseName, platform: &Platform) -> Result<Base, BaseError> {
+        match name {
+            BaseName::Image(reference) => self.of_registry(reference, platform).await,
+            BaseName::Context(context) => match self.contexts.get(context) {
+                Some(NamedContext::Image(reference)) => self.of_registry(reference, platform).await,
+                Some(NamedContext::Layout { directory, image }) => {
+                    let layout = Layout::new(directory);
+                    let root = layout.find(image.as_deref())?;
+                    let origin = Origin::Layout(layout);
+                    self.read(context.clone(), root, origin, platform).await
+                }
+                None => Err(BaseError::Malformed(format!("there is no context named `{context}`"))),
+            },
+        }
+    }
+
+    async fn of_registry(&self, reference: &Reference, platform: &Platform) -> Result<Base, BaseError> {
+        let found = self.client.resolve(reference).await?.ok_or(BaseError::NotFound)?;
+        let origin = Origin::Registry(reference.repository().clone());
+        self.read(reference.to_string(), found, origin, platform).await
+    }
+
+    /// Reads the documents below `root`.
+    async fn read(
+        &self,
+        name: String,
+        root: Descriptor,
+        origin: Origin,
+        platform: &Platform,
+    ) -> Result<Base, BaseError> {
+        let digest = root.digest.clone();
+        let manifest = match self.document(&origin, &root).await? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(index) => {
+                let child = index.select(platform).ok_or_else(|| BaseError::NoPlatform {
+                    wanted: platform.to_string(),
+                    found: index.platforms().map(ToString::to_string).collect(),
+                })?;
+                match self.document(&origin, child).await? {
+                    Document::Manifest(manifest) => manifest,
+                    Document::Index(_) => {
+                        return Err(BaseError::Malformed("its index holds an index".into()));
+                    }
+                }
+            }
+        };
+        let config = self.small(&origin, &manifest.config, MAX_CONFIG).await?;
+        let config: ImageConfig = serde_json::from_slice(&config).map_err(|error| {
+            BaseError::Malformed(format!("its configuration cannot be read: {error}"))
+        })?;
+        let (layers, chains) = layers(&manifest, &config)?;
+        Ok(Base {
+            name,
+            digest,
+            origin,
+            config,
+            layers,
+            chains,
+        })
+    }
+
+    async fn document(&self, origin: &Origin, descriptor: &Descriptor) -> Result<Document, BaseError> {
+        let bytes = self.small(origin, descriptor, oci::MAX_MANIFEST_BYTES).await?;
+        Ok(Document::parse(&descriptor.media_type, &bytes)?)
+    }
+
+    /// A document, from the cache where it is there.
+    async fn small(
+        &self,
+        origin: &Origin,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, BaseError> {
+        let path = self.cache.blob(&descriptor.digest);
+        if let Ok(bytes) = fs_err::read(&path)
+            && is_content_of(&bytes, &descriptor.digest)
+        {
+            return Ok(bytes);
+        }
+        let is_document = descriptor.media_type.is_index() || descriptor.media_type.is_manifest();
+        let bytes = match origin {
+            Origin::Layout(layout) => return layout.small(descriptor, limit),
+            Origin::Registry(repository) if is_document => {
+                let pinned = repository.at(descriptor.digest.clone());
+                self.client.manifest(&pinned).await?.bytes
+            }
+            Origin::Registry(repository) => {
+                self.client.small_blob(repository, descriptor, limit).await?
+            }
+        };
+        self.cache.keep(&descriptor.digest, &bytes).map_err(|source| BaseError::Io {
+            doing: "keeping a document of the base image",
+            source,
+        })?;
+        Ok(bytes.to_vec())
+    }
+}
+
+/// Whether `bytes` have the digest.
+fn is_content_of(bytes: &[u8], digest: &Digest) -> bool {
+    let mut digester = oci::Digester::new(digest.algorithm());
+    digester.update(bytes);
+    digester.finish() == *digest
+}
+
+/// The layers of an image by both of its documents.
+fn layers(manifest: &Manifest, config: &ImageConfig) -> Result<(Vec<Layer>, Vec<ChainId>), BaseError> {
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != manifest.layers.len() {
+        return Err(BaseError::Malformed(format!(
+            "its manifest has {} layers and its configuration {}",
+            manifest.layers.len(),
+            diff_ids.len()
+        )));
+    }
+    if let Some(other) = manifest.layers.iter().find(|layer| !is_layer(&layer.media_type)) {
+        return Err(BaseError::Malformed(format!(
+            "it is no container image: it has content of type `{}`",
+            other.media_type
+        )));
+    }
+    let layers = diff_ids
+        .iter()
+        .zip(&manifest.layers)
+        .map(|(diff_id, descriptor)| Layer {
+            diff_id: diff_id.clone(),
+            descriptor: descriptor.clone(),
+            created: None,
+        })
+        .collect();
+    let chains = (1..=diff_ids.len())
+        .filter_map(|count| ChainId::of(&diff_ids[..count]))
+        .collect();
+    Ok((layers, chains))
+}
+
+fn is_layer(media_type: &MediaType) -> bool {
+    media_type.is_layer()
+        || media_type.is_foreign_layer()
+        || media_type.as_str().starts_with("application/vnd.docker.image.rootfs.diff.tar")
+}

@@ -1,0 +1,62 @@
+//! How a command reaches registries: the flags that all of them share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use distribution::{Client, DockerConfig, Guard, Proxies};
+
+use crate::error::Error;
+
+#[derive(Args)]
+pub(super) struct NetworkArgs {
+    /// PEM file of certificate authorities to trust besides those of the system
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Credentials for registries, as docker login writes them (default: ~/.docker/config.json)
+    #[arg(long, value_name = "FILE", alias = "registry-config", env = "REGISTRY_AUTH_FILE")]
+    authfile: Option<PathBuf>,
+    /// Registry to reach by plain HTTP; loopback ones are without being named
+    #[arg(long, value_name = "HOST")]
+    plain_http: Vec<String>,
+}
+
+impl NetworkArgs {
+    /// A client for a person's own machine: nothing is refused by address.
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        let mut builder = Client::builder()
+            .guard(Guard::Open)
+            .proxies(Proxies::from_env())
+            .plain_http(self.plain_http.iter().cloned());
+        if let Some(path) = &self.ca_file {
+            builder = builder.ca_pem(fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?);
+        }
+        if let Some(config) = self.credentials()? {
+            builder = builder.keychain(config);
+        }
+        builder.build().map_err(|source| Error::Export {
+            doing: "making the client of registries".into(),
+            source,
+        })
+    }
+
+    fn credentials(&self) -> Result<Option<DockerConfig>, Error> {
+        let text = match &self.authfile {
+            Some(path) => fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?,
+            None => match default_config().map(fs_err::read) {
+                Some(Ok(text)) => text,
+                // Who never logged in is anonymous.
+                _ => return Ok(None),
+            },
+        };
+        let config = DockerConfig::parse(&text);
+        config.map(Some).map_err(|error| Error::Request(error.to_string()))
+    }
+}
+
+fn default_config() -> Option<PathBuf> {
+    let directory = match std::env::var_os("DOCKER_CONFIG") {
+        Some(directory) => PathBuf::from(directory),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
+    };
+    Some(directory.join("config.json"))
+}

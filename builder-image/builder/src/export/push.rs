@@ -1,0 +1,169 @@
+//! Pushing: blobs as soon as they are there, then configuration and manifests by digest, then tags.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use oci::Descriptor;
+use tokio::sync::Semaphore;
+
+use super::Destination;
+use crate::base::{Base, Origin};
+use crate::cache::Cache;
+use crate::error::Error;
+use crate::image::Image;
+
+/// Blobs that are sent at once to one repository.
+const PARALLEL: usize = 4;
+
+/// How much of a file is read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Sends images to their destinations.
+pub struct Pusher {
+    client: distribution::Client,
+    cache: Cache,
+    destinations: Vec<(Destination, Semaphore)>,
+}
+
+/// Where the bytes of a layer are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// In the cache.
+    Cache,
+    /// With the base image, unless the cache happens to have them.
+    Base(Arc<Base>),
+}
+
+impl Pusher {
+    /// A pusher of what is in `cache`.
+    pub fn new(client: distribution::Client, cache: Cache, destinations: Vec<Destination>) -> Self {
+        let destinations = destinations
+            .into_iter()
+            .map(|destination| (destination, Semaphore::new(PARALLEL)))
+            .collect();
+        Self {
+            client,
+            cache,
+            destinations,
+        }
+    }
+
+    /// Whether there is anything to push to.
+    pub fn is_idle(&self) -> bool {
+        self.destinations.is_empty()
+    }
+
+    /// Sends a layer everywhere, unless it is there: mounted where the destination's registry has it with the base.
+    ///
+    /// # Errors
+    /// When a registry refuses, or the bytes cannot be read.
+    pub async fn layer(&self, descriptor: &Descriptor, source: &Source) -> Result<(), Error> {
+        let all = self.destinations.iter().map(|(destination, room)| async move {
+            let _room = room.acquire().await.expect("the semaphore is never closed");
+            self.layer_to(destination, descriptor, source)
+                .await
+                .map_err(failed(&destination.repository, "pushing a layer to"))
+        });
+        futures::future::try_join_all(all).await.map(drop)
+    }
+
+    async fn layer_to(
+        &self,
+        destination: &Destination,
+        descriptor: &Descriptor,
+        source: &Source,
+    ) -> distribution::Result<()> {
+        let blob = self.cache.blob(&descriptor.digest);
+        let repository = &destination.repository;
+        let base = match source {
+            Source::Base(base) => match &base.origin {
+                Origin::Registry(from) => Some(from),
+                Origin::Layout(_) => None,
+            },
+            Source::Cache => None,
+        };
+        let mount_from = base.filter(|from| from.host() == repository.host());
+        if self.cache.has_blob(descriptor) {
+            let open = || {
+                let blob = blob.clone();
+                async move { open_file(blob).await }.boxed()
+            };
+            self.client.push_blob(repository, descriptor, mount_from, open).await?;
+            return Ok(());
+        }
+        if descriptor.media_type.is_foreign_layer() {
+            return Err(distribution::Error::ForeignLayer(descriptor.digest.clone()));
+        }
+        let open = || {
+            async move {
+                match (base, source) {
+                    (Some(from), _) => Ok(self.client.blob(from, descriptor).await?.boxed()),
+                    (None, Source::Base(base)) => match &base.origin {
+                        Origin::Layout(layout) => open_file(layout.blob(&descriptor.digest)).await,
+                        Origin::Registry(_) => unreachable!("a base of a registry has a repository"),
+                    },
+                    (None, Source::Cache) => open_file(self.cache.blob(&descriptor.digest)).await,
+                }
+            }
+            .boxed()
+        };
+        self.client.push_blob(repository, descriptor, mount_from, open).await?;
+        Ok(())
+    }
+
+    /// Sends configuration and manifest everywhere, then writes all tags. All layers must be there.
+    ///
+    /// # Errors
+    /// When a registry refuses. As long as a manifest is missing anywhere, no tag has changed.
+    pub async fn finish(&self, image: &Image) -> Result<(), Error> {
+        let manifests = self.destinations.iter().map(|(destination, _)| {
+            let repository = &destination.repository;
+            async move {
+                let config = Bytes::copy_from_slice(&image.config);
+                let media_type = image.config_descriptor.media_type.clone();
+                self.client.upload_bytes(repository, media_type, config).await?;
+                self.put(&repository.at(image.descriptor.digest.clone()), image).await
+            }
+            .map(|result| result.map_err(failed(repository, "pushing the manifest to")))
+        });
+        futures::future::try_join_all(manifests).await?;
+        let tags = self.destinations.iter().flat_map(|(destination, _)| {
+            let repository = &destination.repository;
+            destination.tags.iter().map(move |tag| {
+                let reference = repository.tagged(tag.clone());
+                async move {
+                    let put = self.put(&reference, image).await;
+                    put.map_err(failed(repository, "writing a tag of"))
+                }
+            })
+        });
+        futures::stream::iter(tags).buffer_unordered(PARALLEL).try_collect().await
+    }
+
+    async fn put(&self, reference: &oci::Reference, image: &Image) -> distribution::Result<()> {
+        let bytes = Bytes::copy_from_slice(&image.manifest);
+        self.client.put_manifest(reference, &image.descriptor.media_type, bytes).await?;
+        Ok(())
+    }
+}
+
+fn failed(
+    repository: &oci::Repository,
+    doing: &str,
+) -> impl FnOnce(distribution::Error) -> Error + use<> {
+    let doing = format!("{doing} {repository}");
+    move |source| Error::Export { doing, source }
+}
+
+type Content = futures::stream::BoxStream<'static, distribution::Result<Bytes>>;
+
+async fn open_file(path: std::path::PathBuf) -> distribution::Result<Content> {
+    let io = |source| distribution::Error::Io {
+        action: "read the blob to push".into(),
+        source,
+    };
+    let file = fs_err::tokio::File::open(path).await.map_err(io)?;
+    let stream = tokio_util::io::ReaderStream::with_capacity(file.into_parts().0, CHUNK);
+    Ok(stream.map_err(io).boxed())
+}

@@ -1,0 +1,296 @@
+//! Executing one step: its inputs made ready, its work done on a thread, its layer put in place and recorded.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dockerfile::{Mode, SourceLocation};
+use futures::StreamExt;
+use jiff::Timestamp as Clock;
+use oci::{Digest, Digester};
+
+use super::{Keyed, Shared, Solve, blocking};
+use crate::cache::{Cache, Record};
+use crate::error::{Error, StepFailure};
+use crate::graph::{Action, CopyAction, RunAction, Step, StepId};
+use crate::layer::LayerDir;
+use crate::progress::Vertex;
+use crate::snapshot::Snapshot;
+use crate::solve::step_layer::StepLayer;
+use crate::step::add::download_name;
+use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
+use crate::step::digest_inputs;
+use crate::step::run::{RunSpec, run};
+use crate::step::workdir::workdir;
+use crate::tree::{Timestamp, Tree};
+
+/// The largest file that ADD downloads, in bytes.
+const MAX_DOWNLOAD: u64 = 64 << 30;
+
+/// What a COPY or ADD needs, found out for its key and used again when it is executed.
+#[derive(Default)]
+pub(super) struct Inputs {
+    spec: Option<CopySpec>,
+    digest: Option<Digest>,
+    /// What is copied from, where it is not the context.
+    from: Option<Snapshot>,
+    /// Keeps downloads until the step is done.
+    _downloads: Option<tempfile::TempDir>,
+}
+
+impl Inputs {
+    /// The digest of everything that is copied.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest.clone().expect("inputs of a copy have a digest")
+    }
+}
+
+impl Solve {
+    /// Makes ready what a COPY or ADD copies, and digests it.
+    pub(super) async fn inputs(
+        &self,
+        step: &Step,
+        action: &CopyAction,
+        from: Option<Snapshot>,
+    ) -> Shared<Inputs> {
+        let fail = |source| self.step_error(step, source, String::new());
+        let downloads = if action.add && action.sources.iter().any(|source| is_url(source)) {
+            let made = self.engine.cache.scratch("add-");
+            Some(made.map_err(Error::io("making a directory for downloads"))?)
+        } else {
+            None
+        };
+        let mut sources = Vec::new();
+        for (position, text) in action.sources.iter().enumerate() {
+            sources.push(match &downloads {
+                Some(directory) if is_url(text) => {
+                    let file = directory.path().join(position.to_string());
+                    let vertex = self.engine.progress.start(format!("[internal] {text}"));
+                    let fetched = self.download(text, action.checksum.as_deref(), &file).await;
+                    let mtime = fetched.inspect_err(|error| vertex.failed(&error.to_string())).map_err(fail)?;
+                    vertex.done();
+                    CopySource::Download {
+                        name: download_name(text),
+                        file,
+                        mtime,
+                    }
+                }
+                _ => CopySource::Path(text.clone()),
+            });
+        }
+        let documents = action.documents.iter().cloned();
+        sources.extend(documents.map(|(name, content)| CopySource::Inline {
+            name,
+            content: content.into_bytes(),
+        }));
+        let spec = CopySpec {
+            chown: action.chown.clone(),
+            chmod: action.chmod.as_deref().and_then(|mode| Mode::parse(mode).ok()),
+            unpack: if action.add { Unpack::Local } else { Unpack::Never },
+            ..CopySpec::new(sources, &action.destination)
+        };
+        let (context, tree, wanted) = (self.context.clone(), from.clone(), spec.clone());
+        let digest = blocking(move || match &tree {
+            Some(snapshot) => digest_inputs(&wanted, snapshot),
+            None => digest_inputs(&wanted, context.as_ref()),
+        });
+        let digest = digest.await?.map_err(|error| fail(error.into()))?;
+        Ok(Inputs {
+            spec: Some(spec),
+            digest: Some(digest),
+            from,
+            _downloads: downloads,
+        })
+    }
+
+    /// Fetches a URL into a file and returns when the server says that it was changed.
+    async fn download(
+        &self,
+        text: &str,
+        checksum: Option<&str>,
+        into: &Path,
+    ) -> Result<Option<Timestamp>, StepFailure> {
+        let io = |doing| move |source| StepFailure::Io { doing, source };
+        let url: url::Url = text.parse().map_err(|_| distribution::Error::Url {
+            url: text.into(),
+            problem: "it is malformed",
+        })?;
+        let action = format!("get {text}");
+        let response = self.engine.client.http().get(&url, None).await?;
+        match response.status().as_u16() {
+            200 => {}
+            404 | 410 => return Err(distribution::Error::NotFound { action, code: None }.into()),
+            status => {
+                let refused = distribution::Error::Refused { action, status, code: None };
+                return Err(refused.into());
+            }
+        }
+        let modified = response
+            .headers()
+            .get("last-modified")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| jiff::fmt::rfc2822::parse(value).ok())
+            .map(|time| Timestamp::from_seconds(time.timestamp().as_second()));
+        let expected = checksum.map(str::parse::<Digest>).transpose().map_err(|_| StepFailure::Checksum {
+            url: text.into(),
+            expected: checksum.unwrap_or_default().into(),
+            found: "a digest of another algorithm".into(),
+        })?;
+        let mut digester = match &expected {
+            Some(expected) => Digester::new(expected.algorithm()),
+            None => Digester::sha256(),
+        };
+        let mut file = fs_err::tokio::File::create(into).await.map_err(io("writing a download"))?;
+        let mut body = response.into_stream();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            digester.update(&bytes);
+            if digester.len() > MAX_DOWNLOAD {
+                return Err(distribution::Error::TooLarge { action, limit: MAX_DOWNLOAD }.into());
+            }
+            tokio::io::AsyncWriteExt::write_all(&mut file, &bytes)
+                .await
+                .map_err(io("writing a download"))?;
+        }
+        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(io("writing a download"))?;
+        let found = digester.finish();
+        match expected {
+            Some(expected) if expected != found => Err(StepFailure::Checksum {
+                url: text.into(),
+                expected: expected.to_string(),
+                found: found.to_string(),
+            }),
+            _ => Ok(modified),
+        }
+    }
+
+    /// Executes a step that the cache does not know.
+    pub(super) async fn execute(&self, id: StepId, keyed: &Arc<Keyed>) -> Shared<StepLayer> {
+        let step = self.step(id);
+        let below = self.snapshot(step.below).await?;
+        let vertex = Arc::new(self.engine.progress.start(&step.label));
+        let work = Work {
+            engine: self.engine.clone(),
+            context: self.context.clone(),
+            action: step.action.clone(),
+            keyed: keyed.clone(),
+            below,
+            vertex: vertex.clone(),
+            epoch: self.graph.source_date_epoch,
+            hostname: self.graph.hostname.clone(),
+            proxies: self.graph.proxies.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            instruction: step.instruction.clone(),
+        };
+        match blocking(move || work.layer()).await? {
+            Ok((record, keys, layer)) => {
+                vertex.done();
+                Ok(StepLayer::fresh(record, keys, Arc::new(layer)))
+            }
+            Err(source) => {
+                let error = self.step_error(step, source, vertex.tail());
+                let message = match error.as_ref() {
+                    Error::Step { source, .. } => crate::error::chain(source),
+                    other => other.to_string(),
+                };
+                vertex.failed(&message);
+                Err(error)
+            }
+        }
+    }
+
+    fn step_error(&self, step: &Step, source: StepFailure, output: String) -> Arc<Error> {
+        Arc::new(Error::Step {
+            place: self.place(step),
+            source,
+            output,
+        })
+    }
+}
+
+/// One step with all that it needs, to be done on a thread.
+struct Work {
+    engine: Arc<super::Engine>,
+    context: Arc<crate::context::BuildContext>,
+    action: Action,
+    keyed: Arc<Keyed>,
+    below: Snapshot,
+    vertex: Arc<Vertex>,
+    epoch: Option<i64>,
+    hostname: String,
+    proxies: Vec<String>,
+    instruction: String,
+}
+
+type Done = (Record, Vec<crate::cache_key::CacheKey>, LayerDir);
+
+impl Work {
+    /// Makes the layer, puts it where layers are, and records it.
+    fn layer(self) -> Result<Done, StepFailure> {
+        let io = |doing| move |source| StepFailure::Io { doing, source };
+        let cache = &self.engine.cache;
+        let scratch = cache.scratch("step-").map_err(io("making a directory for a step"))?;
+        let into = scratch.path().join("layer");
+        let layer = match &self.action {
+            Action::Run(action) => self.run(action, &into)?,
+            Action::Copy(_) => self.copy(&into)?,
+            Action::Workdir(action) => workdir(&action.path, &action.user, &self.onto(), &into)?,
+        };
+        let nonce = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = format!("{}-{nonce}", &self.keyed.key.hex()[..16]);
+        let name = Cache::layer_name(&stem, self.engine.owners);
+        let layer = layer.rename_to(cache.layer(&name)).map_err(crate::step::StepError::from)?;
+        let created = Clock::now().to_string();
+        let mut record = Record::new(self.keyed.key.clone(), created, self.instruction);
+        record.layer = Some(name);
+        let keys: Vec<_> = std::iter::once(&self.keyed.key).chain(&self.keyed.source_key).cloned().collect();
+        let borrowed: Vec<_> = keys.iter().collect();
+        cache.record(&borrowed, &record).map_err(io("writing a cache record"))?;
+        Ok((record, keys, layer))
+    }
+
+    fn onto(&self) -> Onto<'_> {
+        let now = || Clock::now().as_second();
+        Onto {
+            base: &self.below,
+            created: Timestamp::from_seconds(self.epoch.unwrap_or_else(now)),
+            owners: self.engine.owners,
+        }
+    }
+
+    fn copy(&self, into: &Path) -> Result<LayerDir, StepFailure> {
+        let inputs = &self.keyed.inputs;
+        let spec = inputs.spec.as_ref().expect("a copy that is executed has its inputs");
+        let from: &dyn Tree = match &inputs.from {
+            Some(snapshot) => snapshot,
+            None => self.context.as_ref(),
+        };
+        Ok(copy(spec, from, &self.onto(), into)?)
+    }
+
+    fn run(&self, action: &RunAction, into: &Path) -> Result<LayerDir, StepFailure> {
+        let runtime = self.engine.runtime.as_ref().expect("a build with RUN has a runtime");
+        let spec = RunSpec {
+            args: action.args.clone(),
+            env: action.env.iter().chain(&self.proxies).cloned().collect(),
+            cwd: action.cwd.clone(),
+            user: action.user.clone(),
+            hostname: self.hostname.clone(),
+            script: action.script.clone(),
+            network: action.network,
+        };
+        let cancelled = || self.engine.cancel.is_cancelled();
+        let mut output = |_, line: &[u8]| self.vertex.output(line);
+        let (layer, status) = run(&spec, &self.below, into, runtime, &cancelled, &mut output)?;
+        if status.success() {
+            Ok(layer)
+        } else {
+            Err(StepFailure::Exit {
+                command: action.args.join(" "),
+                code: status.code,
+            })
+        }
+    }
+}
+
+fn is_url(source: &str) -> bool {
+    SourceLocation::of(source) == SourceLocation::Http
+}

@@ -1,0 +1,357 @@
+//! Solving a graph: for every step that the image needs, its key, then the cache's answer or its execution.
+//!
+//! Everything is demanded from the top: the layers of the target are asked for all at once, each asks for what it needs,
+//! and whoever asks second waits for the first. So independent steps run at the same time, what a hit makes superfluous
+//! is never asked for, and packing goes on while later steps run. Work on files and processes is done on threads that
+//! may block; this module only waits.
+
+mod execute;
+mod step_layer;
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Base, Bases};
+use crate::cache::{Cache, Record};
+use crate::cache_key::CacheKey;
+use crate::context::BuildContext;
+use crate::error::{Error, Place, SourceFile};
+use crate::exec::Runtime;
+use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Step, StepId};
+use crate::image::Layer;
+use crate::layer::{Owners, PackOptions};
+use crate::progress::Progress;
+use crate::snapshot::Snapshot;
+
+use self::execute::Inputs;
+use self::step_layer::StepLayer;
+
+/// What a solve works with.
+pub struct Engine {
+    /// Records, blobs and layers.
+    pub cache: Cache,
+    /// Finds and fetches base images.
+    pub bases: Bases,
+    /// Reaches registries and the servers of ADD.
+    pub client: distribution::Client,
+    /// Tells people.
+    pub progress: Progress,
+    /// What RUN is executed with; nothing is executed where absent.
+    pub runtime: Option<Runtime>,
+    /// How layers keep owners on disk.
+    pub owners: Owners,
+    /// Execute every step, whatever the cache has.
+    pub no_cache: bool,
+    /// How layers are packed.
+    pub pack: PackOptions,
+    /// Says when to stop.
+    pub cancel: CancellationToken,
+}
+
+/// A failure that several may wait for.
+pub type Shared<T> = Result<T, Arc<Error>>;
+
+/// One build on its way.
+pub struct Solve {
+    engine: Arc<Engine>,
+    graph: Graph,
+    bases: Vec<Arc<Base>>,
+    labels: Vec<String>,
+    context: Arc<BuildContext>,
+    file: Arc<SourceFile>,
+    nodes: Vec<Node>,
+    base_snapshots: Vec<OnceCell<Shared<Snapshot>>>,
+}
+
+/// What is known of one step.
+#[derive(Default)]
+struct Node {
+    keyed: OnceCell<Shared<Arc<Keyed>>>,
+    layer: OnceCell<Shared<Arc<StepLayer>>>,
+}
+
+/// A step with its key.
+struct Keyed {
+    /// The key by content.
+    key: CacheKey,
+    /// The key by where it copies from, which spares looking next time.
+    source_key: Option<CacheKey>,
+    /// What the cache has.
+    record: Option<Record>,
+    /// What was made ready to find the key out.
+    inputs: Inputs,
+}
+
+/// How many steps there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps of the graph.
+    pub steps: usize,
+    /// Those that the cache answered, or made superfluous.
+    pub cached: usize,
+}
+
+impl Solve {
+    /// A build of `graph` on `bases` (in the order of the plan, with their labels) and `context`.
+    pub fn new(
+        engine: Arc<Engine>,
+        graph: Graph,
+        bases: Vec<Arc<Base>>,
+        labels: Vec<String>,
+        context: Arc<BuildContext>,
+        file: Arc<SourceFile>,
+    ) -> Self {
+        Self {
+            nodes: graph.steps.iter().map(|_| Node::default()).collect(),
+            base_snapshots: bases.iter().map(|_| OnceCell::new()).collect(),
+            engine,
+            graph,
+            bases,
+            labels,
+            context,
+            file,
+        }
+    }
+
+    /// The graph that is solved.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The image at the bottom of the target.
+    pub fn target_base(&self) -> Option<&Arc<Base>> {
+        self.graph.target.base.map(|id| &self.bases[id.0])
+    }
+
+    /// The steps that make the layers of the target, bottom first.
+    pub fn target_steps(&self) -> Vec<StepId> {
+        let mut steps = Vec::new();
+        let mut filesystem = self.graph.target.filesystem;
+        while let Filesystem::Step(id) = filesystem {
+            steps.push(id);
+            filesystem = self.graph.steps[id.0].below;
+        }
+        steps.reverse();
+        steps
+    }
+
+    /// The packed layer of a step. Executes it, and what it needs, where the cache has no answer.
+    pub fn packed(&self, id: StepId) -> BoxFuture<'_, Shared<Layer>> {
+        async move {
+            let layer = self.layer(id).await?;
+            let packed = layer.packed(&self.engine).await?;
+            Ok(Layer {
+                diff_id: packed.diff_id,
+                descriptor: packed.descriptor,
+                created: Some(layer.created().to_owned()),
+            })
+        }
+        .boxed()
+    }
+
+    /// What the cache spared. To be asked when the build is done.
+    pub fn counts(&self) -> Counts {
+        let executed = |node: &Node| match node.layer.get() {
+            Some(Ok(layer)) => !layer.was_cached(),
+            Some(Err(_)) => true,
+            None => false,
+        };
+        let executed = self.nodes.iter().filter(|node| executed(node)).count();
+        Counts {
+            steps: self.nodes.len(),
+            cached: self.nodes.len() - executed,
+        }
+    }
+
+    /// Tells people of the steps that were never needed because of a hit further up.
+    pub fn tell_spared(&self) {
+        for (node, step) in self.nodes.iter().zip(&self.graph.steps) {
+            if node.layer.get().is_none() {
+                self.engine.progress.start(&step.label).cached();
+            }
+        }
+    }
+
+    fn step(&self, id: StepId) -> &Step {
+        &self.graph.steps[id.0]
+    }
+
+    fn place(&self, step: &Step) -> Place {
+        Place {
+            file: self.file.clone(),
+            span: step.span,
+            instruction: step.instruction.clone(),
+        }
+    }
+
+    /// The key of some files.
+    fn key_of(&self, filesystem: Filesystem) -> BoxFuture<'_, Shared<CacheKey>> {
+        async move {
+            Ok(match filesystem {
+                Filesystem::Scratch => CacheKey::scratch(),
+                Filesystem::Base(id) => CacheKey::base(self.bases[id.0].chains.last()),
+                Filesystem::Step(id) => self.keyed(id).await?.key.clone(),
+            })
+        }
+        .boxed()
+    }
+
+    fn keyed(&self, id: StepId) -> BoxFuture<'_, Shared<Arc<Keyed>>> {
+        let keyed = self.nodes[id.0].keyed.get_or_init(move || async move {
+            self.find_key(id).await.map(Arc::new)
+        });
+        async move { keyed.await.clone() }.boxed()
+    }
+
+    async fn find_key(&self, id: StepId) -> Shared<Keyed> {
+        let step = self.step(id);
+        let below = self.key_of(step.below).await?;
+        let epoch = self.graph.source_date_epoch;
+        let plain = |key: CacheKey| Keyed {
+            record: self.lookup(&key),
+            key,
+            source_key: None,
+            inputs: Inputs::default(),
+        };
+        match &step.action {
+            Action::Run(run) => {
+                let platform = &self.graph.target.platform;
+                Ok(plain(CacheKey::run(&below, run, platform, &self.graph.hostname)))
+            }
+            Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
+            Action::Copy(copy) => match copy.from {
+                Some(from) => self.key_of_copy_from(step, copy, from, &below).await,
+                None => {
+                    let inputs = self.inputs(step, copy, None).await?;
+                    let key = CacheKey::copy(&below, copy, &inputs.digest(), epoch);
+                    Ok(Keyed { inputs, ..plain(key) })
+                }
+            },
+        }
+    }
+
+    /// `COPY --from`: first by where it copies from, and only where that is new, by what is there.
+    async fn key_of_copy_from(
+        &self,
+        step: &Step,
+        copy: &CopyAction,
+        from: Filesystem,
+        below: &CacheKey,
+    ) -> Shared<Keyed> {
+        let epoch = self.graph.source_date_epoch;
+        let source = self.key_of(from).await?;
+        let source_key = CacheKey::copy_from(below, copy, &source, epoch);
+        if let Some(record) = self.lookup(&source_key) {
+            return Ok(Keyed {
+                key: record.key.clone(),
+                source_key: Some(source_key),
+                record: Some(record),
+                inputs: Inputs::default(),
+            });
+        }
+        let snapshot = self.snapshot(from).await?;
+        let inputs = self.inputs(step, copy, Some(snapshot)).await?;
+        let key = CacheKey::copy(below, copy, &inputs.digest(), epoch);
+        let record = self.lookup(&key);
+        if let Some(record) = &record {
+            let recorded = self.engine.cache.record(&[&source_key], record);
+            recorded.map_err(Error::io("writing a cache record"))?;
+        }
+        Ok(Keyed {
+            key,
+            source_key: Some(source_key),
+            record,
+            inputs,
+        })
+    }
+
+    fn lookup(&self, key: &CacheKey) -> Option<Record> {
+        if self.engine.no_cache {
+            return None;
+        }
+        self.engine.cache.lookup(key, self.engine.owners)
+    }
+
+    fn layer(&self, id: StepId) -> BoxFuture<'_, Shared<Arc<StepLayer>>> {
+        let layer = self.nodes[id.0].layer.get_or_init(move || async move {
+            let keyed = self.keyed(id).await?;
+            let step = self.step(id);
+            if let Some(record) = &keyed.record {
+                self.engine.progress.start(&step.label).cached();
+                return Ok(Arc::new(StepLayer::cached(record.clone())));
+            }
+            self.execute(id, &keyed).await.map(Arc::new)
+        });
+        async move { layer.await.clone() }.boxed()
+    }
+
+    /// The files of something, fetched, unpacked and executed as far as needed.
+    fn snapshot(&self, filesystem: Filesystem) -> BoxFuture<'_, Shared<Snapshot>> {
+        async move {
+            match filesystem {
+                Filesystem::Scratch => Ok(Snapshot::empty()),
+                Filesystem::Base(id) => self.base_snapshot(id).await,
+                Filesystem::Step(id) => {
+                    let below = self.snapshot(self.step(id).below);
+                    let (below, layer) = futures::try_join!(below, self.layer(id))?;
+                    let directory = layer.directory(&self.engine, &below).await?;
+                    Ok(below.with(directory))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn base_snapshot(&self, id: BaseId) -> Shared<Snapshot> {
+        let fetch = || async {
+            let base = &self.bases[id.0];
+            let vertex = self.engine.progress.start(&self.labels[id.0]);
+            match self.engine.bases.snapshot(base).await {
+                Ok(snapshot) => {
+                    vertex.done();
+                    Ok(snapshot)
+                }
+                Err(source) => {
+                    vertex.failed(&source.to_string());
+                    Err(Arc::new(self.base_error(id, source)))
+                }
+            }
+        };
+        self.base_snapshots[id.0].get_or_init(fetch).await.clone()
+    }
+
+    fn base_error(&self, id: BaseId, source: crate::error::BaseError) -> Error {
+        let name = self.bases[id.0].name.clone();
+        let first = self.graph.steps.iter().find(|step| {
+            step.below == Filesystem::Base(id) || step.inputs() == Some(Filesystem::Base(id))
+        });
+        match first {
+            Some(step) => Error::Base {
+                place: self.place(step),
+                name,
+                source,
+                help: None,
+            },
+            None => Error::Request(format!("base image `{name}`: {source}")),
+        }
+    }
+
+    /// Packs all layers of the target, each as soon as it can be.
+    ///
+    /// # Errors
+    /// The first failure of any step.
+    pub async fn target_layers(&self) -> Shared<Vec<Layer>> {
+        try_join_all(self.target_steps().into_iter().map(|id| self.packed(id))).await
+    }
+}
+
+/// Runs work that blocks on a thread for such work.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Shared<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Arc::new(Error::Panicked))
+}
