@@ -1,5 +1,5 @@
-//! The client of registries: which host is spoken to how, the answer to a demand for authentication, and the loop that
-//! tries again. The requests themselves are in `pull` and `push`.
+//! The client of registries: which host is spoken to how, and the loop that tries again. Authentication is in
+//! `authenticate`, the requests themselves are in `pull` and `push`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,18 +8,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 use oci::{RegistryHost, Repository};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::RwLock;
 use url::Url;
 
 use crate::{
-    Anonymous, Credentials, Error, ErrorCode, Guard, HttpClient, HttpSettings, Keychain, Proxies,
-    Response, Result, RetryPolicy,
-    challenge::{Bearer, Challenge, realm_url},
-    http::{Call, Payload, protocol},
+    Anonymous, Error, ErrorCode, Guard, HttpClient, HttpSettings, Keychain, Proxies, Response,
+    Result, RetryPolicy,
+    authenticate::Demand,
+    http::{Call, Payload},
     retry::{Pause, Verdict, retry_after},
-    token::{TokenBroker, TokenKey},
+    token::TokenBroker,
 };
 
 /// The largest body of an error that is looked at for its code.
@@ -29,7 +29,7 @@ const MAX_ERROR_BODY: u64 = 64 * 1024;
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    keychain: Arc<dyn Keychain>,
+    pub(crate) keychain: Arc<dyn Keychain>,
 }
 
 struct Shared {
@@ -41,22 +41,9 @@ struct Shared {
 
 /// What is known of one registry.
 pub(crate) struct Host {
-    base: Url,
-    demand: Arc<RwLock<Demand>>,
+    pub(crate) base: Url,
+    pub(crate) demand: Arc<RwLock<Demand>>,
     pause: Pause,
-}
-
-/// How a registry wants to be authenticated to.
-#[derive(Clone, Debug)]
-enum Demand {
-    /// No request was made yet.
-    Unknown,
-    Nothing,
-    Basic,
-    Token {
-        realm: Url,
-        service: Option<String>,
-    },
 }
 
 /// Settings of a [`Client`].
@@ -186,7 +173,7 @@ impl<'a> Ask<'a> {
     }
 
     /// The scopes in the order of their importance: some registries read only the first.
-    fn scopes(&self) -> Vec<String> {
+    pub(crate) fn scopes(&self) -> Vec<String> {
         let actions = match self.access {
             Access::Pull => "pull",
             Access::Push => "pull,push",
@@ -302,7 +289,13 @@ impl Client {
         action: &str,
     ) -> Result<()> {
         match self.retry().verdict(&error, attempt) {
-            Verdict::GiveUp => Err(error),
+            Verdict::GiveUp => {
+                // Others that come meanwhile wait as long as anybody would.
+                if let Some(after) = error.retry_after() {
+                    host.pause.extend(after.min(self.retry().max_retry_after));
+                }
+                Err(error)
+            }
             Verdict::Retry(pause) => {
                 tracing::debug!(action, %error, ?pause, "trying again");
                 if error.retry_after().is_some() {
@@ -327,72 +320,15 @@ impl Client {
         self.pause_or_fail(&host, error, attempt, action).await
     }
 
+    pub(crate) fn tokens(&self) -> &TokenBroker {
+        &self.shared.tokens
+    }
+
     pub(crate) fn retry(&self) -> &RetryPolicy {
         &self.shared.http.retry
     }
 
-    /// Sends `ask` with the authentication that is known to be wanted, and once more when another is demanded.
-    async fn send_authenticated(&self, host: &Host, ask: &Ask<'_>) -> Result<Response> {
-        let credentials = self.keychain.credentials(ask.repository);
-        let scopes = ask.scopes();
-        let (demand, discovery) = host.demand().await;
-        let mut sent = self
-            .authorization(&demand, &scopes, credentials.as_ref(), None, ask.action)
-            .await?;
-        let mut response = self.exchange(ask, sent.clone()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            if let Some(mut discovery) = discovery {
-                *discovery = Demand::Nothing;
-            }
-            return Ok(response);
-        }
-        // Once for what is demanded; a second time where the token turns out to lack a scope or to be outdated.
-        let mut discovery = discovery;
-        for _ in 0..2 {
-            let Some(challenge) = Challenge::of(response.headers()) else {
-                break;
-            };
-            let demanded = match challenge {
-                Challenge::Basic => Demand::Basic,
-                Challenge::Bearer(Bearer { realm, service, .. }) => Demand::Token {
-                    realm: realm_url(&host.base, &realm)
-                        .map_err(|problem| protocol(ask.action, problem))?,
-                    service,
-                },
-            };
-            match discovery.take() {
-                Some(mut unknown) => *unknown = demanded.clone(),
-                None => *host.demand.write().await = demanded.clone(),
-            }
-            let scopes = with_scopes(&scopes, Challenge::of(response.headers()));
-            let next = self
-                .authorization(
-                    &demanded,
-                    &scopes,
-                    credentials.as_ref(),
-                    sent.as_ref(),
-                    ask.action,
-                )
-                .await?;
-            if next.is_none() || next == sent {
-                break;
-            }
-            response = self.exchange(ask, next.clone()).await?;
-            if response.status() != StatusCode::UNAUTHORIZED {
-                return Ok(response);
-            }
-            sent = next;
-        }
-        drop(discovery);
-        let code = error_code(response).await;
-        Err(Error::Unauthorized {
-            action: ask.action.to_owned(),
-            anonymous: credentials.is_none(),
-            code,
-        })
-    }
-
-    async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         ask: &Ask<'_>,
         authorization: Option<HeaderValue>,
@@ -405,56 +341,6 @@ impl Client {
             call.payload = Payload::Bytes(body.clone());
         }
         self.shared.http.exchange(call).await
-    }
-
-    /// The `Authorization` header that answers `demand`; `rejected` is one that did not.
-    async fn authorization(
-        &self,
-        demand: &Demand,
-        scopes: &[String],
-        credentials: Option<&Credentials>,
-        rejected: Option<&HeaderValue>,
-        action: &str,
-    ) -> Result<Option<HeaderValue>> {
-        let (realm, service) = match (demand, credentials) {
-            (Demand::Unknown | Demand::Nothing, _) | (Demand::Basic, None) => return Ok(None),
-            (Demand::Basic, Some(credentials))
-            | (_, Some(credentials @ Credentials::Bearer(_))) => {
-                return Ok(credentials.header());
-            }
-            (Demand::Token { realm, service }, _) => (realm, service),
-        };
-        let key = TokenKey {
-            realm: realm.clone(),
-            service: service.clone(),
-            scopes: scopes.to_vec(),
-            credentials: credentials.cloned(),
-        };
-        let header = self
-            .shared
-            .tokens
-            .header(&self.shared.http, &key, rejected, action)
-            .await?;
-        Ok(Some(header))
-    }
-
-    /// The authorization for a request that can be sent only once (its body is a stream), after the requests before it
-    /// have taught what the registry demands.
-    pub(crate) async fn prepared_authorization(
-        &self,
-        ask: &Ask<'_>,
-    ) -> Result<Option<HeaderValue>> {
-        let host = self.host(ask.repository.host())?;
-        let demand = host.demand.read().await.clone();
-        let credentials = self.keychain.credentials(ask.repository);
-        self.authorization(
-            &demand,
-            &ask.scopes(),
-            credentials.as_ref(),
-            None,
-            ask.action,
-        )
-        .await
     }
 
     /// The error for an answer whose status is none of those expected.
@@ -478,53 +364,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-impl Host {
-    /// What the registry demands. As long as that is unknown, one request at a time finds out, the others wait: it holds
-    /// the second value until it knows.
-    async fn demand(&self) -> (Demand, Option<OwnedRwLockWriteGuard<Demand>>) {
-        let known: OwnedRwLockReadGuard<Demand> = self.demand.clone().read_owned().await;
-        if !matches!(*known, Demand::Unknown) {
-            return (known.clone(), None);
-        }
-        drop(known);
-        let guard = self.demand.clone().write_owned().await;
-        match &*guard {
-            Demand::Unknown => (Demand::Unknown, Some(guard)),
-            known => (known.clone(), None),
-        }
-    }
-}
-
-/// The scopes of a request and those that a challenge names besides.
-fn with_scopes(scopes: &[String], challenge: Option<Challenge>) -> Vec<String> {
-    let mut scopes = scopes.to_vec();
-    if let Some(Challenge::Bearer(Bearer {
-        scope: Some(named), ..
-    })) = challenge
-    {
-        for scope in named.split_whitespace() {
-            if !scopes.iter().any(|have| covers(have, scope)) && scopes.len() < 8 {
-                scopes.push(scope.to_owned());
-            }
-        }
-    }
-    scopes
-}
-
-/// Whether the scope `have` (`repository:a:pull,push`) includes `wanted` (`repository:a:pull`).
-fn covers(have: &str, wanted: &str) -> bool {
-    match (have.rsplit_once(':'), wanted.rsplit_once(':')) {
-        (Some((name, actions)), Some((wanted_name, wanted_actions))) => {
-            name == wanted_name
-                && wanted_actions
-                    .split(',')
-                    .all(|action| actions.split(',').any(|have| have == action))
-        }
-        _ => have == wanted,
-    }
-}
-
-async fn error_code(response: Response) -> Option<ErrorCode> {
+pub(crate) async fn error_code(response: Response) -> Option<ErrorCode> {
     let body = response.bytes_bounded(MAX_ERROR_BODY).await.ok()?;
     ErrorCode::of_body(&body)
 }
@@ -532,19 +372,6 @@ async fn error_code(response: Response) -> Option<ErrorCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn scopes_cover_each_other() {
-        for (have, wanted, covered) in [
-            ("repository:a:pull,push", "repository:a:pull", true),
-            ("repository:a:pull", "repository:a:push,pull", false),
-            ("repository:a:pull", "repository:b:pull", false),
-            ("registry:catalog:*", "registry:catalog:*", true),
-            ("x", "y", false),
-        ] {
-            assert_eq!(covers(have, wanted), covered, "{have} {wanted}");
-        }
-    }
 
     #[test]
     fn schemes_follow_settings_and_guard() {

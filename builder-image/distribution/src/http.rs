@@ -1,8 +1,10 @@
 //! Guarded HTTP: every connection passes the network guard, redirects are followed by hand, bodies are bounded and may
 //! not stall. No authentication flow and no registry API: those are `client` and `token`.
 
+mod failure;
+mod resolver;
+
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,16 +15,19 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use reqwest::dns;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 use url::Url;
 
 use crate::{
-    Credentials, Error, Guard, Outage, Result,
+    Credentials, Error, Guard, Result,
     error::masked,
     retry::{RetryPolicy, Verdict, retry_after},
 };
+
+pub(crate) use failure::protocol;
+use failure::{chain, timeout, transport_error};
+use resolver::GuardedResolver;
 
 const MAX_REDIRECTS: usize = 10;
 
@@ -67,8 +72,8 @@ impl std::fmt::Debug for Proxies {
 /// How to reach servers.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Which addresses may be connected to. Behind a proxy, names are resolved by the proxy and only addresses in URLs
-    /// are judged.
+    /// Which addresses may be connected to. Behind a proxy, names are resolved by the proxy, so only addresses in URLs
+    /// are judged; the name of the proxy itself is judged like any other.
     pub guard: Guard,
     /// Certificates (PEM) that are trusted besides those of the system.
     pub ca_pem: Option<Vec<u8>>,
@@ -451,37 +456,6 @@ impl Response {
     }
 }
 
-/// Resolves names and leaves out the addresses that the guard refuses.
-struct GuardedResolver(Guard);
-
-/// A name all of whose addresses are refused.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(&'static str);
-
-impl dns::Resolve for GuardedResolver {
-    fn resolve(&self, name: dns::Name) -> dns::Resolving {
-        let guard = self.0.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let mut refused = None;
-            let allowed: Vec<SocketAddr> = found
-                .filter(|address| match guard.check(address.ip()) {
-                    Ok(()) => true,
-                    Err(reason) => {
-                        refused = Some(Refused(reason));
-                        false
-                    }
-                })
-                .collect();
-            match refused {
-                Some(refused) if allowed.is_empty() => Err(refused.into()),
-                _ => Ok(Box::new(allowed.into_iter()) as dns::Addrs),
-            }
-        })
-    }
-}
-
 type Make = fn(&str) -> reqwest::Result<reqwest::Proxy>;
 
 fn proxies(settings: &Proxies) -> Result<Vec<reqwest::Proxy>> {
@@ -511,88 +485,4 @@ fn location(
     let value = response.headers().get(header::LOCATION)?;
     let url = value.to_str().ok().and_then(|text| base.join(text).ok());
     Some(url.ok_or("it redirects to a malformed URL"))
-}
-
-pub(crate) fn protocol(action: &str, problem: &'static str) -> Error {
-    Error::Protocol {
-        action: action.to_owned(),
-        problem,
-    }
-}
-
-fn timeout(action: &str) -> Error {
-    Error::Unavailable {
-        action: action.to_owned(),
-        outage: Outage::Timeout,
-        retry_after: None,
-    }
-}
-
-/// The error for an exchange that got no answer. The causes decide: a refused address and a certificate that is not
-/// trusted stay so, everything else may pass.
-fn transport_error(action: &str, url: &Url, error: &reqwest::Error) -> Error {
-    let host = || url.host_str().unwrap_or_default().to_owned();
-    let mut dns_failed = false;
-    for cause in causes(error) {
-        if let Some(Refused(reason)) = cause.downcast_ref() {
-            return Error::AddressRefused {
-                host: host(),
-                reason,
-            };
-        }
-        if let Some(rustls::Error::InvalidCertificate(problem)) = cause.downcast_ref() {
-            return Error::Certificate {
-                action: action.to_owned(),
-                host: host(),
-                problem: problem.to_string(),
-            };
-        }
-        dns_failed |= cause.to_string().starts_with("dns error");
-    }
-    let outage = if dns_failed {
-        Outage::Dns
-    } else if error.is_timeout() {
-        Outage::Timeout
-    } else if error.is_connect() {
-        Outage::Connect(innermost(error))
-    } else {
-        Outage::Broken(innermost(error))
-    };
-    Error::Unavailable {
-        action: action.to_owned(),
-        outage,
-        retry_after: None,
-    }
-}
-
-type Cause<'a> = &'a (dyn std::error::Error + 'static);
-
-/// `error` and what caused it. The error inside of an I/O error is one of its causes, though `source` skips it.
-fn causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = Cause<'a>> {
-    std::iter::successors(Some(error), |&error| {
-        match error
-            .downcast_ref::<std::io::Error>()
-            .map(|io| io.get_ref())
-        {
-            Some(Some(inner)) => Some(inner as Cause<'a>),
-            _ => error.source(),
-        }
-    })
-}
-
-/// The last cause, which tells what happened and names no URL.
-fn innermost(error: &reqwest::Error) -> String {
-    match causes(error).last() {
-        Some(cause) if cause.downcast_ref::<reqwest::Error>().is_none() => cause.to_string(),
-        _ => "no further cause is known".to_owned(),
-    }
-}
-
-fn chain(error: &reqwest::Error) -> String {
-    let parts: Vec<_> = causes(error).skip(1).map(ToString::to_string).collect();
-    if parts.is_empty() {
-        error.to_string()
-    } else {
-        parts.join(": ")
-    }
 }

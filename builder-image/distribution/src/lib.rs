@@ -7,6 +7,7 @@
 //!
 //! The crate keeps nothing on disk and knows neither Kubernetes nor image contents.
 
+mod authenticate;
 mod blob;
 mod challenge;
 mod client;
