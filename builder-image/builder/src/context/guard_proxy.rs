@@ -152,12 +152,13 @@ mod tests {
 
     async fn ask(proxy: &GuardProxy, target: &str) -> String {
         let mut stream = TcpStream::connect(proxy.address).await.unwrap();
-        stream
-            .write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\nping").as_bytes())
-            .await
-            .unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = String::new();
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = read_request(&mut stream).await.unwrap();
+        if answer.starts_with("HTTP/1.1 200") {
+            stream.write_all(b"ping").await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     }
