@@ -67,7 +67,7 @@ test-api: cluster ## Real API server: tables of valid and invalid objects; the r
 	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
-	cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6
+	cargo test --locked -p tests --test e2e --test chart_lifecycle -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full
 	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6

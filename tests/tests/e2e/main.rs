@@ -2,9 +2,12 @@
 //! `kubectl get`. All tests share one cluster; each has a namespace of its own. They need root and what `make image` builds;
 //! without root the run says what it leaves out.
 
+mod chart;
 mod failures;
 mod lifecycle;
 mod main_job;
+#[path = "../chart/rights.rs"]
+mod rights;
 
 use std::future::Future;
 use std::sync::LazyLock;
