@@ -64,7 +64,7 @@ test-unit: prerequisites ## Tables, snapshots, in-memory registry, mock API serv
 	cargo test --locked -p tests --lib --test architecture
 
 test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry
-	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test registry_transport -- --nocapture --test-threads=1
+	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
 	cargo test --locked -p tests --test e2e --test chart_lifecycle -- --nocapture --test-threads=6
