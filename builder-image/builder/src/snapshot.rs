@@ -238,3 +238,6 @@ pub fn settle_implied(layer: &LayerDir, below: &Snapshot) -> Result<(), crate::l
     Ok(())
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -180,7 +180,7 @@ pub(crate) struct Rules {
 }
 
 /// Puts all members of `tar` into `upper`.
-fn apply<R: Read>(
+pub(crate) fn apply<R: Read>(
     upper: &mut Upper<'_>,
     tar: &mut TarReader<R>,
     rules: &Rules,

@@ -330,7 +330,9 @@ mod tests {
             let input = sample(length);
             let one = compress(&input, Compression::Gzip { level: 6 }, 1);
             assert_eq!(gunzip(&one), input, "{length}");
-            for threads in 2..=8 {
+            // All counts once; elsewhere the edges of blocks matter, not the threads.
+            let counts = if length == 5 * BLOCK + 12_345 { 2..=8 } else { 2..=3 };
+            for threads in counts {
                 let many = compress(&input, Compression::Gzip { level: 6 }, threads);
                 assert!(one == many, "{length} bytes on {threads} threads");
             }

@@ -172,3 +172,6 @@ fn index_path(path: &Path) -> PathBuf {
 pub(crate) fn is_reserved_name(name: &OsStr) -> bool {
     name.as_bytes().starts_with(WHITEOUT_PREFIX)
 }
+
+#[cfg(test)]
+mod tests;
