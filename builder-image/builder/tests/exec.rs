@@ -72,7 +72,7 @@ impl Bench {
         }
     }
 
-    fn container(&self, script: &str) -> Container {
+    fn container(script: &str) -> Container {
         Container {
             args: vec!["/bin/sh".into(), "-c".into(), script.into()],
             env: vec!["PATH=/bin".into(), "HOME=/root".into()],
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     fn script(&self, script: &str) -> Ran {
-        self.run(&self.container(script))
+        self.run(&Bench::container(script))
     }
 }
 
@@ -149,7 +149,7 @@ fn files_are_in_the_upper_directory(bench: &Bench) {
 fn exit_codes_are_handed_on(bench: &Bench) {
     assert_eq!(bench.script("exit 3").status.code, 3);
     assert_eq!(bench.script("sh -c 'kill -9 $$'; exit $?").status.code, 137);
-    let mut container = bench.container("");
+    let mut container = Bench::container("");
     container.args = vec!["nope".into()];
     let ran = bench.run(&container);
     assert_eq!(ran.status.code, 127, "{}", ran.stderr);
@@ -250,7 +250,9 @@ fn the_surroundings_are_those_of_a_container(bench: &Bench) {
 }
 
 fn ids_are_those_of_the_user(bench: &Bench) {
-    let mut container = bench.container("id -u; id -g; id -G; touch /tmp/mine; echo err > /dev/stderr; (echo no > /etc/x) 2>/dev/null || echo refused");
+    let mut container = Bench::container(
+        "id -u; id -g; id -G; touch /tmp/mine; echo err > /dev/stderr; (echo no > /etc/x) 2>/dev/null || echo refused",
+    );
     container.identity = Identity {
         uid: 1000,
         gid: 100,
@@ -295,7 +297,7 @@ fn hundreds_of_layers_can_be_stacked(bench: &Bench) {
         fs_err::create_dir(&layer).unwrap();
         deep.layers.push(layer);
     }
-    let (result, ..) = deep.execute(&deep.container("true"), &|| false, &mut |_, _| {});
+    let (result, ..) = deep.execute(&Bench::container("true"), &|| false, &mut |_, _| {});
     assert!(
         matches!(result, Err(ExecError::System { .. })),
         "{result:?}"
@@ -305,7 +307,7 @@ fn hundreds_of_layers_can_be_stacked(bench: &Bench) {
 fn cancelling_kills_everything(bench: &Bench) {
     let ready = AtomicBool::new(false);
     let started = Instant::now();
-    let container = bench.container(
+    let container = Bench::container(
         "sleep 9871 & (sleep 9872 &) ; trap '' TERM INT; echo ready; sleep 9873; sleep 9874",
     );
     let (result, ..) = bench.execute(
@@ -329,7 +331,7 @@ fn what_runs_in_the_background_ends_with_the_step(bench: &Bench) {
 }
 
 fn a_panic_of_the_listener_leaves_nothing(bench: &Bench) {
-    let container = bench.container("echo x; sleep 9877");
+    let container = Bench::container("echo x; sleep 9877");
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         bench.execute(&container, &|| false, &mut |_, _| {
             std::panic::resume_unwind(Box::new("listener"))
@@ -359,7 +361,7 @@ fn output_comes_line_by_line(bench: &Bench) {
 }
 
 fn a_working_directory_is_made_for_the_user(bench: &Bench) {
-    let mut container = bench.container("pwd; touch here");
+    let mut container = Bench::container("pwd; touch here");
     container.cwd = "/srv/app/data".into();
     container.identity = Identity {
         uid: 33,
@@ -419,7 +421,7 @@ fn mount_points_that_a_layer_removed_are_not_left_behind(bench: &Bench) {
             .set_modified(old)
             .unwrap();
     });
-    let mut container = removed.container("cat /etc/hosts; ls /sys | head -n 1");
+    let mut container = Bench::container("cat /etc/hosts; ls /sys | head -n 1");
     container.binds.push(Bind {
         source,
         destination: "/etc/hosts".into(),
@@ -439,7 +441,7 @@ fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
             fs_err::remove_file(layer.join(path)).unwrap();
             std::os::unix::fs::symlink("/etc", layer.join(path)).unwrap();
         });
-        let (result, ..) = hostile.execute(&hostile.container("true"), &|| false, &mut |_, _| {});
+        let (result, ..) = hostile.execute(&Bench::container("true"), &|| false, &mut |_, _| {});
         assert!(
             matches!(&result, Err(ExecError::MountPoint { path: at }) if *at == format!("/{path}")),
             "{result:?}"
@@ -449,7 +451,7 @@ fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
         fs_err::create_dir(layer.join("etc")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", layer.join("etc/hosts")).unwrap();
     });
-    let mut container = hostile.container("cat /etc/hosts /etc/passwd");
+    let mut container = Bench::container("cat /etc/hosts /etc/passwd");
     container.binds.push(Bind {
         source: "/etc/hostname".into(),
         destination: "/etc/hosts".into(),
@@ -462,7 +464,7 @@ fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
 }
 
 fn a_step_without_network_sees_no_interface(bench: &Bench) {
-    let mut container = bench.container(
+    let mut container = Bench::container(
         "ls /proc/self/net/dev && while read n rest; do echo $n; done < /proc/self/net/dev",
     );
     container.network = false;
@@ -719,7 +721,8 @@ fn exit_codes_pass_through_the_namespaces(_: &Bench) {
 }
 
 fn missing_prerequisites_have_names(_: &Bench) {
-    let rows: [(&str, &[(&str, &str)], &str); 2] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let rows: [Row<'_>; 2] = [
         (
             "report",
             &[("COOPERY_CRUN", "/nowhere/crun")],
@@ -905,7 +908,7 @@ fn main() {
         "tests" => run_tests(&workspace),
         "sleeper" => {
             let bench = Bench::new(&enter(&workspace), &workspace);
-            let container = bench.container("echo ready; sleep 98765");
+            let container = Bench::container("echo ready; sleep 98765");
             let (result, ..) = bench.execute(&container, &|| false, &mut |_, line| {
                 println!("{}", String::from_utf8_lossy(line));
             });
@@ -915,7 +918,7 @@ fn main() {
             let bench = Bench::new(&enter(&workspace), &workspace);
             for script in ["tail /dev/zero; exit $?", "sh -c 'kill -9 $$'; exit $?"] {
                 let (result, ..) =
-                    bench.execute(&bench.container(script), &|| false, &mut |_, _| {});
+                    bench.execute(&Bench::container(script), &|| false, &mut |_, _| {});
                 println!("{result:?}");
             }
         }

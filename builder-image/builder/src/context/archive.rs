@@ -49,7 +49,7 @@ fn unpack(reader: impl Read, into: &Path, limits: &Limits) -> Result<(), UnpackE
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::{io::Write, os::unix::fs::MetadataExt};
 
     use super::*;

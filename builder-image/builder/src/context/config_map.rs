@@ -87,7 +87,7 @@ fn write(data: &BTreeMap<String, Vec<u8>>, into: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::os::unix::fs::symlink;
 
     use super::*;

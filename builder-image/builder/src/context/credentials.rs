@@ -120,12 +120,13 @@ impl fmt::Debug for SourceCredentials {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
     fn keys_of_the_secret() {
-        let rows: [(&[(&str, &str)], Option<&str>); 7] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+        let rows: [Row<'_>; 7] = [
             (
                 &[("username", "ann"), ("password", "pw\n")],
                 Some("Basic YW5uOnB3"),

@@ -142,7 +142,7 @@ fn clean(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     /// Whether `path` is ignored, deciding about every directory above it first.

@@ -132,8 +132,8 @@ fn check_revision(revision: &GitRevision) -> Result<(), ContextError> {
         let part = |part: &str| {
             part.is_empty()
                 || part.starts_with(['.', '-'])
-                || part.ends_with(".lock")
                 || part.ends_with('.')
+                || part.strip_suffix(".lock").is_some()
         };
         if reference.contains(bad)
             || reference.contains("..")
@@ -206,7 +206,9 @@ fn config(settings: &Settings<'_>) -> String {
     );
     let mut set = |section: &str, name: &str, value: &str| {
         let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-        text.push_str(&format!("[{section}]\n\t{name} = \"{value}\"\n"));
+        for part in ["[", section, "]\n\t", name, " = \"", &value, "\"\n"] {
+            text.push_str(part);
+        }
     };
     if settings.plain_http {
         set("protocol \"http\"", "allow", "always");

@@ -1,5 +1,5 @@
 //! Fetching from real repositories, served by `git http-backend` on loopback.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::HashMap,

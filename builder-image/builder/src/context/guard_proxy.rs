@@ -147,7 +147,7 @@ fn target(request: &str) -> Option<(&str, u16)> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     async fn ask(proxy: &GuardProxy, target: &str) -> String {

@@ -128,7 +128,7 @@ pub(super) fn check_status(url: &Url, status: u16) -> Result<(), ContextError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::path::PathBuf;
 
     use axum::{Router, extract::Request, http::StatusCode, response::IntoResponse};

@@ -332,7 +332,7 @@ pub fn enter_subdirectory(root: &Path, subdirectory: &str) -> Result<PathBuf, Co
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use std::os::unix::fs::symlink;
 
     use super::*;

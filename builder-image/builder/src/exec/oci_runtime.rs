@@ -231,7 +231,7 @@ fn to_mounts(binds: &[Bind]) -> Result<Vec<Mount>, OciSpecError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     /// As JSON, with the sets in order.

@@ -88,7 +88,7 @@ pub fn execute(
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let mut child = Guard(started.child);
-    let ended = watch(&mut child.0, [stdout, stderr], cancelled, output);
+    let ended = watch(&mut child.0, &[stdout, stderr], cancelled, output);
     drop(child);
     started
         .stubs
@@ -215,7 +215,7 @@ fn start(
 /// Reads output until the process and its pipes are at their end.
 fn watch(
     child: &mut Child,
-    pipes: [OwnedFd; 2],
+    pipes: &[OwnedFd; 2],
     cancelled: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<std::process::ExitStatus, ExecError> {
@@ -230,7 +230,7 @@ fn watch(
         .and_then(Pid::from_raw)
         .expect("a child has a process id");
     let ended = pidfd_open(pid, PidfdFlags::empty()).map_err(system("watching crun"))?;
-    for pipe in &pipes {
+    for pipe in pipes {
         fcntl_setfl(pipe, rustix::fs::OFlags::NONBLOCK).map_err(system("setting up a pipe"))?;
     }
     let mut sources = [
