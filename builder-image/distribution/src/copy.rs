@@ -82,7 +82,7 @@ pub async fn copy(
     to: &Reference,
     options: &CopyOptions,
 ) -> Result<CopyReport> {
-    let present = destination.resolve(to).await?;
+    let present = destination.resolve_to_push(to).await?;
     let mut pinned = from.clone();
     if let Some(present) = present {
         let Some(wanted) = source.resolve(from).await? else {

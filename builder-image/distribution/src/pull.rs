@@ -57,9 +57,26 @@ impl Client {
     ///
     /// The digest is the registry's word. Who pulls by it gets what it names, or an error.
     pub async fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        self.resolve_as(reference, Access::Pull).await
+    }
+
+    /// As [`Self::resolve`], with the rights that the push after it will need: some registries let nobody look into a
+    /// repository that does not exist yet but those who may make it, and one token does for both.
+    pub(crate) async fn resolve_to_push(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Descriptor>> {
+        self.resolve_as(reference, Access::Push).await
+    }
+
+    async fn resolve_as(
+        &self,
+        reference: &Reference,
+        access: Access,
+    ) -> Result<Option<Descriptor>> {
         let action = format!("resolve {reference}");
         let response = self
-            .send(self.manifest_request(Method::HEAD, reference, &action)?)
+            .send(self.manifest_request(Method::HEAD, reference, access, &action)?)
             .await;
         match response {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => return Ok(None),
@@ -77,7 +94,7 @@ impl Client {
             }
             Err(error) => return Err(error),
         }
-        match self.manifest(reference).await {
+        match self.manifest_as(reference, access).await {
             Ok(manifest) => Ok(Some(manifest.descriptor())),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -86,9 +103,13 @@ impl Client {
 
     /// Gets the manifest or index that `reference` names: at most 4 MiB, verified where the reference has a digest.
     pub async fn manifest(&self, reference: &Reference) -> Result<RawManifest> {
+        self.manifest_as(reference, Access::Pull).await
+    }
+
+    async fn manifest_as(&self, reference: &Reference, access: Access) -> Result<RawManifest> {
         let action = format!("pull manifest {reference}");
         let response = self
-            .send(self.manifest_request(Method::GET, reference, &action)?)
+            .send(self.manifest_request(Method::GET, reference, access, &action)?)
             .await?;
         if response.status() != StatusCode::OK {
             return Err(self
@@ -183,12 +204,13 @@ impl Client {
         &self,
         method: Method,
         reference: &'a Reference,
+        access: Access,
         action: &'a str,
     ) -> Result<Ask<'a>> {
         let repository = reference.repository();
         let path = format!("manifests/{}", reference.manifest_name());
         let url = self.url(repository, &path)?;
-        let mut ask = Ask::new(method, url, repository, Access::Pull, action);
+        let mut ask = Ask::new(method, url, repository, access, action);
         ask.headers = accept();
         Ok(ask)
     }

@@ -209,3 +209,16 @@ async fn a_registry_that_never_has_enough_is_given_up() {
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert!(registry.seen().len() <= 5, "{:?}", registry.seen());
 }
+
+#[tokio::test]
+async fn a_copy_has_one_token_for_each_side() {
+    let source = registry_with_tokens().await;
+    let target = MemoryRegistry::start_with(token_access(false)).await;
+    let client = client_with(target.host().as_str(), "user", "s3cret");
+    let from = source.repository("a/b").tagged("1".parse().unwrap());
+    let to = target.repository("new/b").tagged("1".parse().unwrap());
+    let options = distribution::copy::CopyOptions::default();
+    let copied = distribution::copy::copy(&client, &from, &client, &to, &options).await;
+    assert_eq!(copied.unwrap().copied.blobs, 2);
+    assert_eq!((tokens(&source), tokens(&target)), (1, 1));
+}

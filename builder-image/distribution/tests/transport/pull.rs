@@ -323,8 +323,11 @@ async fn servers_that_hang_or_are_not_there_are_unavailable() {
         error.is_transient() && error.to_string().contains("refused"),
         "{error}"
     );
-    let nowhere = "nowhere.invalid/a:1".parse().unwrap();
-    let error = client().manifest(&nowhere).await.unwrap_err();
+    // A label that no name server can be asked for.
+    let host = format!("{}.invalid", "x".repeat(64));
+    let nowhere = format!("{host}/a:1").parse().unwrap();
+    let client = builder().plain_http([host]).build().unwrap();
+    let error = client.manifest(&nowhere).await.unwrap_err();
     assert!(
         error.is_transient() && error.to_string().contains("resolved"),
         "{error}"
