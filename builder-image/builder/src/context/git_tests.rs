@@ -228,6 +228,103 @@ fn client() -> HttpClient {
     .unwrap()
 }
 
+/// Puts TLS before the server at `plain` (`http://address`); returns the URL and the certificate of its own authority.
+async fn with_tls(plain: &str) -> (String, String) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let settings = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(settings));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = plain.strip_prefix("http://").unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(stream).await.unwrap();
+                let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (format!("https://localhost:{port}"), certified.cert.pem())
+}
+
+#[tokio::test]
+async fn https_with_a_private_authority_through_the_guard() {
+    let repository = Repository::new();
+    let served = Served {
+        authorization: Some("Basic YW5uOnMzY3IzdA==".into()),
+        ..repository.served()
+    };
+    let (server, pem) = with_tls(&served.start().await).await;
+    let url = format!("{server}/app");
+    let revision = repository.revision("second", Some("refs/heads/main"));
+    let loopback = ["127.0.0.0/8", "::1/128"];
+    let rows = [
+        (Guard::closed(loopback).unwrap(), Some(&pem), None),
+        (Guard::Open, Some(&pem), None),
+        (
+            Guard::closed(loopback).unwrap(),
+            None,
+            Some(FailureKind::SourceUnavailable),
+        ),
+        (
+            Guard::default(),
+            Some(&pem),
+            Some(FailureKind::AddressRefused),
+        ),
+    ];
+    for (guard, authority, expected) in rows {
+        let http = HttpClient::new(&HttpSettings {
+            guard: guard.clone(),
+            ca_pem: authority.map(|pem| pem.clone().into_bytes()),
+            retry: RetryPolicy {
+                attempts: 1,
+                ..RetryPolicy::default()
+            },
+            ..HttpSettings::default()
+        });
+        let network = Network {
+            ca_certificates: authority.cloned(),
+            ..Network::default()
+        };
+        let fetcher = Fetcher {
+            http: &http.unwrap(),
+            network: &network,
+            config_map: PathBuf::new(),
+            credentials: PathBuf::new(),
+            plain_http: false,
+        };
+        let work = tempfile::tempdir().unwrap();
+        let credentials = SourceCredentials::basic("ann", "s3cr3t");
+        let result = fetch(
+            &url,
+            &revision,
+            Some(credentials),
+            &fetcher,
+            &work.path().join("context"),
+        )
+        .await;
+        assert_eq!(
+            result.as_ref().err().map(ContextError::kind),
+            expected,
+            "{guard:?} {result:?}"
+        );
+        assert_eq!(
+            work.path().join("context/version").exists(),
+            expected.is_none()
+        );
+        // Nothing with the credentials was written beside.
+        assert!(fs_err::read_dir(work.path()).unwrap().count() <= 1);
+    }
+}
+
 /// Fetches into a new directory.
 async fn fetch_to(
     url: &str,
