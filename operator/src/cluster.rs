@@ -86,7 +86,8 @@ pub fn builder_settings(context: &Context) -> Result<BuilderSettings> {
     };
     Ok(BuilderSettings {
         image: settings.builder_image.clone(),
-        image_pull_policy: None,
+        // Not left to the default, which is Always for the tag latest: nodes may have the image and no way to pull it.
+        image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: Vec::new(),
         network: Network {
             ca_certificates,

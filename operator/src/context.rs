@@ -8,6 +8,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::git::GitError;
+use crate::image_mirror::observed::TagLook;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::network::{Network, NoNetwork};
@@ -27,7 +29,9 @@ pub struct Context {
     /// Servers outside of the cluster's API.
     pub network: Arc<dyn Network>,
     /// What git servers answered.
-    pub lookups: Arc<Lookups>,
+    pub lookups: Arc<Lookups<Result<String, GitError>>>,
+    /// What registries answered about the tags of mirrors.
+    pub tag_lookups: Arc<Lookups<Arc<Vec<TagLook>>>>,
     clock: fn() -> Timestamp,
 }
 
@@ -41,6 +45,7 @@ impl Context {
             metrics,
             network: Arc::new(NoNetwork),
             lookups: Arc::default(),
+            tag_lookups: Arc::default(),
             clock: Timestamp::now,
         }
     }

@@ -218,7 +218,6 @@ fn pkt_lines(answer: &[u8]) -> Result<Vec<&str>, GitError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn pkt(line: &str) -> String {

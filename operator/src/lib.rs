@@ -14,6 +14,7 @@ pub mod context;
 pub mod error;
 pub mod git;
 pub mod image_build;
+pub mod image_mirror;
 pub mod leader;
 pub mod lookups;
 pub mod metrics;
@@ -165,6 +166,10 @@ fn controllers(context: &Context, stop: &CancellationToken) -> Vec<BoxFuture<'st
             stop.clone(),
         )),
         Box::pin(reconcile::run::<image_build::ImageBuildReconciler>(
+            context.clone(),
+            stop.clone(),
+        )),
+        Box::pin(reconcile::run::<image_mirror::ImageMirrorReconciler>(
             context.clone(),
             stop.clone(),
         )),

@@ -1,71 +1,67 @@
-//! Remembers what git servers answered, so that a reconcile for another cause (a pod changed) asks nobody. It is a
-//! memory only: losing it costs one question.
+//! Remembers what servers answered, so that a reconcile for another cause (a pod changed) asks nobody. It is a memory
+//! only: losing it costs one question.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::git::GitError;
-
-/// How long an answer that is no commit is remembered.
-const FAILURE_AGE: Duration = Duration::from_secs(5);
 /// Answers that nobody asked for in this time are forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-type Answer = Result<String, GitError>;
-
-struct Remembered {
+struct Remembered<A> {
     question: String,
-    answer: Answer,
+    answer: A,
     at: Instant,
+    good_for: Duration,
 }
 
 /// Answers by the uid of the object that asked.
-#[derive(Default)]
-pub struct Lookups {
-    answers: Mutex<HashMap<String, Remembered>>,
+pub struct Lookups<A> {
+    answers: Mutex<HashMap<String, Remembered<A>>>,
 }
 
-impl Lookups {
-    /// The answer to `question` (all that it depends on, as text), at most `interval` old, and how long it is still good.
-    /// `ask` is called when there is none.
-    pub async fn answer<F: Future<Output = Answer>>(
+impl<A> Default for Lookups<A> {
+    fn default() -> Self {
+        Self {
+            answers: Mutex::default(),
+        }
+    }
+}
+
+impl<A: Clone> Lookups<A> {
+    /// The answer to `question` (all that it depends on, as text) and how long it is still good. `ask` is called when
+    /// there is none; it says how long its answer is good for.
+    pub async fn answer<F: Future<Output = (A, Duration)>>(
         &self,
         uid: &str,
         question: &str,
-        interval: Duration,
         ask: impl FnOnce() -> F,
-    ) -> (Answer, Duration) {
-        let lock = || self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(uid)
-            && known.question == question
-        {
-            let good = good_for(&known.answer, interval).saturating_sub(known.at.elapsed());
-            if !good.is_zero() {
-                return (known.answer.clone(), good);
-            }
+    ) -> (A, Duration) {
+        if let Some(known) = self.remembered(uid, question) {
+            return known;
         }
-        let answer = ask().await;
+        let (answer, good_for) = ask().await;
         let remembered = Remembered {
             question: question.to_owned(),
             answer: answer.clone(),
             at: Instant::now(),
+            good_for,
         };
-        let mut answers = lock();
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if !answers.contains_key(uid) {
             answers.retain(|_, known| known.at.elapsed() < FORGET_AFTER);
         }
         answers.insert(uid.to_owned(), remembered);
-        let good = good_for(&answer, interval);
-        (answer, good)
+        (answer, good_for)
     }
-}
 
-fn good_for(answer: &Answer, interval: Duration) -> Duration {
-    match answer {
-        Ok(_) => interval,
-        Err(_) => interval.min(FAILURE_AGE),
+    fn remembered(&self, uid: &str, question: &str) -> Option<(A, Duration)> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = answers.get(uid)?;
+        let good_for = known.good_for.saturating_sub(known.at.elapsed());
+        (known.question == question && !good_for.is_zero())
+            .then(|| (known.answer.clone(), good_for))
     }
 }
 
@@ -75,37 +71,26 @@ mod tests {
     use std::cell::Cell;
 
     #[tokio::test]
-    async fn one_question_is_asked_once_in_an_interval() {
+    async fn one_question_is_asked_once_while_its_answer_is_good() {
         let lookups = Lookups::default();
         let asked = Cell::new(0);
-        let interval = Duration::from_secs(3600);
-        for (uid, question, times) in [
-            ("a", "main", 1),
-            ("a", "main", 1),
-            ("a", "dev", 2),
-            ("b", "dev", 3),
+        for (uid, question, seconds, times) in [
+            ("a", "main", 3600, 1),
+            ("a", "main", 3600, 1),
+            ("a", "dev", 0, 2),
+            ("a", "dev", 3600, 3),
+            ("b", "dev", 3600, 4),
         ] {
+            let good_for = Duration::from_secs(seconds);
             let (answer, good) = lookups
-                .answer(uid, question, interval, || async {
+                .answer(uid, question, || async {
                     asked.set(asked.get() + 1);
-                    Ok("c".to_owned())
+                    ("c", good_for)
                 })
                 .await;
-            assert_eq!(answer.as_deref(), Ok("c"));
-            assert!(good <= interval && !good.is_zero());
+            assert_eq!(answer, "c");
+            assert!(good <= good_for);
             assert_eq!(asked.get(), times, "{uid} {question}");
         }
-    }
-
-    #[tokio::test]
-    async fn failures_are_asked_again_soon() {
-        let lookups = Lookups::default();
-        let error = GitError::RepositoryNotFound;
-        let (_, good) = lookups
-            .answer("a", "q", Duration::from_secs(3600), || async {
-                Err(error.clone())
-            })
-            .await;
-        assert!(good <= FAILURE_AGE);
     }
 }

@@ -104,14 +104,24 @@ fn waiting(pod: &Pod, events: &[PodEvent]) -> PodState {
             _ => {}
         }
     }
+    // Events tell of the past: they count only until the step that failed has succeeded.
+    let is_done = |step: &str| {
+        let status = pod.status.as_ref();
+        let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.any(|c| c.type_ == step && c.status == "True")
+    };
+    let (scheduled, set_up) = (
+        is_done("PodScheduled"),
+        is_done("PodReadyToStartContainers"),
+    );
     events
         .iter()
         .rev()
         .find_map(|event| match event.reason.as_str() {
-            "FailedMount" | "FailedCreatePodSandBox" | "FailedAttachVolume" => {
+            "FailedMount" | "FailedCreatePodSandBox" | "FailedAttachVolume" if !set_up => {
                 Some(setup_failure(&printable(&event.message)))
             }
-            "FailedScheduling" => Some(unschedulable(&printable(&event.message))),
+            "FailedScheduling" if !scheduled => Some(unschedulable(&printable(&event.message))),
             _ => None,
         })
         .unwrap_or_else(|| PodState::waiting(Reason::Pending, "the pod is being started"))

@@ -1,14 +1,13 @@
 //! Tables of pod states as kubelets and schedulers write them, and what is read from them.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
 use serde_json::{Value, json};
 
-fn state(status: Value) -> PodState {
+fn state(status: &Value) -> PodState {
     PodState::of(&pod(status), &[])
 }
 
-fn pod(status: Value) -> Pod {
+fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
 }
 
@@ -67,7 +66,7 @@ fn waiting_names_what_is_waited_for() {
             Reason::ContainerConfig,
         ),
     ] {
-        let PodState::Waiting { reason, .. } = state(status.clone()) else {
+        let PodState::Waiting { reason, .. } = state(&status) else {
             panic!("{status} does not wait");
         };
         assert_eq!(reason, expected, "{status}");
@@ -76,7 +75,7 @@ fn waiting_names_what_is_waited_for() {
 
 #[test]
 fn events_tell_what_the_status_does_not() {
-    let pending = pod(json!({"phase": "Pending"}));
+    let pending = pod(&json!({"phase": "Pending"}));
     for (word, message, expected) in [
         (
             "FailedMount",
@@ -113,14 +112,28 @@ fn events_tell_what_the_status_does_not() {
 }
 
 #[test]
+fn events_of_a_step_that_has_succeeded_since_do_not_count() {
+    let pod = pod(&json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "True"}, {"type": "PodReadyToStartContainers", "status": "True"}]}));
+    let events = ["FailedScheduling", "FailedMount"].map(|reason| PodEvent {
+        reason: reason.into(),
+        message: "secret \"hub\" not found".into(),
+    });
+    let PodState::Waiting { reason, .. } = PodState::of(&pod, &events) else {
+        panic!("it waits");
+    };
+    assert_eq!(reason, Reason::Pending);
+}
+
+#[test]
 fn success_needs_phase_exit_code_and_report() {
     assert!(matches!(
-        state(terminated("Succeeded", 0, "Completed", &built())),
+        state(&terminated("Succeeded", 0, "Completed", &built())),
         PodState::Ended(Ended::Reported(_))
     ));
     // A step of the build was killed, the build went on: the runtime's word is of the container.
     assert!(matches!(
-        state(terminated("Succeeded", 0, "OOMKilled", &built())),
+        state(&terminated("Succeeded", 0, "OOMKilled", &built())),
         PodState::Ended(Ended::Reported(_))
     ));
     let mut evicted = terminated("Failed", 0, "Completed", &built());
@@ -140,7 +153,7 @@ fn success_needs_phase_exit_code_and_report() {
             Reason::BuilderFailed,
         ),
     ] {
-        let PodState::Ended(Ended::Failed(failure)) = state(status.clone()) else {
+        let PodState::Ended(Ended::Failed(failure)) = state(&status) else {
             panic!("{status} did not fail");
         };
         assert_eq!(failure.reason, reason, "{status}");
@@ -236,7 +249,7 @@ fn failures_are_told_apart() {
             true,
         ),
     ] {
-        let PodState::Ended(Ended::Failed(failure)) = state(status.clone()) else {
+        let PodState::Ended(Ended::Failed(failure)) = state(&status) else {
             panic!("{status} did not fail");
         };
         assert_eq!(
@@ -257,7 +270,7 @@ fn a_disruption_tells_why_the_pod_was_stopped() {
         let mut status = terminated("Failed", 143, "Error", &failed("Cancelled"));
         status["conditions"] =
             json!([{"type": "DisruptionTarget", "status": "True", "reason": word, "message": "m"}]);
-        let PodState::Ended(Ended::Failed(failure)) = state(status) else {
+        let PodState::Ended(Ended::Failed(failure)) = state(&status) else {
             panic!("{word}");
         };
         assert_eq!((failure.reason, failure.transient), (expected, true));
@@ -270,6 +283,6 @@ fn a_container_that_ended_is_not_the_end_of_the_pod() {
         terminated("Running", 0, "Completed", &built()),
         json!({"phase": "Running", "containerStatuses": container(&json!({"running": {}}))}),
     ] {
-        assert_eq!(state(status), PodState::Running);
+        assert_eq!(state(&status), PodState::Running);
     }
 }

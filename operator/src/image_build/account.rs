@@ -10,7 +10,9 @@ use protocol::BuildOutcome;
 
 use super::key::spec_part;
 use super::observed::{Observed, PodView, ReadBack, Verification, current_pod};
-use super::record::{adopt, close, finished_at, publish, record, verdicts, whole_seconds};
+use super::record::{
+    adopt, close, finished_at, note_isolation, publish, record, verdicts, whole_seconds,
+};
 use crate::builder_pod::{Ended, PodFailure, PodState};
 use crate::reason::Reason;
 
@@ -27,8 +29,8 @@ pub const CANCELLED: &str = "Cancelled";
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait before a retry.
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
-/// A node that does not stop a pod at its deadline is given this much more.
-const DEADLINE_SLACK: Duration = Duration::from_secs(60);
+/// A node that does not stop a pod at its deadline is given this much more: its clock may be another.
+const DEADLINE_SLACK: Duration = Duration::from_secs(900);
 
 /// What has become of the present attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,6 +385,7 @@ fn conclude(
                 Time(whole_seconds(next))
             });
             message = Some(failure.message.clone());
+            note_isolation(status, failure, current);
         }
     }
     let built = current

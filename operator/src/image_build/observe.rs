@@ -14,6 +14,7 @@ use super::observed::{
     Observed, PodView, ReadBack, RegistryState, SecretState, SourceState, ToVerify, Verification,
     to_verify,
 };
+use super::plan::POLL;
 use super::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{ObservedPod, Owner, PodState};
@@ -239,8 +240,13 @@ async fn source(
             let uid = build.uid().unwrap_or_default();
             let (answer, good) = context
                 .lookups
-                .answer(&uid, &asked, *interval, || {
-                    context.network.commit(&question)
+                .answer(&uid, &asked, || async {
+                    let answer = context.network.commit(&question).await;
+                    let good_for = match answer {
+                        Ok(_) => *interval,
+                        Err(_) => POLL.min(*interval),
+                    };
+                    (answer, good_for)
                 })
                 .await;
             observed.source = SourceState::Git(answer);

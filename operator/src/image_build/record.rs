@@ -7,14 +7,15 @@ use crds::image_build::{
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use protocol::BuildOutcome;
+use protocol::{BuildOutcome, Isolation};
 
 use super::account::{CANCELLED, FAILED, RUNNING, SUCCEEDED};
 use super::observed::{Observed, PodView, ReadBack, Verification};
 use super::validate::{SourceSpec, ValidatedBuild};
 use crate::builder_pod::shape::isolation_word;
-use crate::builder_pod::{Ended, ObservedPod, PodState};
+use crate::builder_pod::{Ended, ISOLATION_ANNOTATION, ObservedPod, PodFailure, PodState};
 use crate::git::GitRef;
+use crate::reason::Reason;
 
 /// Records of builds that are kept.
 const MAX_BUILDS: usize = 10;
@@ -252,6 +253,29 @@ pub fn publish(
     status.isolation = Some(IsolationStatus {
         mode: isolation_word(built.isolation).to_owned(),
         message: message.map(str::to_owned),
+    });
+}
+
+/// Says in `status.isolation` why the isolation that was wanted cannot be had, when that is why an attempt failed.
+pub fn note_isolation(
+    status: &mut ImageBuildStatus,
+    failure: &PodFailure,
+    current: Option<&PodView>,
+) {
+    if !matches!(
+        failure.reason,
+        Reason::IsolationUnavailable
+            | Reason::UserNamespacesUnavailable
+            | Reason::VolumeNotIdmappable
+    ) {
+        return;
+    }
+    let annotations = current.and_then(|view| view.pod.pod.metadata.annotations.as_ref());
+    let mode = annotations.and_then(|all| all.get(ISOLATION_ANNOTATION));
+    let mode = mode.map_or(isolation_word(Isolation::UserNamespace), String::as_str);
+    status.isolation = Some(IsolationStatus {
+        mode: mode.to_owned(),
+        message: Some(truncate(&failure.message, MAX_RECORD_MESSAGE)),
     });
 }
 
