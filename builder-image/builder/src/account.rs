@@ -56,7 +56,12 @@ fn users(text: &str) -> impl Iterator<Item = Passwd<'_>> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1).unwrap_or_default();
-        Some(Passwd { name, uid, gid, home })
+        Some(Passwd {
+            name,
+            uid,
+            gid,
+            home,
+        })
     })
 }
 
@@ -74,7 +79,10 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
 fn number(text: &str) -> Option<u32> {
     match text {
         "" | "root" => Some(0),
-        _ => text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok()),
+        _ => text
+            .parse::<u32>()
+            .ok()
+            .filter(|id| i32::try_from(*id).is_ok()),
     }
 }
 
@@ -93,12 +101,16 @@ pub fn chown_owner(chown: &str, passwd: &str, group: &str) -> (u32, u32) {
     };
     let (uid, mut gid) = match number(user) {
         Some(id) => (id, id),
-        None => users(passwd).find(|entry| entry.name == user).map_or((0, 0), |entry| (entry.uid, entry.gid)),
+        None => users(passwd)
+            .find(|entry| entry.name == user)
+            .map_or((0, 0), |entry| (entry.uid, entry.gid)),
     };
     if let Some(name) = group_name {
         gid = match number(name) {
             Some(id) => id,
-            None => groups(group).find(|entry| entry.name == name).map_or(gid, |entry| entry.gid),
+            None => groups(group)
+                .find(|entry| entry.name == name)
+                .map_or(gid, |entry| entry.gid),
         };
     }
     (uid, gid)
@@ -113,7 +125,11 @@ pub fn run_user(user: &str, passwd: &str, group: &str) -> Result<RunUser, Accoun
         Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
     };
-    let numeric: Option<u32> = if name.is_empty() { Some(0) } else { name.parse().ok() };
+    let numeric: Option<u32> = if name.is_empty() {
+        Some(0)
+    } else {
+        name.parse().ok()
+    };
     let entry = users(passwd).find(|entry| match numeric {
         Some(uid) => entry.uid == uid,
         None => entry.name == name,
@@ -141,23 +157,35 @@ pub fn run_user(user: &str, passwd: &str, group: &str) -> Result<RunUser, Accoun
         }
         None => {
             if let Some(entry) = &entry {
-                let member = |group: &Group<'_>| group.members.split(',').any(|member| member.trim() == entry.name);
+                let member = |group: &Group<'_>| {
+                    group
+                        .members
+                        .split(',')
+                        .any(|member| member.trim() == entry.name)
+                };
                 supplementary.extend(groups(group).filter(member).map(|group| group.gid));
             }
         }
     }
-    let home = entry.map(|entry| entry.home.to_owned()).filter(|home| !home.is_empty());
-    Ok(RunUser { uid, gid, groups: supplementary, home })
+    let home = entry
+        .map(|entry| entry.home.to_owned())
+        .filter(|home| !home.is_empty());
+    Ok(RunUser {
+        uid,
+        gid,
+        groups: supplementary,
+        home,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     const PASSWD_TEXT: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken:x:y:z\napp:x:100:101:App:/home/app:/bin/sh\n\
          app:x:7:7::/:\nweb:x:33:33::/var/www\n";
-    const GROUP_TEXT: &str = "root:x:0:\napp:x:101:\nstaff:x:50:app,web\naudio:x:29:web, app\nempty:x:60\n";
+    const GROUP_TEXT: &str =
+        "root:x:0:\napp:x:101:\nstaff:x:50:app,web\naudio:x:29:web, app\nempty:x:60\n";
 
     #[test]
     fn chown_follows_buildkit() {
@@ -180,14 +208,24 @@ mod tests {
             ("-1", (0, 0)),
             ("99999999999", (0, 0)),
         ] {
-            assert_eq!(chown_owner(text, PASSWD_TEXT, GROUP_TEXT), expected, "{text}");
+            assert_eq!(
+                chown_owner(text, PASSWD_TEXT, GROUP_TEXT),
+                expected,
+                "{text}"
+            );
         }
         assert_eq!(chown_owner("app:staff", "", ""), (0, 0));
     }
 
     #[test]
     fn numeric_owners_need_no_files() {
-        for (text, expected) in [("5", true), ("5:6", true), ("root:root", true), ("app", false), ("5:app", false)] {
+        for (text, expected) in [
+            ("5", true),
+            ("5:6", true),
+            ("root:root", true),
+            ("app", false),
+            ("5:app", false),
+        ] {
             assert_eq!(is_numeric_owner(text), expected, "{text}");
         }
     }
@@ -206,15 +244,30 @@ mod tests {
             ("1:2", 1, 2, &[], None),
             ("web", 33, 33, &[50, 29], Some("/var/www")),
         ] {
-            let expected = RunUser { uid, gid, groups: groups.to_vec(), home: home.map(str::to_owned) };
-            assert_eq!(run_user(text, PASSWD_TEXT, GROUP_TEXT).unwrap(), expected, "{text}");
+            let expected = RunUser {
+                uid,
+                gid,
+                groups: groups.to_vec(),
+                home: home.map(str::to_owned),
+            };
+            assert_eq!(
+                run_user(text, PASSWD_TEXT, GROUP_TEXT).unwrap(),
+                expected,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn unknown_run_users_are_errors() {
-        assert_eq!(run_user("nobody", PASSWD_TEXT, ""), Err(AccountError::UnknownUser("nobody".into())));
-        assert_eq!(run_user("app:none", PASSWD_TEXT, ""), Err(AccountError::UnknownGroup("none".into())));
+        assert_eq!(
+            run_user("nobody", PASSWD_TEXT, ""),
+            Err(AccountError::UnknownUser("nobody".into()))
+        );
+        assert_eq!(
+            run_user("app:none", PASSWD_TEXT, ""),
+            Err(AccountError::UnknownGroup("none".into()))
+        );
         assert_eq!(run_user("root", "", "").unwrap(), RunUser::default());
         assert_eq!(run_user("1:2", "", "").unwrap().gid, 2);
     }

@@ -36,9 +36,13 @@ impl Format {
 }
 
 /// The uncompressed content of `reader`, and how it is compressed.
-pub(crate) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 'a>)> {
+pub(crate) fn decompress<'a>(
+    mut reader: impl Read + 'a,
+) -> io::Result<(Format, Box<dyn Read + 'a>)> {
     let mut prefix = Vec::with_capacity(Format::PREFIX);
-    (&mut reader).take(Format::PREFIX as u64).read_to_end(&mut prefix)?;
+    (&mut reader)
+        .take(Format::PREFIX as u64)
+        .read_to_end(&mut prefix)?;
     let format = Format::detect(&prefix);
     let stream = BufReader::with_capacity(128 * 1024, Cursor::new(prefix).chain(reader));
     Ok((format, decoder(format, stream)?))
@@ -57,7 +61,6 @@ fn decoder<'a>(format: Format, stream: impl BufRead + 'a) -> io::Result<Box<dyn 
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::io::Write;
 
     use super::*;

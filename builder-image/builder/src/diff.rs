@@ -17,10 +17,18 @@ use crate::{
 ///
 /// # Errors
 /// When the directory cannot be read or changed.
-pub fn layer_of_run(upper: &Path, base: &Snapshot, stubs: &[ImagePath]) -> Result<LayerDir, LayerError> {
+pub fn layer_of_run(
+    upper: &Path,
+    base: &Snapshot,
+    stubs: &[ImagePath],
+) -> Result<LayerDir, LayerError> {
     let layer = LayerDir::open(upper)?;
     let root = Root::open(upper).map_err(|source| LayerError::directory(upper, source))?;
-    let diff = Diff { layer: &layer, root, base };
+    let diff = Diff {
+        layer: &layer,
+        root,
+        base,
+    };
     diff.remove_idle_whiteouts(&ImagePath::root())?;
     for stub in stubs.iter().rev() {
         diff.remove_stub(stub)?;
@@ -36,12 +44,17 @@ struct Diff<'a> {
 
 impl Diff<'_> {
     fn remove(&self, path: &ImagePath, entry: &Entry) -> Result<(), LayerError> {
-        self.root.remove(path, entry.is_directory()).map_err(|error| LayerError::write(path, error))
+        self.root
+            .remove(path, entry.is_directory())
+            .map_err(|error| LayerError::write(path, error))
     }
 
     fn children(&self, path: &ImagePath) -> Result<Vec<(ImagePath, Entry)>, TreeError> {
         let entries = self.layer.entries(path)?.unwrap_or_default();
-        Ok(entries.into_iter().map(|(name, entry)| (path.child(name), entry)).collect())
+        Ok(entries
+            .into_iter()
+            .map(|(name, entry)| (path.child(name), entry))
+            .collect())
     }
 
     fn remove_idle_whiteouts(&self, directory: &ImagePath) -> Result<(), LayerError> {
@@ -58,7 +71,9 @@ impl Diff<'_> {
             }
         }
         if let (true, Some(mtime)) = (removed, mtime) {
-            self.root.set_directory_mtime(directory, mtime).map_err(|error| LayerError::write(directory, error))?;
+            self.root
+                .set_directory_mtime(directory, mtime)
+                .map_err(|error| LayerError::write(directory, error))?;
         }
         Ok(())
     }
@@ -102,14 +117,20 @@ impl Diff<'_> {
             }
             let mut only_directories = true;
             for (child, entry) in &children {
-                let known = self.base.lookup(child)?.is_some_and(|below| below.is_directory());
-                only_directories &= entry.is_directory() && known && !self.layer.is_opaque(child)?;
+                let known = self
+                    .base
+                    .lookup(child)?
+                    .is_some_and(|below| below.is_directory());
+                only_directories &=
+                    entry.is_directory() && known && !self.layer.is_opaque(child)?;
             }
             if only_directories {
                 mtime = base.mtime;
             }
         }
-        self.root.set_directory_mtime(path, mtime).map_err(|error| LayerError::write(path, error))
+        self.root
+            .set_directory_mtime(path, mtime)
+            .map_err(|error| LayerError::write(path, error))
     }
 }
 

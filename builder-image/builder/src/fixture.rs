@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// When everything of a fixture was changed.
-pub(crate) const FIXTURE_TIME: Timestamp = Timestamp { seconds: 1_000_000, nanos: 0 };
+pub(crate) const FIXTURE_TIME: Timestamp = Timestamp {
+    seconds: 1_000_000,
+    nanos: 0,
+};
 
 /// The ways of keeping owners that this process can test: on disk only as root.
 pub(crate) fn all_owners() -> Vec<Owners> {
@@ -27,7 +30,11 @@ pub(crate) fn all_owners() -> Vec<Owners> {
 pub(crate) fn layer(text: &str, into: &Path, owners: Owners) -> Arc<LayerDir> {
     let base = Snapshot::empty();
     let mut upper = Upper::create(&base, into, owners).unwrap();
-    for line in text.split([';', '\n']).map(str::trim).filter(|line| !line.is_empty()) {
+    for line in text
+        .split([';', '\n'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
         put(&mut upper, line);
     }
     Arc::new(upper.finish().unwrap())
@@ -35,7 +42,9 @@ pub(crate) fn layer(text: &str, into: &Path, owners: Owners) -> Arc<LayerDir> {
 
 /// The snapshot of layers that `texts` describe, the lowest first, below the directory `root`.
 pub(crate) fn snapshot(texts: &[&str], root: &Path, owners: Owners) -> Snapshot {
-    let layers = (0..).zip(texts).map(|(number, text)| layer(text, &root.join(format!("layer{number}")), owners));
+    let layers = (0..)
+        .zip(texts)
+        .map(|(number, text)| layer(text, &root.join(format!("layer{number}")), owners));
     Snapshot::new(layers.collect())
 }
 
@@ -49,25 +58,41 @@ fn put(upper: &mut Upper<'_>, line: &str) {
         })
     };
     let mode = next_word(&|word| word.bytes().all(|byte| byte.is_ascii_digit()));
-    let owner = next_word(&|word| word.split(':').all(|id| id.parse::<u32>().is_ok()) && word.contains(':'));
+    let owner = next_word(&|word| {
+        word.split(':').all(|id| id.parse::<u32>().is_ok()) && word.contains(':')
+    });
     let name = next_word(&|_| true).unwrap();
     let (uid, gid) = owner.map_or((0, 0), |owner| {
         let (uid, gid) = owner.split_once(':').unwrap();
         (uid.parse().unwrap(), gid.parse().unwrap())
     });
     let path = ImagePath::new(name);
-    let plain = |mode| Attributes { mode, uid: 0, gid: 0, mtime: FIXTURE_TIME, xattrs: Xattrs::new() };
+    let plain = |mode| Attributes {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: FIXTURE_TIME,
+        xattrs: Xattrs::new(),
+    };
     if rest != "opaque"
         && let Some(parent) = path.parent()
     {
-        upper.make_directories(&parent, &plain(0o755), false).unwrap();
+        upper
+            .make_directories(&parent, &plain(0o755), false)
+            .unwrap();
     }
     let usual = if name.ends_with('/') { 0o755 } else { 0o644 };
     let mode = mode.map_or(usual, |mode| u32::from_str_radix(mode, 8).unwrap());
-    let attributes = Attributes { uid, gid, ..plain(mode) };
+    let attributes = Attributes {
+        uid,
+        gid,
+        ..plain(mode)
+    };
     let done = match rest.split_once(' ').unwrap_or((rest, "")) {
         ("", _) if name.ends_with('/') => upper.directory(&path, &attributes),
-        ("" | "=", content) => upper.file(&path, &attributes, &mut content.as_bytes()).map(drop),
+        ("" | "=", content) => upper
+            .file(&path, &attributes, &mut content.as_bytes())
+            .map(drop),
         ("->", target) => upper.symlink(&path, OsStr::new(target), &attributes),
         ("==", target) => upper.hard_link(&path, &ImagePath::new(target)),
         ("fifo", _) => upper.special(&path, &Kind::Fifo, &attributes),
@@ -75,8 +100,15 @@ fn put(upper: &mut Upper<'_>, line: &str) {
         ("opaque", _) => upper.set_opaque(&path),
         (device, _) => {
             let (major, minor) = device[1..].split_once(':').unwrap();
-            let device = Device { major: major.parse().unwrap(), minor: minor.parse().unwrap() };
-            let kind = if rest.starts_with('c') { Kind::CharDevice(device) } else { Kind::BlockDevice(device) };
+            let device = Device {
+                major: major.parse().unwrap(),
+                minor: minor.parse().unwrap(),
+            };
+            let kind = if rest.starts_with('c') {
+                Kind::CharDevice(device)
+            } else {
+                Kind::BlockDevice(device)
+            };
             upper.special(&path, &kind, &attributes)
         }
     };
@@ -97,18 +129,28 @@ pub(crate) fn show_layer(layer: &Arc<LayerDir>) -> String {
 
 /// `text` as [`show`] writes it: trimmed, one entry a line, sorted.
 pub(crate) fn lines(text: &str) -> String {
-    let mut lines: Vec<_> = text.split([';', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut lines: Vec<_> = text
+        .split([';', '\n'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     lines.sort_by_key(|line| {
         let path = line.split(' ').find(|word| word.starts_with('/')).unwrap();
         ImagePath::new(path)
     });
-    lines.iter().fold(String::new(), |out, line| out + line + "\n")
+    lines
+        .iter()
+        .fold(String::new(), |out, line| out + line + "\n")
 }
 
 fn show_directory(tree: &dyn Tree, directory: &ImagePath, out: &mut String) {
     for (name, entry) in tree.read_dir(directory).unwrap() {
         let path = directory.child(&name);
-        assert_eq!(tree.lookup(&path).unwrap().as_ref(), Some(&entry), "{path}: lookup and read_dir agree");
+        assert_eq!(
+            tree.lookup(&path).unwrap().as_ref(),
+            Some(&entry),
+            "{path}: lookup and read_dir agree"
+        );
         show_entry(tree, &path, &entry, out);
         if entry.is_directory() {
             show_directory(tree, &path, out);
@@ -133,7 +175,10 @@ fn show_entry(tree: &dyn Tree, path: &ImagePath, entry: &Entry, out: &mut String
         Kind::Directory => out.push('/'),
         Kind::File => {
             let mut content = String::new();
-            tree.open(path).unwrap().read_to_string(&mut content).unwrap();
+            tree.open(path)
+                .unwrap()
+                .read_to_string(&mut content)
+                .unwrap();
             assert_eq!(content.len() as u64, entry.size, "{path}");
             if !content.is_empty() {
                 write!(out, " = {content}").unwrap();

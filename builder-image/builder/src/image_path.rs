@@ -76,7 +76,11 @@ impl ImagePath {
         if self.is_root() {
             return None;
         }
-        let end = self.relative.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        let end = self
+            .relative
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .unwrap_or(0);
         Some(Self {
             relative: self.relative[..end].into(),
         })
@@ -174,7 +178,6 @@ impl fmt::Debug for ImagePath {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use proptest::prelude::*;
 
     use super::*;
@@ -224,10 +227,7 @@ mod tests {
         assert_eq!(path.name().unwrap(), "c");
         assert_eq!(ImagePath::new("a").parent(), Some(ImagePath::root()));
         assert_eq!(ImagePath::root().parent(), None);
-        assert_eq!(
-            path.ancestors(),
-            ["/", "/a", "/a/b"].map(ImagePath::new)
-        );
+        assert_eq!(path.ancestors(), ["/", "/a", "/a/b"].map(ImagePath::new));
         assert!(path.is_within(&ImagePath::new("/a")));
         assert!(path.is_within(&path));
         assert!(!ImagePath::new("/ab").is_within(&ImagePath::new("/a")));

@@ -43,7 +43,10 @@ struct Found {
 impl Snapshot {
     /// The tree of `layers`, the lowest first.
     pub fn new(layers: Vec<Arc<LayerDir>>) -> Self {
-        Self { layers, parts: Mutex::default() }
+        Self {
+            layers,
+            parts: Mutex::default(),
+        }
     }
 
     /// The tree with nothing in it: `scratch`.
@@ -108,12 +111,22 @@ impl Snapshot {
             if !entry.is_directory() {
                 // Below a directory, a file or a whiteout only ends the stack.
                 if found.is_none() && entry.kind != Kind::Whiteout {
-                    found = Some(Found { entry, layer: number, parts: Vec::new() });
+                    found = Some(Found {
+                        entry,
+                        layer: number,
+                        parts: Vec::new(),
+                    });
                 }
                 break;
             }
             match &mut found {
-                None => found = Some(Found { entry, layer: number, parts: vec![number] }),
+                None => {
+                    found = Some(Found {
+                        entry,
+                        layer: number,
+                        parts: vec![number],
+                    });
+                }
                 Some(upper) => {
                     if self.layers[upper.layer].index().is_implied(path) {
                         upper.entry = entry;
@@ -133,10 +146,17 @@ impl Snapshot {
         let root = ImagePath::root();
         let described = |number: &usize| !self.layers[*number].index().is_implied(&root);
         let parts = self.root_parts()?;
-        let Some(number) = parts.iter().copied().find(described).or(parts.first().copied()) else {
+        let Some(number) = parts
+            .iter()
+            .copied()
+            .find(described)
+            .or(parts.first().copied())
+        else {
             return Ok(None);
         };
-        Ok(self.layers[number].entry(&root)?.map(|entry| (entry, number)))
+        Ok(self.layers[number]
+            .entry(&root)?
+            .map(|entry| (entry, number)))
     }
 
     /// The entry at `path` and the layer that it is from.
@@ -169,8 +189,9 @@ impl Tree for Snapshot {
             let layer = &self.layers[number];
             for (name, entry) in layer.entries(path)?.unwrap_or_default() {
                 let below = path.child(&name);
-                let implied =
-                    entry.is_directory() && layer.index().is_implied(&below) && !layer.is_opaque(&below)?;
+                let implied = entry.is_directory()
+                    && layer.index().is_implied(&below)
+                    && !layer.is_opaque(&below)?;
                 match merged.get_mut(&name) {
                     None => {
                         merged.insert(name, (entry, implied));
@@ -185,7 +206,9 @@ impl Tree for Snapshot {
                 }
             }
         }
-        let shown = |(name, (entry, _)): (OsString, (Entry, bool))| (entry.kind != Kind::Whiteout).then_some((name, entry));
+        let shown = |(name, (entry, _)): (OsString, (Entry, bool))| {
+            (entry.kind != Kind::Whiteout).then_some((name, entry))
+        };
         Ok(merged.into_iter().filter_map(shown).collect())
     }
 
@@ -237,7 +260,6 @@ pub fn settle_implied(layer: &LayerDir, below: &Snapshot) -> Result<(), crate::l
     }
     Ok(())
 }
-
 
 #[cfg(test)]
 mod tests;

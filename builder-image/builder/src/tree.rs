@@ -16,7 +16,9 @@ pub use crate::image_path::ImagePath;
 const MAX_LINKS: usize = 40;
 
 /// A point in time since the epoch, as file systems and archives record it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.
     pub seconds: i64,
@@ -74,7 +76,8 @@ pub type Xattrs = BTreeMap<String, Vec<u8>>;
 /// Whether an image records the extended attribute `name`: `user.*` and `security.capability`, but nothing of overlayfs
 /// (it would change how a layer is read) and nothing that belongs to one machine (labels, ACLs by kernel id, signatures).
 pub fn is_image_xattr(name: &str) -> bool {
-    name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+    name == "security.capability"
+        || (name.starts_with("user.") && !name.starts_with("user.overlay."))
 }
 
 /// The owner, permissions, times and extended attributes that an entry shall have.
@@ -210,7 +213,11 @@ pub trait Tree {
                 continue;
             }
             let next = resolved.child(&component);
-            let Some(Entry { kind: Kind::Symlink(target), .. }) = self.lookup(&next)? else {
+            let Some(Entry {
+                kind: Kind::Symlink(target),
+                ..
+            }) = self.lookup(&next)?
+            else {
                 resolved = next;
                 continue;
             };
@@ -253,7 +260,10 @@ pub trait Tree {
             .read_to_end(&mut content)
             .map_err(|error| TreeError::io(&resolved, error))?;
         if content.len() as u64 > limit {
-            return Err(TreeError::TooLarge { path: resolved, limit });
+            return Err(TreeError::TooLarge {
+                path: resolved,
+                limit,
+            });
         }
         Ok(Some(content))
     }

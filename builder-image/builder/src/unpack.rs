@@ -18,8 +18,8 @@ use oci::{DiffId, Digester, MediaType};
 use crate::{
     decompress::decompress,
     layer::{
-        LayerDir, LayerError, Member, MemberKind, OPAQUE_NAME, Owners, PLAIN_DIRECTORY, SourceFailed, Streamed,
-        TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
+        LayerDir, LayerError, Member, MemberKind, OPAQUE_NAME, Owners, PLAIN_DIRECTORY,
+        SourceFailed, Streamed, TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
     },
     snapshot::Snapshot,
     tree::{Attributes, ImagePath, Kind, Tree, TreeError},
@@ -77,7 +77,9 @@ pub enum UnpackError {
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
     /// A hard link to nothing in the archive.
-    #[error("the archive's member `{name}` is a hard link to {target}, which is not there or is a directory")]
+    #[error(
+        "the archive's member `{name}` is a hard link to {target}, which is not there or is a directory"
+    )]
     HardLink {
         /// The member.
         name: String,
@@ -125,7 +127,11 @@ pub fn unpack(
     }
     let base = Snapshot::empty();
     let mut upper = Upper::create(&base, into, owners)?;
-    let rules = Rules { into: ImagePath::root(), owner: None, whiteouts: true };
+    let rules = Rules {
+        into: ImagePath::root(),
+        owner: None,
+        whiteouts: true,
+    };
     let diff_id = unpack_onto(&mut upper, reader, &rules, limits)?;
     Ok((upper.finish()?, diff_id))
 }
@@ -138,9 +144,17 @@ pub(crate) fn unpack_onto(
     limits: &Limits,
 ) -> Result<DiffId, UnpackError> {
     let compressed = Arc::new(AtomicU64::new(0));
-    let counted = Counted { reader, count: Arc::clone(&compressed) };
+    let counted = Counted {
+        reader,
+        count: Arc::clone(&compressed),
+    };
     let (_, stream) = decompress(counted).map_err(TarError::Io)?;
-    let metered = Metered { stream, digester: Digester::sha256(), compressed, limits: *limits };
+    let metered = Metered {
+        stream,
+        digester: Digester::sha256(),
+        compressed,
+        limits: *limits,
+    };
     let mut tar = TarReader::new(metered, limits.of_tar());
     apply(upper, &mut tar, rules, limits)?;
     let metered = tar.drain().map_err(unwrap_limit)?;
@@ -164,7 +178,10 @@ pub(crate) fn is_archive(reader: impl Read, limits: &Limits) -> Result<bool, Tar
 
 impl Limits {
     pub(crate) const fn of_tar(&self) -> TarLimits {
-        TarLimits { path: self.path, header: self.header }
+        TarLimits {
+            path: self.path,
+            header: self.header,
+        }
     }
 }
 
@@ -190,9 +207,13 @@ pub(crate) fn apply<R: Read>(
     while let Some(member) = tar.next().map_err(unwrap_limit)? {
         entries += 1;
         if entries > limits.entries {
-            return Err(LimitExceeded { what: "entries", limit: limits.entries }.into());
+            return Err(LimitExceeded {
+                what: "entries",
+                limit: limits.entries,
+            }
+            .into());
         }
-        put(upper, tar, rules, limits, member)?;
+        put(upper, tar, rules, limits, &member)?;
     }
     Ok(())
 }
@@ -202,11 +223,15 @@ fn put<R: Read>(
     tar: &mut TarReader<R>,
     rules: &Rules,
     limits: &Limits,
-    member: Member,
+    member: &Member,
 ) -> Result<(), UnpackError> {
     let relative = ImagePath::new(member.name.as_bytes());
     if relative.depth() > limits.depth {
-        return Err(LimitExceeded { what: "components of a path", limit: limits.depth as u64 }.into());
+        return Err(LimitExceeded {
+            what: "components of a path",
+            limit: limits.depth as u64,
+        }
+        .into());
     }
     let attributes = Attributes {
         mode: member.mode,
@@ -226,11 +251,17 @@ fn put<R: Read>(
     let implied = Attributes {
         uid: rules.owner.map_or(0, |(uid, _)| uid),
         gid: rules.owner.map_or(0, |(_, gid)| gid),
-        mtime: if rules.whiteouts { PLAIN_DIRECTORY.mtime } else { member.mtime },
+        mtime: if rules.whiteouts {
+            PLAIN_DIRECTORY.mtime
+        } else {
+            member.mtime
+        },
         ..PLAIN_DIRECTORY
     };
     upper.make_directories(&parent, &implied, rules.whiteouts)?;
-    if rules.whiteouts && let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT_PREFIX) {
+    if rules.whiteouts
+        && let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT_PREFIX)
+    {
         return put_whiteout(upper, &parent, name, hidden);
     }
     let path = parent.child(name);
@@ -242,15 +273,23 @@ fn put<R: Read>(
         }
         MemberKind::Symlink(target) => upper.symlink(&path, target, &attributes)?,
         MemberKind::Fifo => upper.special(&path, &Kind::Fifo, &attributes)?,
-        MemberKind::CharDevice(device) => upper.special(&path, &Kind::CharDevice(*device), &attributes)?,
-        MemberKind::BlockDevice(device) => upper.special(&path, &Kind::BlockDevice(*device), &attributes)?,
-        MemberKind::HardLink(target) => put_hard_link(upper, rules, &member, &path, target)?,
+        MemberKind::CharDevice(device) => {
+            upper.special(&path, &Kind::CharDevice(*device), &attributes)?;
+        }
+        MemberKind::BlockDevice(device) => {
+            upper.special(&path, &Kind::BlockDevice(*device), &attributes)?;
+        }
+        MemberKind::HardLink(target) => put_hard_link(upper, rules, member, &path, target)?,
     }
     Ok(())
 }
 
 /// Where `path` of the archive is in the tree, with the symbolic links that are there followed inside the root.
-fn resolve_below(upper: &Upper<'_>, rules: &Rules, path: &ImagePath) -> Result<ImagePath, UnpackError> {
+fn resolve_below(
+    upper: &Upper<'_>,
+    rules: &Rules,
+    path: &ImagePath,
+) -> Result<ImagePath, UnpackError> {
     let path = rules.into.join([b"./", path.as_bytes()].concat());
     // A directory of the layer itself is known to have no link above it.
     if upper.has_directory(&path) {
@@ -259,7 +298,12 @@ fn resolve_below(upper: &Upper<'_>, rules: &Rules, path: &ImagePath) -> Result<I
     Ok(upper.resolve(&path)?)
 }
 
-fn put_whiteout(upper: &mut Upper<'_>, parent: &ImagePath, name: &OsStr, hidden: &[u8]) -> Result<(), UnpackError> {
+fn put_whiteout(
+    upper: &mut Upper<'_>,
+    parent: &ImagePath,
+    name: &OsStr,
+    hidden: &[u8],
+) -> Result<(), UnpackError> {
     if name.as_bytes() == OPAQUE_NAME {
         return Ok(upper.set_opaque(parent)?);
     }
@@ -279,13 +323,15 @@ fn put_hard_link(
     target: &OsStr,
 ) -> Result<(), UnpackError> {
     let relative = ImagePath::new(target.as_bytes());
-    let missing = |target: ImagePath| UnpackError::HardLink { name: member.shown(), target };
+    let missing = |target: ImagePath| UnpackError::HardLink {
+        name: member.shown(),
+        target,
+    };
     let (Some(above), Some(name)) = (relative.parent(), relative.name()) else {
         return Err(missing(relative));
     };
     let target = resolve_below(upper, rules, &above)?.child(name);
     match upper.entry(&target)? {
-        None => Err(missing(target)),
         Some(entry) if entry.is_directory() => Err(missing(target)),
         Some(_) if upper.has(&target)? => Ok(upper.hard_link(path, &target)?),
         // Of an added archive, the target may be a file of the image: a link cannot reach into another layer.
@@ -295,14 +341,16 @@ fn put_hard_link(
             upper.file(path, &attributes, &mut content)?;
             Ok(())
         }
-        Some(_) => Err(missing(target)),
+        None | Some(_) => Err(missing(target)),
     }
 }
 
 /// An exceeded limit that came up through a reader is a limit again.
 fn unwrap_limit(error: TarError) -> UnpackError {
     if let TarError::Io(io) = &error
-        && let Some(limit) = io.get_ref().and_then(|inner| inner.downcast_ref::<LimitExceeded>())
+        && let Some(limit) = io
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<LimitExceeded>())
     {
         return UnpackError::Limit(*limit);
     }
@@ -311,16 +359,16 @@ fn unwrap_limit(error: TarError) -> UnpackError {
 
 /// A failure of the archive's stream, met while a file was written, is one of the archive.
 fn unwrap_source(error: LayerError) -> UnpackError {
-    match error {
-        LayerError::Write { source, .. } if source.get_ref().is_some_and(|inner| inner.is::<SourceFailed>()) => {
-            let inner = source.into_inner().and_then(|inner| inner.downcast::<SourceFailed>().ok());
-            let cause = inner.map_or_else(|| io::ErrorKind::Other.into(), |failed| failed.0);
-            match cause.downcast::<TarError>() {
-                Ok(error) => UnpackError::Archive(error),
-                Err(cause) => unwrap_limit(TarError::Io(cause)),
-            }
-        }
-        other => UnpackError::Write(other),
+    let LayerError::Write { path, source } = error else {
+        return UnpackError::Write(error);
+    };
+    match source
+        .downcast::<SourceFailed>()
+        .map(|failed| failed.0.downcast::<TarError>())
+    {
+        Ok(Ok(error)) => UnpackError::Archive(error),
+        Ok(Err(cause)) => unwrap_limit(TarError::Io(cause)),
+        Err(source) => UnpackError::Write(LayerError::Write { path, source }),
     }
 }
 
@@ -352,9 +400,15 @@ impl<R: Read> Read for Metered<R> {
         self.digester.update(&buffer[..read]);
         let (total, compressed) = (self.digester.len(), self.compressed.load(Ordering::Relaxed));
         let exceeded = if total > self.limits.bytes {
-            Some(LimitExceeded { what: "uncompressed bytes", limit: self.limits.bytes })
+            Some(LimitExceeded {
+                what: "uncompressed bytes",
+                limit: self.limits.bytes,
+            })
         } else if total > RATIO_FLOOR && total / self.limits.ratio > compressed {
-            Some(LimitExceeded { what: "uncompressed bytes for each compressed one", limit: self.limits.ratio })
+            Some(LimitExceeded {
+                what: "uncompressed bytes for each compressed one",
+                limit: self.limits.ratio,
+            })
         } else {
             None
         };

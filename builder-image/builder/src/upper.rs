@@ -24,7 +24,11 @@ pub(crate) struct Upper<'a> {
 
 impl<'a> Upper<'a> {
     /// Begins an empty layer over `base` in the directory `into`, which must not exist.
-    pub(crate) fn create(base: &'a Snapshot, into: &Path, owners: Owners) -> Result<Self, LayerError> {
+    pub(crate) fn create(
+        base: &'a Snapshot,
+        into: &Path,
+        owners: Owners,
+    ) -> Result<Self, LayerError> {
         let writer = LayerWriter::create(into, owners)?;
         Ok(Self { base, writer })
     }
@@ -60,7 +64,10 @@ impl<'a> Upper<'a> {
     /// What is visible at `path`: of this layer, else of the snapshot.
     pub(crate) fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, LayerError> {
         match self.writer.entry(path)? {
-            Some(Entry { kind: Kind::Whiteout, .. }) => Ok(None),
+            Some(Entry {
+                kind: Kind::Whiteout,
+                ..
+            }) => Ok(None),
             Some(_) if path.is_root() => Ok(self.base.lookup(path)?),
             Some(entry) => Ok(Some(entry)),
             None => self.in_base(path),
@@ -69,7 +76,10 @@ impl<'a> Upper<'a> {
 
     /// Whether this layer itself has an entry at `path` that is no whiteout.
     pub(crate) fn has(&self, path: &ImagePath) -> Result<bool, LayerError> {
-        Ok(self.writer.entry(path)?.is_some_and(|entry| entry.kind != Kind::Whiteout))
+        Ok(self
+            .writer
+            .entry(path)?
+            .is_some_and(|entry| entry.kind != Kind::Whiteout))
     }
 
     /// Makes the directory `path` and those above it that are missing, each with `attributes`. With `implied`, the
@@ -113,7 +123,10 @@ impl<'a> Upper<'a> {
 
     /// Copies the directories above `path` up into this layer, as the snapshot has them.
     fn copy_up_parents(&mut self, path: &ImagePath) -> Result<(), LayerError> {
-        if path.parent().is_none_or(|parent| self.writer.has_directory(&parent)) {
+        if path
+            .parent()
+            .is_none_or(|parent| self.writer.has_directory(&parent))
+        {
             return Ok(());
         }
         for directory in path.ancestors() {
@@ -146,7 +159,11 @@ impl<'a> Upper<'a> {
 
     /// Makes the directory `path`, or gives an existing one these attributes. Anything else there is replaced. The
     /// directory above must exist.
-    pub(crate) fn directory(&mut self, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn directory(
+        &mut self,
+        path: &ImagePath,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         if self.writer.has_directory(path) {
             return self.writer.directory(path, attributes);
         }
@@ -178,19 +195,33 @@ impl<'a> Upper<'a> {
     }
 
     /// Makes a symbolic link, replacing what is at `path`.
-    pub(crate) fn symlink(&mut self, path: &ImagePath, target: &OsStr, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn symlink(
+        &mut self,
+        path: &ImagePath,
+        target: &OsStr,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         self.clear(path)?;
         self.writer.symlink(path, target, attributes)
     }
 
     /// Makes a pipe or device, replacing what is at `path`.
-    pub(crate) fn special(&mut self, path: &ImagePath, kind: &Kind, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn special(
+        &mut self,
+        path: &ImagePath,
+        kind: &Kind,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         self.clear(path)?;
         self.writer.special(path, kind, attributes)
     }
 
     /// Gives `target` a second name, replacing what is at `path`. `target` must be an entry of this layer.
-    pub(crate) fn hard_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), LayerError> {
+    pub(crate) fn hard_link(
+        &mut self,
+        path: &ImagePath,
+        target: &ImagePath,
+    ) -> Result<(), LayerError> {
         if path == target {
             return Ok(());
         }
@@ -233,7 +264,12 @@ impl Tree for Upper<'_> {
     fn read_dir(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, TreeError> {
         let wrap = |error| as_tree_error(path, error);
         let mut merged = BTreeMap::new();
-        if self.base_shows(path).map_err(wrap)? && self.base.lookup(path)?.is_some_and(|entry| entry.is_directory()) {
+        if self.base_shows(path).map_err(wrap)?
+            && self
+                .base
+                .lookup(path)?
+                .is_some_and(|entry| entry.is_directory())
+        {
             merged.extend(self.base.read_dir(path)?);
         } else if !self.writer.has_directory(path) {
             return Err(TreeError::NotADirectory(path.clone()));
@@ -252,7 +288,10 @@ impl Tree for Upper<'_> {
 
     fn open(&self, path: &ImagePath) -> Result<File, TreeError> {
         if self.has(path).map_err(|error| as_tree_error(path, error))? {
-            return self.writer.open(path).map_err(|error| TreeError::io(path, error));
+            return self
+                .writer
+                .open(path)
+                .map_err(|error| TreeError::io(path, error));
         }
         self.base.open(path)
     }
@@ -260,8 +299,13 @@ impl Tree for Upper<'_> {
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError> {
         match self.lookup(path)? {
             None => Err(TreeError::NotFound(path.clone())),
-            Some(entry) if !path.is_root() && self.has(path).map_err(|error| as_tree_error(path, error))? => {
-                self.writer.xattrs(path, &entry.kind).map_err(|error| TreeError::io(path, error))
+            Some(entry)
+                if !path.is_root()
+                    && self.has(path).map_err(|error| as_tree_error(path, error))? =>
+            {
+                self.writer
+                    .xattrs(path, &entry.kind)
+                    .map_err(|error| TreeError::io(path, error))
             }
             Some(_) => self.base.xattrs(path),
         }

@@ -1,7 +1,5 @@
 //! What is left of an upper directory: the upper directories are made as overlayfs and the mounts of a RUN leave them.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 
 use super::*;
@@ -25,6 +23,7 @@ fn diff(base: &str, upper: &str, stubs: &[&str]) -> (tempfile::TempDir, Arc<Laye
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn stubs_and_idle_whiteouts_are_taken_out() {
     let stubs = &["/etc", "/etc/hosts", "/etc/resolv.conf", "/proc", "/dev"][..];
     for (name, base, upper, expected) in [
@@ -53,18 +52,34 @@ fn whiteouts_stay_where_the_image_has_something() {
     );
     let names = |path: &str| -> Vec<_> {
         let entries = layer.entries(&ImagePath::new(path)).unwrap().unwrap();
-        entries.into_iter().map(|(name, entry)| (name.into_string().unwrap(), entry.kind == Kind::Whiteout)).collect()
+        entries
+            .into_iter()
+            .map(|(name, entry)| (name.into_string().unwrap(), entry.kind == Kind::Whiteout))
+            .collect()
     };
     let owned = |expected: &[(&str, bool)]| -> Vec<(String, bool)> {
-        expected.iter().map(|(name, whiteout)| ((*name).to_owned(), *whiteout)).collect()
+        expected
+            .iter()
+            .map(|(name, whiteout)| ((*name).to_owned(), *whiteout))
+            .collect()
     };
-    assert_eq!(names("/"), owned(&[("a", true), ("d", false), ("e", false), ("new", false)]));
+    assert_eq!(
+        names("/"),
+        owned(&[("a", true), ("d", false), ("e", false), ("new", false)])
+    );
     assert_eq!(names("/d"), owned(&[("b", true)]));
     assert_eq!(names("/new"), owned(&[("x", false)]));
     let merged = base.with(Arc::clone(&layer));
-    assert_eq!(crate::fixture::show(&merged), lines("/d/; /d/c = z; /e/; /new/; /new/x = n"));
+    assert_eq!(
+        crate::fixture::show(&merged),
+        lines("/d/; /d/c = z; /e/; /new/; /new/x = n")
+    );
     let mtime = |path: &str| layer.entry(&ImagePath::new(path)).unwrap().unwrap().mtime;
-    assert_eq!((mtime("/d"), mtime("/new")), (FIXTURE_TIME, FIXTURE_TIME), "taking out changes no time");
+    assert_eq!(
+        (mtime("/d"), mtime("/new")),
+        (FIXTURE_TIME, FIXTURE_TIME),
+        "taking out changes no time"
+    );
 }
 
 #[test]
@@ -77,12 +92,18 @@ fn a_directory_that_only_stubs_changed_gets_its_time_back() {
     // The mount made `hosts` while the step ran.
     let root = Root::open(&path).unwrap();
     let now = Timestamp::from_seconds(9_000_000);
-    root.set_directory_mtime(&ImagePath::new("/etc"), now).unwrap();
-    root.set_directory_mtime(&ImagePath::new("/etc/app"), now).unwrap();
+    root.set_directory_mtime(&ImagePath::new("/etc"), now)
+        .unwrap();
+    root.set_directory_mtime(&ImagePath::new("/etc/app"), now)
+        .unwrap();
     let made = layer_of_run(&path, &base, &[ImagePath::new("/etc/hosts")]).unwrap();
     let mtime = |path: &str| made.entry(&ImagePath::new(path)).unwrap().unwrap().mtime;
     assert_eq!(mtime("/etc"), FIXTURE_TIME);
-    assert_eq!(mtime("/etc/app"), now, "what the step changed keeps its time");
+    assert_eq!(
+        mtime("/etc/app"),
+        now,
+        "what the step changed keeps its time"
+    );
 }
 
 #[test]

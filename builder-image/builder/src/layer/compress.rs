@@ -66,7 +66,9 @@ impl<W: Write> Compressor<W> {
     pub(super) fn new(out: W, compression: Compression, threads: usize) -> io::Result<Self> {
         let threads = threads.max(1);
         Ok(match compression {
-            Compression::Gzip { level } => Self::Gzip(ParallelGzip::new(out, level.min(9), threads)?),
+            Compression::Gzip { level } => {
+                Self::Gzip(ParallelGzip::new(out, level.min(9), threads)?)
+            }
             Compression::Zstd { level } => {
                 let mut encoder = zstd::Encoder::new(out, level)?;
                 // From one worker on, the output does not depend on how many there are.
@@ -158,11 +160,19 @@ impl<W: Write> ParallelGzip<W> {
         let dictionary = Arc::clone(&self.dictionary);
         self.dictionary = input[input.len().saturating_sub(WINDOW)..].into();
         // The length is counted modulo 2^32 (RFC 1952, ISIZE).
-        self.total = self.total.wrapping_add(u32::try_from(input.len()).unwrap_or_default());
+        self.total = self
+            .total
+            .wrapping_add(u32::try_from(input.len()).unwrap_or_default());
         let (answer, receiver) = sync_channel(1);
-        let job = Job { input, dictionary, answer };
+        let job = Job {
+            input,
+            dictionary,
+            answer,
+        };
         let (level, threads) = (self.level, self.threads);
-        let workers = self.workers.get_or_insert_with(|| Workers::start(level, threads));
+        let workers = self
+            .workers
+            .get_or_insert_with(|| Workers::start(level, threads));
         workers.jobs.send(job).map_err(|_| gone())?;
         self.waiting.push_back(receiver);
         while self.waiting.len() > 2 * self.threads {
@@ -231,7 +241,10 @@ impl Workers {
         let receiver = Arc::new(Mutex::new(receiver));
         let work = move |receiver: Arc<Mutex<Receiver<Job>>>| {
             loop {
-                let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let job = receiver
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .recv();
                 let Ok(job) = job else {
                     return;
                 };
@@ -273,13 +286,15 @@ fn compress_block(level: u32, input: &[u8], dictionary: &[u8]) -> io::Result<Com
     crc.update(input);
     let mut output = Vec::with_capacity(input.len() / 2 + 64);
     loop {
-        let consumed = usize::try_from(state.total_in()).unwrap_or(usize::MAX).min(input.len());
+        let consumed = usize::try_from(state.total_in())
+            .unwrap_or(usize::MAX)
+            .min(input.len());
         let status = state
             .compress_vec(&input[consumed..], &mut output, FlushCompress::Sync)
             .map_err(io::Error::other)?;
         let all = state.total_in() == input.len() as u64;
         // Room that is left shows that the flush is complete.
-        if all && output.len() < output.capacity() || status == Status::BufError && all {
+        if all && (output.len() < output.capacity() || status == Status::BufError) {
             return Ok(Compressed { output, crc });
         }
         output.reserve(input.len() / 4 + 64);
@@ -288,7 +303,6 @@ fn compress_block(level: u32, input: &[u8], dictionary: &[u8]) -> io::Result<Com
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::io::Read;
 
     use super::*;
@@ -326,12 +340,25 @@ mod tests {
 
     #[test]
     fn gzip_is_the_same_on_any_number_of_threads() {
-        for length in [0, 1, 1000, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 5 * BLOCK + 12_345] {
+        for length in [
+            0,
+            1,
+            1000,
+            BLOCK - 1,
+            BLOCK,
+            BLOCK + 1,
+            3 * BLOCK,
+            5 * BLOCK + 12_345,
+        ] {
             let input = sample(length);
             let one = compress(&input, Compression::Gzip { level: 6 }, 1);
             assert_eq!(gunzip(&one), input, "{length}");
             // All counts once; elsewhere the edges of blocks matter, not the threads.
-            let counts = if length == 5 * BLOCK + 12_345 { 2..=8 } else { 2..=3 };
+            let counts = if length == 5 * BLOCK + 12_345 {
+                2..=8
+            } else {
+                2..=3
+            };
             for threads in counts {
                 let many = compress(&input, Compression::Gzip { level: 6 }, threads);
                 assert!(one == many, "{length} bytes on {threads} threads");
@@ -345,10 +372,16 @@ mod tests {
         while noise.len() < 2 * BLOCK + 77 {
             noise.extend_from_slice(oci::Digest::of(&noise.len().to_le_bytes()).hex().as_bytes());
         }
-        let noise: Vec<u8> = noise.chunks(2).map(|pair| pair[0].wrapping_mul(31) ^ pair[1]).collect();
+        let noise: Vec<u8> = noise
+            .chunks(2)
+            .map(|pair| pair[0].wrapping_mul(31) ^ pair[1])
+            .collect();
         for level in 0..=9 {
             for input in [&noise, &sample(2 * BLOCK + 5)] {
-                assert!(&gunzip(&compress(input, Compression::Gzip { level }, 2)) == input, "level {level}");
+                assert!(
+                    &gunzip(&compress(input, Compression::Gzip { level }, 2)) == input,
+                    "level {level}"
+                );
             }
         }
     }
@@ -367,7 +400,11 @@ mod tests {
         use std::process::{Command, Stdio};
         let input = sample(3 * BLOCK + 999);
         let compressed = compress(&input, Compression::default(), 3);
-        let mut child = Command::new("gzip").arg("-t").stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("gzip")
+            .arg("-t")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(&compressed).unwrap();
         assert!(child.wait().unwrap().success());
     }
@@ -378,7 +415,10 @@ mod tests {
         let one = compress(&input, Compression::Zstd { level: 3 }, 1);
         assert_eq!(zstd::decode_all(&one[..]).unwrap(), input);
         for threads in 2..=4 {
-            assert!(one == compress(&input, Compression::Zstd { level: 3 }, threads), "{threads} threads");
+            assert!(
+                one == compress(&input, Compression::Zstd { level: 3 }, threads),
+                "{threads} threads"
+            );
         }
     }
 
@@ -387,7 +427,10 @@ mod tests {
         struct Full(usize);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                self.0 = self
+                    .0
+                    .checked_sub(bytes.len())
+                    .ok_or(io::ErrorKind::StorageFull)?;
                 Ok(bytes.len())
             }
             fn flush(&mut self) -> io::Result<()> {
@@ -395,7 +438,9 @@ mod tests {
             }
         }
         let mut compressor = Compressor::new(Full(100_000), Compression::default(), 2).unwrap();
-        let written = compressor.write_all(&sample(20 * BLOCK)).and_then(|()| compressor.finish().map(drop));
+        let written = compressor
+            .write_all(&sample(20 * BLOCK))
+            .and_then(|()| compressor.finish().map(drop));
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -44,10 +44,14 @@ pub enum LayerError {
     #[error("{0}: not a directory")]
     NotADirectory(ImagePath),
     /// A layer's archive would take the name for a whiteout.
-    #[error("{0}: a name that begins with `.wh.` marks a deletion in an image layer, so a file cannot have it")]
+    #[error(
+        "{0}: a name that begins with `.wh.` marks a deletion in an image layer, so a file cannot have it"
+    )]
     ReservedName(ImagePath),
     /// A file became shorter while it was packed.
-    #[error("{path}: the file ended after {found} of {expected} bytes, it was changed while it was packed")]
+    #[error(
+        "{path}: the file ended after {found} of {expected} bytes, it was changed while it was packed"
+    )]
     Truncated {
         /// The file in the image.
         path: ImagePath,

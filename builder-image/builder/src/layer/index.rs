@@ -40,7 +40,9 @@ pub struct Index {
 #[derive(Serialize, Deserialize)]
 enum Line {
     /// The first line.
-    Layer { recorded: bool },
+    Layer {
+        recorded: bool,
+    },
     Record(OsString, Record),
     Implied(OsString),
 }
@@ -123,7 +125,9 @@ impl Index {
                 Line::Layer { recorded: true } => owners = Owners::Recorded,
                 Line::Layer { recorded: false } => owners = Owners::OnDisk,
                 Line::Record(path, record) => {
-                    index.records.insert(ImagePath::new(path.as_bytes()), record);
+                    index
+                        .records
+                        .insert(ImagePath::new(path.as_bytes()), record);
                 }
                 Line::Implied(path) => {
                     index.implied.insert(ImagePath::new(path.as_bytes()));
@@ -136,18 +140,27 @@ impl Index {
     pub(super) fn save(&self, file: &Path, owners: Owners) -> Result<(), LayerError> {
         if *self == Self::default() && owners == Owners::OnDisk {
             return match fs_err::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LayerError::Index(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(LayerError::Index(error))
+                }
                 _ => Ok(()),
             };
         }
-        let path_of = |path: &ImagePath| OsString::from_vec(OsStr::as_bytes(path.as_relative().as_os_str()).to_vec());
+        let path_of = |path: &ImagePath| {
+            OsString::from_vec(OsStr::as_bytes(path.as_relative().as_os_str()).to_vec())
+        };
         let recorded = owners == Owners::Recorded;
         let lines = std::iter::once(Line::Layer { recorded })
-            .chain(self.records.iter().map(|(path, record)| Line::Record(path_of(path), record.clone())))
+            .chain(
+                self.records
+                    .iter()
+                    .map(|(path, record)| Line::Record(path_of(path), record.clone())),
+            )
             .chain(self.implied.iter().map(|path| Line::Implied(path_of(path))));
         let mut writer = BufWriter::new(fs_err::File::create(file).map_err(LayerError::Index)?);
         for line in lines {
-            serde_json::to_writer(&mut writer, &line).map_err(|error| LayerError::Index(error.into()))?;
+            serde_json::to_writer(&mut writer, &line)
+                .map_err(|error| LayerError::Index(error.into()))?;
             writer.write_all(b"\n").map_err(LayerError::Index)?;
         }
         writer.flush().map_err(LayerError::Index)
@@ -163,7 +176,6 @@ impl Default for Owners {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::tree::Device;
 
@@ -174,11 +186,14 @@ mod tests {
         let mut index = Index::default();
         let odd = ImagePath::new(b"dev/\xff\n\"odd");
         let null = Kind::CharDevice(Device { major: 1, minor: 3 });
-        index.set(&odd, Record {
-            device: Some(null.clone()),
-            owner: Some((0o666, 1, 2)),
-            xattrs: [("security.capability".into(), vec![0, 10, 255])].into(),
-        });
+        index.set(
+            &odd,
+            Record {
+                device: Some(null.clone()),
+                owner: Some((0o666, 1, 2)),
+                xattrs: [("security.capability".into(), vec![0, 10, 255])].into(),
+            },
+        );
         index.set_implied(&ImagePath::new("dev"), true);
         index.save(&file, Owners::Recorded).unwrap();
         let (owners, loaded) = Index::load(&file).unwrap().unwrap();
@@ -200,7 +215,10 @@ mod tests {
 
     #[test]
     fn forgetting_takes_a_whole_tree() {
-        let record = || Record { owner: Some((0, 0, 0)), ..Record::default() };
+        let record = || Record {
+            owner: Some((0, 0, 0)),
+            ..Record::default()
+        };
         let mut index = Index::default();
         for path in ["a", "a/b", "a/b/c", "a-b", "b"] {
             index.set(&ImagePath::new(path), record());

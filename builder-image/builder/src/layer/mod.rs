@@ -5,6 +5,7 @@
 
 mod compress;
 mod error;
+mod extended_header;
 mod index;
 mod pack;
 mod root;
@@ -25,7 +26,9 @@ pub use pack::{PackOptions, PackedLayer, pack};
 pub(crate) use root::Root;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};
-pub(crate) use writer::{Content, LayerWriter, PLAIN_DIRECTORY, SourceFailed, Streamed, settle_directory};
+pub(crate) use writer::{
+    Content, LayerWriter, PLAIN_DIRECTORY, SourceFailed, Streamed, settle_directory,
+};
 
 use crate::tree::{Entry, ImagePath, Kind, TreeError, Xattrs};
 
@@ -67,11 +70,19 @@ impl LayerDir {
         let path = path.into();
         Root::open(&path).map_err(|source| LayerError::directory(&path, source))?;
         let (owners, index) = Index::load(&index_path(&path))?.unwrap_or_default();
-        Ok(Self { path, owners, index })
+        Ok(Self {
+            path,
+            owners,
+            index,
+        })
     }
 
     pub(crate) const fn from_parts(path: PathBuf, owners: Owners, index: Index) -> Self {
-        Self { path, owners, index }
+        Self {
+            path,
+            owners,
+            index,
+        }
     }
 
     /// What the directory cannot hold.
@@ -117,13 +128,22 @@ impl LayerDir {
         self.entry_in(&root, path)
     }
 
-    pub(crate) fn entry_in(&self, root: &Root, path: &ImagePath) -> Result<Option<Entry>, TreeError> {
-        let found = root.entry(path).map_err(|error| TreeError::io(path, error))?;
+    pub(crate) fn entry_in(
+        &self,
+        root: &Root,
+        path: &ImagePath,
+    ) -> Result<Option<Entry>, TreeError> {
+        let found = root
+            .entry(path)
+            .map_err(|error| TreeError::io(path, error))?;
         Ok(found.map(|entry| self.index.complete(path, entry)))
     }
 
     /// The entries of one directory of this layer, whiteouts included, sorted; `None` where there is no directory.
-    pub(crate) fn entries(&self, path: &ImagePath) -> Result<Option<Vec<(OsString, Entry)>>, TreeError> {
+    pub(crate) fn entries(
+        &self,
+        path: &ImagePath,
+    ) -> Result<Option<Vec<(OsString, Entry)>>, TreeError> {
         let wrap = |error| TreeError::io(path, error);
         let root = Root::open(&self.path).map_err(wrap)?;
         let Some(entries) = root.entries(path).map_err(wrap)? else {
@@ -139,7 +159,8 @@ impl LayerDir {
     /// Whether the directory `path` of this layer hides what the layers below have in it.
     pub(crate) fn is_opaque(&self, path: &ImagePath) -> Result<bool, TreeError> {
         let root = Root::open(&self.path).map_err(|error| TreeError::io(path, error))?;
-        root.is_opaque(path).map_err(|error| TreeError::io(path, error))
+        root.is_opaque(path)
+            .map_err(|error| TreeError::io(path, error))
     }
 
     /// The extended attributes of one entry that an image records.
@@ -149,7 +170,12 @@ impl LayerDir {
         self.xattrs_in(&root, path, kind).map_err(wrap)
     }
 
-    pub(crate) fn xattrs_in(&self, root: &Root, path: &ImagePath, kind: &Kind) -> std::io::Result<Xattrs> {
+    pub(crate) fn xattrs_in(
+        &self,
+        root: &Root,
+        path: &ImagePath,
+        kind: &Kind,
+    ) -> std::io::Result<Xattrs> {
         let mut xattrs = match kind {
             Kind::File | Kind::Directory => root.xattrs(path)?,
             _ => Xattrs::new(),

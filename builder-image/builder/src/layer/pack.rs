@@ -59,15 +59,29 @@ pub struct PackedLayer {
 ///
 /// # Errors
 /// When an entry cannot be read, has a name that a layer cannot hold, or the blob cannot be written.
-pub fn pack(layer: &LayerDir, options: &PackOptions, blobs: &Path) -> Result<PackedLayer, LayerError> {
+pub fn pack(
+    layer: &LayerDir,
+    options: &PackOptions,
+    blobs: &Path,
+) -> Result<PackedLayer, LayerError> {
     let directory = blobs.join("sha256");
     fs_err::create_dir_all(&directory).map_err(LayerError::Blob)?;
-    let file = tempfile::Builder::new().prefix(".layer-").tempfile_in(&directory).map_err(LayerError::Blob)?;
-    let hashed = Hashed { out: BufWriter::with_capacity(256 * 1024, file), digester: Digester::sha256() };
-    let compressor =
-        Compressor::new(hashed, options.compression, options.threads.get()).map_err(LayerError::Blob)?;
-    let archive = Hashed { out: compressor, digester: Digester::sha256() };
-    let root = Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
+    let file = tempfile::Builder::new()
+        .prefix(".layer-")
+        .tempfile_in(&directory)
+        .map_err(LayerError::Blob)?;
+    let hashed = Hashed {
+        out: BufWriter::with_capacity(256 * 1024, file),
+        digester: Digester::sha256(),
+    };
+    let compressor = Compressor::new(hashed, options.compression, options.threads.get())
+        .map_err(LayerError::Blob)?;
+    let archive = Hashed {
+        out: compressor,
+        digester: Digester::sha256(),
+    };
+    let root =
+        Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
     let mut packer = Packer {
         layer,
         root,
@@ -83,11 +97,19 @@ pub fn pack(layer: &LayerDir, options: &PackOptions, blobs: &Path) -> Result<Pac
     let hashed = archive.out.finish().map_err(LayerError::Blob)?;
     let size = hashed.digester.len();
     let digest = hashed.digester.finish();
-    let file = hashed.out.into_inner().map_err(|error| LayerError::Blob(error.into_error()))?;
+    let file = hashed
+        .out
+        .into_inner()
+        .map_err(|error| LayerError::Blob(error.into_error()))?;
     let blob = directory.join(digest.hex());
-    file.persist(&blob).map_err(|error| LayerError::Blob(error.error))?;
+    file.persist(&blob)
+        .map_err(|error| LayerError::Blob(error.error))?;
     let descriptor = Descriptor::new(options.compression.media_type(), digest, size);
-    Ok(PackedLayer { diff_id, descriptor, blob })
+    Ok(PackedLayer {
+        diff_id,
+        descriptor,
+        blob,
+    })
 }
 
 /// Hashes and counts what is written through it.
@@ -130,7 +152,9 @@ impl<W: Write> Packer<'_, W> {
                 return Err(LayerError::ReservedName(below));
             }
             match entry.kind {
-                Kind::Whiteout => self.marker(path, &[WHITEOUT_PREFIX, name.as_bytes()].concat())?,
+                Kind::Whiteout => {
+                    self.marker(path, &[WHITEOUT_PREFIX, name.as_bytes()].concat())?;
+                }
                 Kind::Directory => {
                     if !self.layer.index().is_implied(&below) {
                         self.entry(&below, &entry)?;
@@ -153,8 +177,15 @@ impl<W: Write> Packer<'_, W> {
         }
         full.extend_from_slice(name);
         let xattrs = Xattrs::new();
-        let header =
-            TarHeader { name: full, kind: TarKind::File(0), mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: &xattrs };
+        let header = TarHeader {
+            name: full,
+            kind: TarKind::File(0),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: &xattrs,
+        };
         write_header(&mut self.out, &header).map_err(LayerError::Blob)
     }
 
@@ -177,7 +208,10 @@ impl<W: Write> Packer<'_, W> {
         }
         let xattrs = match first {
             Some(_) => Xattrs::new(),
-            None => self.layer.xattrs_in(&self.root, path, &entry.kind).map_err(|error| TreeError::io(path, error))?,
+            None => self
+                .layer
+                .xattrs_in(&self.root, path, &entry.kind)
+                .map_err(|error| TreeError::io(path, error))?,
         };
         let mut name = path.as_bytes().to_vec();
         if entry.is_directory() {
@@ -209,12 +243,20 @@ impl<W: Write> Packer<'_, W> {
         let mut file = self.root.file(path).map_err(wrap)?;
         let mut left = size;
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(self.buffer.len());
             let read = file.read(&mut self.buffer[..wanted]).map_err(wrap)?;
             if read == 0 {
-                return Err(LayerError::Truncated { path: path.clone(), expected: size, found: size - left });
+                return Err(LayerError::Truncated {
+                    path: path.clone(),
+                    expected: size,
+                    found: size - left,
+                });
             }
-            self.out.write_all(&self.buffer[..read]).map_err(LayerError::Blob)?;
+            self.out
+                .write_all(&self.buffer[..read])
+                .map_err(LayerError::Blob)?;
             left -= read as u64;
         }
         write_padding(&mut self.out, size).map_err(LayerError::Blob)

@@ -13,7 +13,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT},
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+    },
     io::Errno,
 };
 
@@ -55,7 +57,10 @@ impl Root {
         // Without O_NONBLOCK, opening a pipe waits for its writer.
         let file = File::from(self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
         }
         Ok(file)
     }
@@ -114,7 +119,11 @@ impl Root {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
             return Err(Errno::BUSY.into());
         };
-        let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let flags = if is_directory {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
         Ok(rustix::fs::unlinkat(self.directory(&parent)?, name, flags)?)
     }
 
@@ -122,7 +131,12 @@ impl Root {
     pub(crate) fn set_directory_mtime(&self, path: &ImagePath, mtime: Timestamp) -> io::Result<()> {
         let opened = self.directory(path)?;
         let through = path_through(&opened, OsStr::new("."));
-        Ok(rustix::fs::utimensat(rustix::fs::CWD, through, &times(mtime), AtFlags::empty())?)
+        Ok(rustix::fs::utimensat(
+            rustix::fs::CWD,
+            through,
+            &times(mtime),
+            AtFlags::empty(),
+        )?)
     }
 
     /// The extended attributes of the file or directory `path` that an image records.
@@ -153,8 +167,14 @@ impl Root {
 /// The times of a file whose content was last changed at `mtime`.
 pub(super) fn times(mtime: Timestamp) -> Timestamps {
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime.seconds,
+            tv_nsec: mtime.nanos.into(),
+        },
     }
 }
 
@@ -200,9 +220,18 @@ pub(super) fn entry_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entr
     Ok(Some(entry_of(&stat, kind)))
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the fields of stat differ in type from machine to machine")]
-#[expect(clippy::cast_sign_loss, reason = "sizes and nanoseconds are not negative")]
-#[expect(clippy::cast_possible_truncation, reason = "nanoseconds fit in 32 bits")]
+#[expect(
+    clippy::unnecessary_cast,
+    reason = "the fields of stat differ in type from machine to machine"
+)]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "sizes and nanoseconds are not negative"
+)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "nanoseconds fit in 32 bits"
+)]
 fn entry_of(stat: &Stat, kind: Kind) -> Entry {
     Entry {
         mode: stat.st_mode & 0o7777,
@@ -212,7 +241,11 @@ fn entry_of(stat: &Stat, kind: Kind) -> Entry {
             seconds: stat.st_mtime as i64,
             nanos: stat.st_mtime_nsec as u32,
         },
-        size: if kind == Kind::File { stat.st_size as u64 } else { 0 },
+        size: if kind == Kind::File {
+            stat.st_size as u64
+        } else {
+            0
+        },
         hard_link: (!kind.is_directory() && stat.st_nlink > 1).then_some(FileId {
             device: stat.st_dev as u64,
             inode: stat.st_ino as u64,

@@ -8,10 +8,10 @@ use std::{
     os::unix::ffi::OsStringExt,
 };
 
-use crate::tree::{Device, Timestamp, Xattrs, is_image_xattr};
+use super::extended_header::Extensions;
+use crate::tree::{Device, Timestamp, Xattrs};
 
 const BLOCK: usize = 512;
-const XATTR_RECORD: &[u8] = b"SCHILY.xattr.";
 
 /// Bounds on the headers of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,25 +122,15 @@ pub(crate) struct TarReader<R> {
     ended: bool,
 }
 
-/// What extended headers say of the member that follows them.
-#[derive(Default)]
-struct Extensions {
-    gnu_name: Option<Vec<u8>>,
-    gnu_link: Option<Vec<u8>>,
-    seen_pax: bool,
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    mtime: Option<Timestamp>,
-    sparse: bool,
-    xattrs: Xattrs,
-}
-
 impl<R: Read> TarReader<R> {
     pub(crate) const fn new(stream: R, limits: TarLimits) -> Self {
-        Self { stream, limits, data: 0, padding: 0, ended: false }
+        Self {
+            stream,
+            limits,
+            data: 0,
+            padding: 0,
+            ended: false,
+        }
     }
 
     /// The next member, skipping what is left of the one before; `None` at the end of the archive.
@@ -149,7 +139,11 @@ impl<R: Read> TarReader<R> {
         let mut extensions = Extensions::default();
         loop {
             let Some(header) = self.header()? else {
-                return if extensions.is_empty() { Ok(None) } else { Err(TarError::Truncated) };
+                return if extensions.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(TarError::Truncated)
+                };
             };
             let size = header.number(124..136, "size")?;
             match header.flag() {
@@ -164,8 +158,8 @@ impl<R: Read> TarReader<R> {
                 b'g' => {
                     self.extended(size)?;
                 }
-                b'L' => extensions.set_gnu_name(self.extended(size)?)?,
-                b'K' => extensions.set_gnu_link(self.extended(size)?)?,
+                b'L' => extensions.set_gnu_name(&self.extended(size)?)?,
+                b'K' => extensions.set_gnu_link(&self.extended(size)?)?,
                 // A label of the archive as a whole.
                 b'V' if size == 0 => {}
                 _ => {
@@ -199,13 +193,20 @@ impl<R: Read> TarReader<R> {
         let wanted = self.data + self.padding;
         let skipped = io::copy(&mut (&mut self.stream).take(wanted), &mut io::sink())?;
         (self.data, self.padding) = (0, 0);
-        if skipped == wanted { Ok(()) } else { Err(TarError::Truncated) }
+        if skipped == wanted {
+            Ok(())
+        } else {
+            Err(TarError::Truncated)
+        }
     }
 
     /// The content of an extended header.
     fn extended(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         if size > self.limits.header {
-            return Err(TarError::Limit { what: "extended header", limit: self.limits.header });
+            return Err(TarError::Limit {
+                what: "extended header",
+                limit: self.limits.header,
+            });
         }
         self.begin_data(size);
         let mut content = Vec::new();
@@ -258,11 +259,21 @@ impl<R: Read> TarReader<R> {
         Ok(Some(block))
     }
 
-    fn member(&self, header: &Header, size: u64, extensions: Extensions) -> Result<Member, TarError> {
-        let name = self.one_of("name", extensions.gnu_name, extensions.path, || header.name())?;
+    fn member(
+        &self,
+        header: &Header,
+        size: u64,
+        extensions: Extensions,
+    ) -> Result<Member, TarError> {
+        let name = self.one_of("name", extensions.gnu_name, extensions.path, || {
+            header.name()
+        })?;
         let shown = || String::from_utf8_lossy(&name[..name.len().min(200)]).into_owned();
         let ambiguous = |why| TarError::Ambiguous { name: shown(), why };
-        let unsupported = |what| TarError::Unsupported { name: shown(), what };
+        let unsupported = |what| TarError::Unsupported {
+            name: shown(),
+            what,
+        };
         if extensions.sparse {
             return Err(unsupported("a sparse file"));
         }
@@ -273,9 +284,12 @@ impl<R: Read> TarReader<R> {
             })
         };
         let link = || -> Result<OsString, TarError> {
-            let text = self.one_of("link target", extensions.gnu_link.clone(), extensions.link.clone(), || {
-                Ok(until_nul(&header.0[157..257]).to_vec())
-            })?;
+            let text = self.one_of(
+                "link target",
+                extensions.gnu_link.clone(),
+                extensions.link.clone(),
+                || until_nul(&header.0[157..257]).to_vec(),
+            )?;
             Ok(OsString::from_vec(text))
         };
         let file_size = extensions.size.unwrap_or(size);
@@ -298,11 +312,16 @@ impl<R: Read> TarReader<R> {
         if !has_data && file_size != 0 {
             return Err(ambiguous("it has a size but is no regular file"));
         }
-        if matches!(kind, MemberKind::HardLink(_)) && extensions.size.is_some_and(|size| size != 0) {
+        if matches!(kind, MemberKind::HardLink(_)) && extensions.size.is_some_and(|size| size != 0)
+        {
             return Err(ambiguous("a hard link has data"));
         }
         Ok(Member {
-            size: if kind == MemberKind::File { file_size } else { 0 },
+            size: if kind == MemberKind::File {
+                file_size
+            } else {
+                0
+            },
             kind,
             mode: header.small_number(100..108, "mode")? & 0o7777,
             uid: match extensions.uid {
@@ -328,7 +347,7 @@ impl<R: Read> TarReader<R> {
         what: &'static str,
         gnu: Option<Vec<u8>>,
         pax: Option<Vec<u8>>,
-        plain: impl FnOnce() -> Result<Vec<u8>, TarError>,
+        plain: impl FnOnce() -> Vec<u8>,
     ) -> Result<Vec<u8>, TarError> {
         let text = match (gnu, pax) {
             (Some(gnu), Some(pax)) if gnu != pax => {
@@ -338,13 +357,19 @@ impl<R: Read> TarReader<R> {
                 });
             }
             (Some(text), _) | (None, Some(text)) => text,
-            (None, None) => plain()?,
+            (None, None) => plain(),
         };
         if text.len() > self.limits.path {
-            return Err(TarError::Limit { what, limit: self.limits.path as u64 });
+            return Err(TarError::Limit {
+                what,
+                limit: self.limits.path as u64,
+            });
         }
         if text.is_empty() || text.contains(&0) {
-            return Err(TarError::Field { name: String::from_utf8_lossy(&text).into_owned(), field: what });
+            return Err(TarError::Field {
+                name: String::from_utf8_lossy(&text).into_owned(),
+                field: what,
+            });
         }
         Ok(text)
     }
@@ -355,13 +380,18 @@ struct Data<'a, R>(&'a mut TarReader<R>);
 
 impl<R: Read> Read for Data<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.0.data).unwrap_or(usize::MAX).min(buffer.len());
+        let wanted = usize::try_from(self.0.data)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         if wanted == 0 {
             return Ok(0);
         }
         let read = self.0.stream.read(&mut buffer[..wanted])?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, TarError::Truncated));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                TarError::Truncated,
+            ));
         }
         self.0.data -= read as u64;
         Ok(read)
@@ -377,7 +407,10 @@ impl Header {
     }
 
     fn field_error(&self, field: &'static str) -> TarError {
-        TarError::Field { name: String::from_utf8_lossy(until_nul(&self.0[..100])).into_owned(), field }
+        TarError::Field {
+            name: String::from_utf8_lossy(until_nul(&self.0[..100])).into_owned(),
+            field,
+        }
     }
 
     /// The checksum is the sum of all bytes, with blanks in its own place; some old writers summed signed bytes.
@@ -394,11 +427,19 @@ impl Header {
         }
     }
 
-    fn name(&self) -> Result<Vec<u8>, TarError> {
+    fn name(&self) -> Vec<u8> {
         let name = until_nul(&self.0[..100]);
         // Only the POSIX magic has a prefix: GNU's has other things in its place.
-        let prefix: &[u8] = if &self.0[257..263] == b"ustar\0" { until_nul(&self.0[345..500]) } else { &[] };
-        Ok(if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() })
+        let prefix: &[u8] = if &self.0[257..263] == b"ustar\0" {
+            until_nul(&self.0[345..500])
+        } else {
+            &[]
+        };
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     /// A number in octal digits, or in GNU's base-256 where it is large or negative.
@@ -410,7 +451,11 @@ impl Header {
         }
         let negative = bytes[0] & 0x40 != 0;
         let first = if negative { bytes[0] } else { bytes[0] & 0x7f };
-        let mut value: i128 = if negative { i128::from(first.cast_signed()) } else { i128::from(first) };
+        let mut value: i128 = if negative {
+            i128::from(first.cast_signed())
+        } else {
+            i128::from(first)
+        };
         for &byte in &bytes[1..] {
             value = value << 8 | i128::from(byte);
             if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
@@ -424,126 +469,38 @@ impl Header {
         u64::try_from(self.signed(range, field)?).map_err(|_| self.field_error(field))
     }
 
-    fn small_number(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<u32, TarError> {
+    fn small_number(
+        &self,
+        range: std::ops::Range<usize>,
+        field: &'static str,
+    ) -> Result<u32, TarError> {
         u32::try_from(self.number(range, field)?).map_err(|_| self.field_error(field))
     }
 }
 
-fn until_nul(bytes: &[u8]) -> &[u8] {
+pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// Octal digits, blanks or NULs before them, a blank or NUL or nothing after them; no digit at all is 0.
 fn parse_octal(bytes: &[u8]) -> Option<u64> {
-    let start = bytes.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(bytes.len());
+    let start = bytes
+        .iter()
+        .position(|byte| !matches!(byte, 0 | b' '))
+        .unwrap_or(bytes.len());
     let digits = &bytes[start..];
-    let end = digits.iter().position(|byte| !matches!(byte, b'0'..=b'7')).unwrap_or(digits.len());
-    if digits.get(end).is_some_and(|byte| !matches!(byte, 0 | b' ')) {
+    let end = digits
+        .iter()
+        .position(|byte| !matches!(byte, b'0'..=b'7'))
+        .unwrap_or(digits.len());
+    if digits
+        .get(end)
+        .is_some_and(|byte| !matches!(byte, 0 | b' '))
+    {
         return None;
     }
-    digits[..end].iter().try_fold(0_u64, |value, digit| value.checked_mul(8)?.checked_add(u64::from(digit - b'0')))
-}
-
-impl Extensions {
-    fn is_empty(&self) -> bool {
-        !self.seen_pax && self.gnu_name.is_none() && self.gnu_link.is_none()
-    }
-
-    fn set_gnu_name(&mut self, content: Vec<u8>) -> Result<(), TarError> {
-        match self.gnu_name.replace(until_nul(&content).to_vec()) {
-            None => Ok(()),
-            Some(_) => Err(TarError::Extended("two long names describe one member")),
-        }
-    }
-
-    fn set_gnu_link(&mut self, content: Vec<u8>) -> Result<(), TarError> {
-        match self.gnu_link.replace(until_nul(&content).to_vec()) {
-            None => Ok(()),
-            Some(_) => Err(TarError::Extended("two long link targets describe one member")),
-        }
-    }
-
-    /// Reads records of the form `length SP key=value LF` (POSIX, pax, "Extended Header").
-    fn read_pax(&mut self, mut records: &[u8]) -> Result<(), TarError> {
-        self.seen_pax = true;
-        let error = TarError::Extended;
-        while !records.is_empty() {
-            let blank = records.iter().position(|&byte| byte == b' ').ok_or(error("a record has no length"))?;
-            let length = parse_decimal(&records[..blank]).ok_or(error("a record's length is no number"))?;
-            let length = usize::try_from(length).map_err(|_| error("a record's length is too large"))?;
-            if length <= blank + 1 || length > records.len() || records[length - 1] != b'\n' {
-                return Err(error("a record's length is wrong"));
-            }
-            let record = &records[blank + 1..length - 1];
-            let equals = record.iter().position(|&byte| byte == b'=').ok_or(error("a record has no value"))?;
-            self.set_pax(&record[..equals], &record[equals + 1..])?;
-            records = &records[length..];
-        }
-        Ok(())
-    }
-
-    fn set_pax(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
-        let error = |what| move || TarError::Extended(what);
-        // An empty value takes back what a record before it said.
-        let id = |what| -> Result<Option<u32>, TarError> {
-            if value.is_empty() {
-                return Ok(None);
-            }
-            let number = parse_decimal(value).and_then(|id| u32::try_from(id).ok());
-            number.map(Some).ok_or_else(error(what))
-        };
-        let text = || (!value.is_empty()).then(|| value.to_vec());
-        match key {
-            b"path" => self.path = text(),
-            b"linkpath" => self.link = text(),
-            b"size" if value.is_empty() => self.size = None,
-            b"size" => self.size = Some(parse_decimal(value).ok_or_else(error("a size is no number"))?),
-            b"uid" => self.uid = id("a user id is no number")?,
-            b"gid" => self.gid = id("a group id is no number")?,
-            b"mtime" if value.is_empty() => self.mtime = None,
-            b"mtime" => self.mtime = Some(parse_time(value).ok_or_else(error("a time is no number"))?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
-            _ => {
-                if let Some(name) = key.strip_prefix(XATTR_RECORD)
-                    && let Ok(name) = std::str::from_utf8(name)
-                    && is_image_xattr(name)
-                {
-                    self.xattrs.insert(name.to_owned(), value.to_vec());
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 20 {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |value, digit| match digit {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-        _ => None,
-    })
-}
-
-/// `[-]seconds[.fraction]`; digits beyond nanoseconds are cut.
-fn parse_time(text: &[u8]) -> Option<Timestamp> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let mut parts = text.splitn(2, |&byte| byte == b'.');
-    let seconds = i64::try_from(parse_decimal(parts.next()?)?).ok()?;
-    let fraction = parts.next().unwrap_or_default();
-    if !fraction.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digit = |at: usize| fraction.get(at).map_or(0, |digit| u32::from(digit - b'0'));
-    let nanos = (0..9).fold(0, |value, at| value * 10 + digit(at));
-    Some(match (negative, nanos) {
-        (false, _) => Timestamp { seconds, nanos },
-        (true, 0) => Timestamp { seconds: -seconds, nanos },
-        (true, _) => Timestamp { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+    digits[..end].iter().try_fold(0_u64, |value, digit| {
+        value.checked_mul(8)?.checked_add(u64::from(digit - b'0'))
     })
 }
 

@@ -54,13 +54,10 @@ impl TarKind<'_> {
 pub(super) fn write_header(out: &mut impl Write, header: &TarHeader<'_>) -> io::Result<()> {
     let mut records = Records::default();
     let mut block = Block::new();
-    let (name, prefix) = match split_name(&header.name) {
-        Some(split) => split,
-        None => {
-            records.add(b"path", &header.name);
-            (&header.name[..header.name.len().min(100)], &[][..])
-        }
-    };
+    let (name, prefix) = split_name(&header.name).unwrap_or_else(|| {
+        records.add(b"path", &header.name);
+        (&header.name[..header.name.len().min(100)], &[])
+    });
     block.text(0, name);
     block.text(345, prefix);
     let link: &[u8] = match &header.kind {
@@ -71,18 +68,25 @@ pub(super) fn write_header(out: &mut impl Write, header: &TarHeader<'_>) -> io::
         records.add(b"linkpath", link);
     }
     block.text(157, &link[..link.len().min(100)]);
-    let size = if let TarKind::File(size) = header.kind { size } else { 0 };
+    let size = if let TarKind::File(size) = header.kind {
+        size
+    } else {
+        0
+    };
     block.number(124, 12, size, &mut records, b"size");
     block.number(100, 8, u64::from(header.mode & 0o7777), &mut records, b"");
     block.number(108, 8, header.uid.into(), &mut records, b"uid");
     block.number(116, 8, header.gid.into(), &mut records, b"gid");
-    match u64::try_from(header.mtime) {
-        Ok(mtime) => block.number(136, 12, mtime, &mut records, b"mtime"),
-        Err(_) => {
-            records.add(b"mtime", header.mtime.to_string().as_bytes());
-            block.number(136, 12, 0, &mut records, b"");
-        }
+    if header.mtime < 0 {
+        records.add(b"mtime", header.mtime.to_string().as_bytes());
     }
+    block.number(
+        136,
+        12,
+        u64::try_from(header.mtime).unwrap_or(0),
+        &mut records,
+        b"mtime",
+    );
     if let TarKind::CharDevice(device) | TarKind::BlockDevice(device) = header.kind {
         block.number(329, 8, device.major.into(), &mut records, b"");
         block.number(337, 8, device.minor.into(), &mut records, b"");
@@ -151,7 +155,9 @@ impl Records {
         };
         let mut own: Vec<u8> = [above, b"PaxHeaders.0/", last].concat();
         own.truncate(100);
-        own.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'_');
+        own.iter_mut()
+            .filter(|byte| !byte.is_ascii())
+            .for_each(|byte| *byte = b'_');
         let mut block = Block::new();
         block.text(0, &own);
         for (at, width) in [(100, 8), (108, 8), (116, 8), (136, 12)] {
@@ -199,7 +205,6 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
     use proptest::prelude::*;
@@ -217,7 +222,10 @@ mod tests {
     }
 
     fn read(archive: &[u8]) -> Member {
-        let limits = TarLimits { path: 8192, header: 1 << 20 };
+        let limits = TarLimits {
+            path: 8192,
+            header: 1 << 20,
+        };
         TarReader::new(archive, limits).next().unwrap().unwrap()
     }
 
@@ -242,7 +250,10 @@ mod tests {
     #[test]
     fn long_names_use_the_prefix_and_then_a_record() {
         let long = [b"d".repeat(80), b"/".to_vec(), b"f".repeat(90)].concat();
-        assert_eq!(split_name(&long), Some((&b"f".repeat(90)[..], &b"d".repeat(80)[..])));
+        assert_eq!(
+            split_name(&long),
+            Some((&b"f".repeat(90)[..], &b"d".repeat(80)[..]))
+        );
         assert_eq!(split_name(&b"f".repeat(101)), None);
         assert_eq!(split_name("ä".as_bytes()), None);
         let directory = [b"d".repeat(100), b"/".to_vec()].concat();

@@ -1,7 +1,5 @@
 //! Packing: what goes in comes out, the same each time, and other programs agree.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::{
     num::NonZero,
     path::Path,
@@ -25,7 +23,11 @@ const EVERYTHING: &str = "700 1:2 /d/; 4755 /d/f = content; 600 70000:3000000 /d
      666 /null c1:3; 660 0:6 /sda b8:300; /gone whiteout; /o/; /o/in = x; /o opaque; /z/gone whiteout; 1777 /tmp/";
 
 fn options(compression: Compression, threads: usize) -> PackOptions {
-    PackOptions { compression, clamp_mtime: None, threads: NonZero::new(threads).unwrap() }
+    PackOptions {
+        compression,
+        clamp_mtime: None,
+        threads: NonZero::new(threads).unwrap(),
+    }
 }
 
 fn read_blob(packed: &PackedLayer) -> Vec<u8> {
@@ -39,7 +41,11 @@ fn pack_plain(layer: &LayerDir, blobs: &Path) -> PackedLayer {
 #[test]
 fn packed_unpacked_and_packed_again_is_the_same() {
     for owners in all_owners() {
-        for compression in [Compression::default(), Compression::Zstd { level: 3 }, Compression::None] {
+        for compression in [
+            Compression::default(),
+            Compression::Zstd { level: 3 },
+            Compression::None,
+        ] {
             let dir = tempfile::tempdir().unwrap();
             let first = layer(EVERYTHING, &dir.path().join("first"), owners);
             let packed = pack(&first, &options(compression, 2), dir.path()).unwrap();
@@ -47,15 +53,30 @@ fn packed_unpacked_and_packed_again_is_the_same() {
             assert_eq!(Digest::of(&blob), packed.descriptor.digest);
             assert_eq!(blob.len() as u64, packed.descriptor.size);
             assert_eq!(packed.descriptor.media_type, compression.media_type());
-            assert_eq!(packed.blob, dir.path().join("sha256").join(packed.descriptor.digest.hex()));
+            assert_eq!(
+                packed.blob,
+                dir.path()
+                    .join("sha256")
+                    .join(packed.descriptor.digest.hex())
+            );
             for again in all_owners() {
                 let into = dir.path().join(format!("{again:?}"));
-                let (second, diff_id) =
-                    unpack(&blob[..], &packed.descriptor.media_type, &into, &Limits::default(), again).unwrap();
+                let (second, diff_id) = unpack(
+                    &blob[..],
+                    &packed.descriptor.media_type,
+                    &into,
+                    &Limits::default(),
+                    again,
+                )
+                .unwrap();
                 assert_eq!(diff_id, packed.diff_id);
                 let second = Arc::new(second);
                 assert_eq!(show_layer(&second), show_layer(&first));
-                assert_eq!(pack(&second, &options(compression, 1), dir.path()).unwrap(), packed, "{owners:?} {again:?}");
+                assert_eq!(
+                    pack(&second, &options(compression, 1), dir.path()).unwrap(),
+                    packed,
+                    "{owners:?} {again:?}"
+                );
             }
             let left = fs_err::read_dir(dir.path().join("sha256")).unwrap().count();
             assert_eq!(left, 1, "nothing but the blob stays");
@@ -116,11 +137,19 @@ fn long_names_times_and_attributes_are_read_by_gnu_tar() {
     let scratch = Snapshot::empty();
     let mut upper = Upper::create(&scratch, &dir.path().join("layer"), Owners::Recorded).unwrap();
     let long = ImagePath::new(format!("{}/{}", "d".repeat(90), "ä".repeat(100)));
-    let attributes = Attributes { mode: 0o600, mtime: Timestamp::from_seconds(-5), ..Attributes::default() };
-    upper.make_directories(&long.parent().unwrap(), &attributes, false).unwrap();
+    let attributes = Attributes {
+        mode: 0o600,
+        mtime: Timestamp::from_seconds(-5),
+        ..Attributes::default()
+    };
+    upper
+        .make_directories(&long.parent().unwrap(), &attributes, false)
+        .unwrap();
     upper.file(&long, &attributes, &mut &b"x"[..]).unwrap();
     let target = "t".repeat(300);
-    upper.symlink(&ImagePath::new("link"), OsStr::new(&target), &attributes).unwrap();
+    upper
+        .symlink(&ImagePath::new("link"), OsStr::new(&target), &attributes)
+        .unwrap();
     let layer = upper.finish().unwrap();
     let packed = pack_plain(&layer, dir.path());
     let listing = Command::new("tar")
@@ -129,7 +158,14 @@ fn long_names_times_and_attributes_are_read_by_gnu_tar() {
         .output()
         .unwrap();
     let text = String::from_utf8(listing.stdout).unwrap();
-    assert!(text.contains(&format!("1969-12-31 23:59:55 {}/{}\n", "d".repeat(90), "ä".repeat(100))), "{text}");
+    assert!(
+        text.contains(&format!(
+            "1969-12-31 23:59:55 {}/{}\n",
+            "d".repeat(90),
+            "ä".repeat(100)
+        )),
+        "{text}"
+    );
     assert!(text.contains(&format!("link -> {target}\n")), "{text}");
 }
 
@@ -138,9 +174,15 @@ fn times_are_clamped_only_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let first = layer("/a = x", &dir.path().join("a"), Owners::Recorded);
     let plain = pack_plain(&first, dir.path());
-    let later = PackOptions { clamp_mtime: Some(FIXTURE_TIME.seconds), ..options(Compression::None, 1) };
+    let later = PackOptions {
+        clamp_mtime: Some(FIXTURE_TIME.seconds),
+        ..options(Compression::None, 1)
+    };
     assert_eq!(pack(&first, &later, dir.path()).unwrap(), plain);
-    let earlier = PackOptions { clamp_mtime: Some(7), ..options(Compression::None, 1) };
+    let earlier = PackOptions {
+        clamp_mtime: Some(7),
+        ..options(Compression::None, 1)
+    };
     let blob = read_blob(&pack(&first, &earlier, dir.path()).unwrap());
     assert_eq!(&blob[136..147], b"00000000007");
 }
@@ -154,8 +196,14 @@ fn fractions_of_seconds_are_not_packed() {
             let into = dir.path().join(nanos.to_string());
             let mut upper = Upper::create(&scratch, &into, Owners::Recorded).unwrap();
             let mtime = Timestamp { seconds: 5, nanos };
-            let attributes = Attributes { mode: 0o644, mtime, ..Attributes::default() };
-            upper.file(&ImagePath::new("a"), &attributes, &mut &b""[..]).unwrap();
+            let attributes = Attributes {
+                mode: 0o644,
+                mtime,
+                ..Attributes::default()
+            };
+            upper
+                .file(&ImagePath::new("a"), &attributes, &mut &b""[..])
+                .unwrap();
             pack_plain(&upper.finish().unwrap(), dir.path()).diff_id
         })
         .into();
@@ -176,16 +224,41 @@ fn gzip_of_a_layer_does_not_depend_on_threads() {
     let dir = tempfile::tempdir().unwrap();
     let scratch = Snapshot::empty();
     let mut upper = Upper::create(&scratch, &dir.path().join("layer"), Owners::Recorded).unwrap();
-    let attributes = Attributes { mode: 0o644, ..Attributes::default() };
+    let attributes = Attributes {
+        mode: 0o644,
+        ..Attributes::default()
+    };
     for number in 0..40_u32 {
-        let content: String = (0..12_000).map(|line| format!("{} {}\n", line * number, line ^ number)).collect();
-        upper.file(&ImagePath::new(number.to_string()), &attributes, &mut content.as_bytes()).unwrap();
+        let lines: Vec<_> = (0..12_000)
+            .map(|line| format!("{} {}", line * number, line ^ number))
+            .collect();
+        let content = lines.join("\n");
+        upper
+            .file(
+                &ImagePath::new(number.to_string()),
+                &attributes,
+                &mut content.as_bytes(),
+            )
+            .unwrap();
     }
     let layer = upper.finish().unwrap();
-    let packed: Vec<_> =
-        (1..=8).map(|threads| pack(&layer, &options(Compression::default(), threads), dir.path()).unwrap()).collect();
+    let packed: Vec<_> = (1..=8)
+        .map(|threads| {
+            pack(
+                &layer,
+                &options(Compression::default(), threads),
+                dir.path(),
+            )
+            .unwrap()
+        })
+        .collect();
     assert!(packed.windows(2).all(|pair| pair[0] == pair[1]));
-    let tested = Command::new("gzip").arg("-t").stdin(Stdio::from(fs_err::File::open(&packed[0].blob).unwrap().into_parts().0)).status();
+    let tested = Command::new("gzip")
+        .arg("-t")
+        .stdin(Stdio::from(
+            fs_err::File::open(&packed[0].blob).unwrap().into_parts().0,
+        ))
+        .status();
     assert!(tested.unwrap().success());
     let (again, diff_id) = unpack(
         fs_err::File::open(&packed[0].blob).unwrap(),
@@ -196,7 +269,10 @@ fn gzip_of_a_layer_does_not_depend_on_threads() {
     )
     .unwrap();
     assert_eq!(diff_id, packed[0].diff_id);
-    assert_eq!(show(&Snapshot::new(vec![Arc::new(again)])), show(&Snapshot::new(vec![Arc::new(layer)])));
+    assert_eq!(
+        show(&Snapshot::new(vec![Arc::new(again)])),
+        show(&Snapshot::new(vec![Arc::new(layer)]))
+    );
 }
 
 #[test]
@@ -208,8 +284,18 @@ fn sockets_are_left_out_and_reserved_names_refused() {
     let packed = pack_plain(&LayerDir::open(&upper).unwrap(), dir.path());
     assert_eq!(packed.diff_id.0, Digest::of(&[0; 1024]));
     fs_err::write(upper.join(".wh.x"), "").unwrap();
-    let error = pack(&LayerDir::open(&upper).unwrap(), &PackOptions::default(), dir.path()).unwrap_err();
-    assert!(error.to_string().starts_with("/.wh.x: a name that begins with `.wh.`"), "{error}");
+    let error = pack(
+        &LayerDir::open(&upper).unwrap(),
+        &PackOptions::default(),
+        dir.path(),
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/.wh.x: a name that begins with `.wh.`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -219,7 +305,9 @@ fn a_layer_moves_with_its_index() {
         let path = dir.path().join(format!("{owners:?}"));
         let made = Arc::into_inner(layer(EVERYTHING, &path, owners)).unwrap();
         let shown = show_layer(&Arc::new(LayerDir::open(&path).unwrap()));
-        let moved = made.rename_to(dir.path().join(format!("{owners:?}-moved"))).unwrap();
+        let moved = made
+            .rename_to(dir.path().join(format!("{owners:?}-moved")))
+            .unwrap();
         let opened = Arc::new(LayerDir::open(&moved.path).unwrap());
         assert_eq!(opened.owners, owners);
         assert_eq!(show_layer(&opened), shown);

@@ -27,7 +27,10 @@ pub(crate) const PLAIN_DIRECTORY: Attributes = Attributes {
     mode: 0o755,
     uid: 0,
     gid: 0,
-    mtime: Timestamp { seconds: 0, nanos: 0 },
+    mtime: Timestamp {
+        seconds: 0,
+        nanos: 0,
+    },
     xattrs: Xattrs::new(),
 };
 
@@ -78,16 +81,24 @@ impl LayerWriter {
 
     /// Whether this layer's directory `path` hides what is below it.
     pub(crate) fn is_opaque(&self, path: &ImagePath) -> bool {
-        self.directories.get(path).is_some_and(|directory| directory.opaque)
+        self.directories
+            .get(path)
+            .is_some_and(|directory| directory.opaque)
     }
 
     /// What this layer has at `path`, whiteouts included.
     pub(crate) fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, LayerError> {
         // Only directories of this writer exist, so the disk need not be asked for what lies elsewhere.
-        if path.parent().is_some_and(|parent| !self.has_directory(&parent)) {
+        if path
+            .parent()
+            .is_some_and(|parent| !self.has_directory(&parent))
+        {
             return Ok(None);
         }
-        let found = self.root.entry(path).map_err(|error| LayerError::write(path, error))?;
+        let found = self
+            .root
+            .entry(path)
+            .map_err(|error| LayerError::write(path, error))?;
         Ok(found.map(|mut entry| {
             if let Some(directory) = self.directories.get(path) {
                 entry.mtime = directory.mtime;
@@ -98,12 +109,19 @@ impl LayerWriter {
 
     /// The names and entries of this layer's directory `path`.
     pub(crate) fn entries(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, LayerError> {
-        let entries = self.root.entries(path).map_err(|error| LayerError::write(path, error))?;
+        let entries = self
+            .root
+            .entries(path)
+            .map_err(|error| LayerError::write(path, error))?;
         let complete = |(name, entry): (OsString, Entry)| {
             let entry = self.index.complete(&path.child(&name), entry);
             (name, entry)
         };
-        Ok(entries.unwrap_or_default().into_iter().map(complete).collect())
+        Ok(entries
+            .unwrap_or_default()
+            .into_iter()
+            .map(complete)
+            .collect())
     }
 
     /// Opens a regular file of this layer.
@@ -124,13 +142,25 @@ impl LayerWriter {
     }
 
     /// Makes the directory `path`, or gives an existing one other attributes. The directory above must exist.
-    pub(crate) fn directory(&mut self, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn directory(
+        &mut self,
+        path: &ImagePath,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         let opaque = self.is_opaque(path);
         if !path.is_root() && !self.has_directory(path) {
-            let make = |parent: &OwnedFd, name: &OsStr| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700));
+            let make = |parent: &OwnedFd, name: &OsStr| {
+                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
+            };
             self.at(path, make)?;
         }
-        self.directories.insert(path.clone(), Directory { mtime: attributes.mtime, opaque });
+        self.directories.insert(
+            path.clone(),
+            Directory {
+                mtime: attributes.mtime,
+                opaque,
+            },
+        );
         self.index.set_implied(path, false);
         let record = describe_directory(&self.root, path, attributes, self.owners)
             .map_err(|error| LayerError::write(path, error))?;
@@ -148,7 +178,12 @@ impl LayerWriter {
         let set = || -> io::Result<()> {
             let directory = self.root.directory(path)?;
             let through = path_through(&directory, OsStr::new("."));
-            Ok(rustix::fs::setxattr(through, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
+            Ok(rustix::fs::setxattr(
+                through,
+                OPAQUE_XATTR,
+                b"y",
+                XattrFlags::empty(),
+            )?)
         };
         set().map_err(|error| LayerError::write(path, error))?;
         if let Some(directory) = self.directories.get_mut(path) {
@@ -168,15 +203,27 @@ impl LayerWriter {
         let mut size = 0;
         let mut record = Record::default();
         self.at(path, |parent, name| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(rustix::fs::openat(
+                parent,
+                name,
+                flags,
+                Mode::from_raw_mode(0o600),
+            )?);
             size = content.copy_to(&mut file)?;
             match owners {
                 Owners::OnDisk => {
-                    rustix::fs::fchown(&file, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
+                    rustix::fs::fchown(
+                        &file,
+                        Some(Uid::from_raw(attributes.uid)),
+                        Some(Gid::from_raw(attributes.gid)),
+                    )?;
                     rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode & 0o7777))?;
                 }
-                Owners::Recorded => record.owner = Some((attributes.mode, attributes.uid, attributes.gid)),
+                Owners::Recorded => {
+                    record.owner = Some((attributes.mode, attributes.uid, attributes.gid))
+                }
             }
             // A change of the owner clears capabilities, so they come after it.
             record.xattrs = set_xattrs(&attributes.xattrs, |name, value| {
@@ -190,50 +237,118 @@ impl LayerWriter {
     }
 
     /// Makes the symbolic link `path`, which must not exist.
-    pub(crate) fn symlink(&mut self, path: &ImagePath, target: &OsStr, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn symlink(
+        &mut self,
+        path: &ImagePath,
+        target: &OsStr,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         let owners = self.owners;
         self.at(path, |parent, name| {
             rustix::fs::symlinkat(target, parent, name)?;
             if owners == Owners::OnDisk {
                 let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(
+                    parent,
+                    name,
+                    Some(uid),
+                    Some(gid),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
             }
-            rustix::fs::utimensat(parent, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            rustix::fs::utimensat(
+                parent,
+                name,
+                &times(attributes.mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
         })?;
         // The kernel keeps no `user.*` attributes on links, and those of the archive shall survive.
         let owner = (owners == Owners::Recorded).then_some((0o777, attributes.uid, attributes.gid));
-        self.index.set(path, Record { owner, xattrs: attributes.xattrs.clone(), device: None });
+        self.index.set(
+            path,
+            Record {
+                owner,
+                xattrs: attributes.xattrs.clone(),
+                device: None,
+            },
+        );
         Ok(())
     }
 
     /// Makes the pipe, or the stand-in of the device, `path`, which must not exist. Devices are only recorded: a user
     /// namespace cannot make them, and a layer shall be the same in and out of one.
-    pub(crate) fn special(&mut self, path: &ImagePath, kind: &Kind, attributes: &Attributes) -> Result<(), LayerError> {
+    pub(crate) fn special(
+        &mut self,
+        path: &ImagePath,
+        kind: &Kind,
+        attributes: &Attributes,
+    ) -> Result<(), LayerError> {
         let owners = self.owners;
         let fifo = *kind == Kind::Fifo;
         self.at(path, |parent, name| {
-            let file_type = if fifo { FileType::Fifo } else { FileType::RegularFile };
+            let file_type = if fifo {
+                FileType::Fifo
+            } else {
+                FileType::RegularFile
+            };
             rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), 0)?;
             if owners == Owners::OnDisk {
                 let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-                rustix::fs::chmodat(parent, name, Mode::from_raw_mode(attributes.mode & 0o7777), AtFlags::empty())?;
+                rustix::fs::chownat(
+                    parent,
+                    name,
+                    Some(uid),
+                    Some(gid),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
+                rustix::fs::chmodat(
+                    parent,
+                    name,
+                    Mode::from_raw_mode(attributes.mode & 0o7777),
+                    AtFlags::empty(),
+                )?;
             }
-            rustix::fs::utimensat(parent, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            rustix::fs::utimensat(
+                parent,
+                name,
+                &times(attributes.mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
         })?;
-        let owner = (owners == Owners::Recorded).then_some((attributes.mode, attributes.uid, attributes.gid));
+        let owner = (owners == Owners::Recorded).then_some((
+            attributes.mode,
+            attributes.uid,
+            attributes.gid,
+        ));
         let device = (!fifo).then(|| kind.clone());
-        self.index.set(path, Record { device, owner, xattrs: attributes.xattrs.clone() });
+        self.index.set(
+            path,
+            Record {
+                device,
+                owner,
+                xattrs: attributes.xattrs.clone(),
+            },
+        );
         Ok(())
     }
 
     /// Gives the file `target` of this layer the second name `path`, which must not exist.
-    pub(crate) fn hard_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), LayerError> {
+    pub(crate) fn hard_link(
+        &mut self,
+        path: &ImagePath,
+        target: &ImagePath,
+    ) -> Result<(), LayerError> {
         let (Some(target_parent), Some(target_name)) = (target.parent(), target.name()) else {
             return Err(LayerError::write(path, Errno::PERM));
         };
-        let from = self.root.directory(&target_parent).map_err(|error| LayerError::write(target, error))?;
-        self.at(path, |parent, name| rustix::fs::linkat(&from, target_name, parent, name, AtFlags::empty()))?;
+        let from = self
+            .root
+            .directory(&target_parent)
+            .map_err(|error| LayerError::write(target, error))?;
+        self.at(path, |parent, name| {
+            rustix::fs::linkat(&from, target_name, parent, name, AtFlags::empty())
+        })?;
         let record = self.index.get(target).cloned().unwrap_or_default();
         self.index.set(path, record);
         Ok(())
@@ -242,19 +357,28 @@ impl LayerWriter {
     /// Marks `path`, where this layer has nothing, as gone.
     pub(crate) fn whiteout(&mut self, path: &ImagePath) -> Result<(), LayerError> {
         self.at(path, |parent, name| {
-            rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::from_raw_mode(0), 0)
+            rustix::fs::mknodat(
+                parent,
+                name,
+                FileType::CharacterDevice,
+                Mode::from_raw_mode(0),
+                0,
+            )
         })
     }
 
     /// Removes what this layer has at `path`, with everything below it.
     pub(crate) fn remove(&mut self, path: &ImagePath) -> Result<(), LayerError> {
         self.current = None;
-        self.at(path, |parent, name| remove_at(parent, name))?;
+        self.at(path, remove_at)?;
         self.current = None;
         if self.has_directory(path) {
-            let below: Vec<_> = (self.directories.range(path.clone()..).map(|(below, _)| below.clone()))
-                .take_while(|below| below.is_within(path))
-                .collect();
+            let below: Vec<_> = (self
+                .directories
+                .range(path.clone()..)
+                .map(|(below, _)| below.clone()))
+            .take_while(|below| below.is_within(path))
+            .collect();
             for directory in below {
                 self.directories.remove(&directory);
             }
@@ -266,7 +390,9 @@ impl LayerWriter {
     /// Sets the times of all directories, which must come last, and saves the index.
     pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
         for (path, directory) in self.directories.iter().rev() {
-            self.root.set_directory_mtime(path, directory.mtime).map_err(|error| LayerError::write(path, error))?;
+            self.root
+                .set_directory_mtime(path, directory.mtime)
+                .map_err(|error| LayerError::write(path, error))?;
         }
         let layer = LayerDir::from_parts(self.path, self.owners, self.index);
         layer.save_index()?;
@@ -284,7 +410,10 @@ impl LayerWriter {
         };
         let opened = match self.current.take() {
             Some((current, opened)) if current == parent => opened,
-            _ => self.root.directory(&parent).map_err(|error| LayerError::write(path, error))?,
+            _ => self
+                .root
+                .directory(&parent)
+                .map_err(|error| LayerError::write(path, error))?,
         };
         let done = act(&opened, name).map_err(|error| LayerError::write(path, error));
         self.current = Some((parent, opened));
@@ -293,7 +422,12 @@ impl LayerWriter {
 }
 
 /// Gives the directory `path` its owner, permissions and extended attributes; returns what goes to the index instead.
-fn describe_directory(root: &Root, path: &ImagePath, attributes: &Attributes, owners: Owners) -> io::Result<Record> {
+fn describe_directory(
+    root: &Root,
+    path: &ImagePath,
+    attributes: &Attributes,
+    owners: Owners,
+) -> io::Result<Record> {
     let directory = root.directory(path)?;
     let through = path_through(&directory, OsStr::new("."));
     let mut record = Record::default();
@@ -315,7 +449,11 @@ fn describe_directory(root: &Root, path: &ImagePath, attributes: &Attributes, ow
 }
 
 /// Changes the attributes of one directory of a layer that is made already: for directories that its archive implied.
-pub(crate) fn settle_directory(layer: &LayerDir, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
+pub(crate) fn settle_directory(
+    layer: &LayerDir,
+    path: &ImagePath,
+    attributes: &Attributes,
+) -> Result<(), LayerError> {
     if layer.owners == Owners::Recorded {
         return Ok(());
     }
@@ -381,7 +519,14 @@ fn set_xattrs(
     for (name, value) in xattrs {
         match set(name, value) {
             Ok(()) => {}
-            Err(Errno::NOTSUP | Errno::PERM | Errno::INVAL | Errno::RANGE | Errno::TOOBIG | Errno::NOSPC) => {
+            Err(
+                Errno::NOTSUP
+                | Errno::PERM
+                | Errno::INVAL
+                | Errno::RANGE
+                | Errno::TOOBIG
+                | Errno::NOSPC,
+            ) => {
                 refused.insert(name.clone(), value.clone());
             }
             Err(error) => return Err(error.into()),

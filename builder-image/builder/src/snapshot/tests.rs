@@ -1,7 +1,5 @@
 //! Stacks of layers: what shows, what is hidden, and how links are followed.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use crate::{
     fixture::{all_owners, lines, show, snapshot},
@@ -9,6 +7,7 @@ use crate::{
 };
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn stacks_show_what_overlayfs_would_show() {
     for (name, layers, expected) in [
         ("nothing", &[][..], ""),
@@ -63,24 +62,52 @@ fn links_are_followed_inside_the_root() {
         ("/none/at/all", "/none/at/all"),
         ("/file/below", "/file/below"),
     ] {
-        assert_eq!(tree.resolve(&ImagePath::new(path)).unwrap().to_string(), expected, "{path}");
+        assert_eq!(
+            tree.resolve(&ImagePath::new(path)).unwrap().to_string(),
+            expected,
+            "{path}"
+        );
     }
     for path in ["/l1", "/l1/x"] {
-        assert!(matches!(tree.resolve(&ImagePath::new(path)), Err(TreeError::TooManyLinks(_))), "{path}");
+        assert!(
+            matches!(
+                tree.resolve(&ImagePath::new(path)),
+                Err(TreeError::TooManyLinks(_))
+            ),
+            "{path}"
+        );
     }
-    assert_eq!(tree.read(&ImagePath::new("/lib/x"), 10).unwrap(), Some(b"lib".to_vec()));
+    assert_eq!(
+        tree.read(&ImagePath::new("/lib/x"), 10).unwrap(),
+        Some(b"lib".to_vec())
+    );
     assert_eq!(tree.read(&ImagePath::new("/gone"), 10).unwrap(), None);
-    assert!(matches!(tree.read(&ImagePath::new("/lib/x"), 2), Err(TreeError::TooLarge { limit: 2, .. })));
-    assert!(matches!(tree.read(&ImagePath::new("/usr"), 10), Err(TreeError::NotAFile(_))));
+    assert!(matches!(
+        tree.read(&ImagePath::new("/lib/x"), 2),
+        Err(TreeError::TooLarge { limit: 2, .. })
+    ));
+    assert!(matches!(
+        tree.read(&ImagePath::new("/usr"), 10),
+        Err(TreeError::NotAFile(_))
+    ));
 }
 
 #[test]
 fn forty_links_are_followed_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
-    let text: String = (0..41).map(|number| format!("/l{number} -> l{}; ", number + 1)).collect();
-    let tree = snapshot(&[&format!("{text} /l41 = end")], dir.path(), Owners::Recorded);
-    assert_eq!(tree.resolve(&ImagePath::new("l1")).unwrap().to_string(), "/l41");
-    assert!(matches!(tree.resolve(&ImagePath::new("l0")), Err(TreeError::TooManyLinks(_))));
+    let mut links: Vec<_> = (0..41)
+        .map(|number| format!("/l{number} -> l{}", number + 1))
+        .collect();
+    links.push("/l41 = end".to_owned());
+    let tree = snapshot(&[&links.join("\n")], dir.path(), Owners::Recorded);
+    assert_eq!(
+        tree.resolve(&ImagePath::new("l1")).unwrap().to_string(),
+        "/l41"
+    );
+    assert!(matches!(
+        tree.resolve(&ImagePath::new("l0")),
+        Err(TreeError::TooManyLinks(_))
+    ));
 }
 
 #[test]
@@ -88,22 +115,60 @@ fn reading_what_is_not_there_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let tree = snapshot(&["/f = x; /l -> f; /d/"], dir.path(), Owners::Recorded);
     let path = ImagePath::new;
-    assert!(matches!(tree.read_dir(&path("/none")), Err(TreeError::NotFound(_))));
-    assert!(matches!(tree.read_dir(&path("/f")), Err(TreeError::NotADirectory(_))));
-    assert!(matches!(tree.open(&path("/none")), Err(TreeError::NotFound(_))));
-    assert!(matches!(tree.open(&path("/l")), Err(TreeError::NotAFile(_))));
-    assert!(matches!(tree.xattrs(&path("/none")), Err(TreeError::NotFound(_))));
+    assert!(matches!(
+        tree.read_dir(&path("/none")),
+        Err(TreeError::NotFound(_))
+    ));
+    assert!(matches!(
+        tree.read_dir(&path("/f")),
+        Err(TreeError::NotADirectory(_))
+    ));
+    assert!(matches!(
+        tree.open(&path("/none")),
+        Err(TreeError::NotFound(_))
+    ));
+    assert!(matches!(
+        tree.open(&path("/l")),
+        Err(TreeError::NotAFile(_))
+    ));
+    assert!(matches!(
+        tree.xattrs(&path("/none")),
+        Err(TreeError::NotFound(_))
+    ));
     assert_eq!(tree.lookup(&path("/f/x")).unwrap(), None);
-    assert_eq!(tree.lookup(&path("/l/x")).unwrap(), None, "links above are not followed");
-    assert!(tree.lookup(&ImagePath::root()).unwrap().unwrap().is_directory());
-    assert!(Snapshot::empty().lookup(&ImagePath::root()).unwrap().unwrap().is_directory());
-    assert!(Snapshot::empty().read_dir(&ImagePath::root()).unwrap().is_empty());
+    assert_eq!(
+        tree.lookup(&path("/l/x")).unwrap(),
+        None,
+        "links above are not followed"
+    );
+    assert!(
+        tree.lookup(&ImagePath::root())
+            .unwrap()
+            .unwrap()
+            .is_directory()
+    );
+    assert!(
+        Snapshot::empty()
+            .lookup(&ImagePath::root())
+            .unwrap()
+            .unwrap()
+            .is_directory()
+    );
+    assert!(
+        Snapshot::empty()
+            .read_dir(&ImagePath::root())
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
 fn layers_are_handed_out_uppermost_first() {
     let dir = tempfile::tempdir().unwrap();
     let tree = snapshot(&["/a", "/b"], dir.path(), Owners::Recorded);
-    let names: Vec<_> = tree.lowers().map(|path| path.file_name().unwrap().to_owned()).collect();
+    let names: Vec<_> = tree
+        .lowers()
+        .map(|path| path.file_name().unwrap().to_owned())
+        .collect();
     assert_eq!(names, ["layer1", "layer0"]);
 }

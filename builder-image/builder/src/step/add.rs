@@ -26,8 +26,10 @@ pub fn download_name(url: &str) -> String {
 
 /// Whether the file `name` is an archive that ADD unpacks.
 pub(super) fn is_archive(name: &str, file: impl Read, limits: &Limits) -> Result<bool, StepError> {
-    unpack::is_archive(file, limits)
-        .map_err(|error| StepError::Unpack { archive: name.to_owned(), source: UnpackError::Archive(error) })
+    unpack::is_archive(file, limits).map_err(|error| StepError::Unpack {
+        archive: name.to_owned(),
+        source: UnpackError::Archive(error),
+    })
 }
 
 /// Unpacks the archive `name` into the directory `into`. The owner is that of the archive unless `owner` is given.
@@ -39,10 +41,17 @@ pub(super) fn unpack(
     owner: Option<(u32, u32)>,
     limits: &Limits,
 ) -> Result<(), StepError> {
-    let rules = Rules { into, owner, whiteouts: false };
+    let rules = Rules {
+        into,
+        owner,
+        whiteouts: false,
+    };
     unpack::unpack_onto(upper, file, &rules, limits)
         .map(drop)
-        .map_err(|source| StepError::Unpack { archive: name.to_owned(), source })
+        .map_err(|source| StepError::Unpack {
+            archive: name.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]

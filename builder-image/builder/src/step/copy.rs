@@ -84,7 +84,10 @@ pub enum CopySource {
 
 impl CopySpec {
     /// A COPY of `sources` to `destination` without flags, in the working directory `/`.
-    pub fn new(sources: impl IntoIterator<Item = CopySource>, destination: impl Into<String>) -> Self {
+    pub fn new(
+        sources: impl IntoIterator<Item = CopySource>,
+        destination: impl Into<String>,
+    ) -> Self {
         Self {
             sources: sources.into_iter().collect(),
             destination: destination.into(),
@@ -124,7 +127,11 @@ pub(super) struct Selection {
 }
 
 /// What the source `text` selects in `from`.
-pub(super) fn select(spec: &CopySpec, from: &dyn Tree, text: &str) -> Result<Vec<Selection>, StepError> {
+pub(super) fn select(
+    spec: &CopySpec,
+    from: &dyn Tree,
+    text: &str,
+) -> Result<Vec<Selection>, StepError> {
     let mut selections = Vec::new();
     if !spec.parents {
         for source in find(from, text)? {
@@ -139,12 +146,23 @@ pub(super) fn select(spec: &CopySpec, from: &dyn Tree, text: &str) -> Result<Vec
     let (start, pattern) = text.split_once("/./").unwrap_or(("/", text));
     let pattern = ImagePath::new(pattern);
     let literal = !text.contains(['*', '?', '[']);
-    if literal && from.stat(&ImagePath::new(start).join([b"./", pattern.as_bytes()].concat()))?.is_none() {
+    if literal
+        && from
+            .stat(&ImagePath::new(start).join([b"./", pattern.as_bytes()].concat()))?
+            .is_none()
+    {
         return Err(StepError::SourceNotFound(text.to_owned()));
     }
-    let include = if pattern.is_root() { Vec::new() } else { vec![pattern.as_relative().to_string_lossy().into_owned()] };
+    let include = if pattern.is_root() {
+        Vec::new()
+    } else {
+        vec![pattern.as_relative().to_string_lossy().into_owned()]
+    };
     for source in find(from, start)? {
-        selections.push(Selection { source, filter: Filter::new(&include, &spec.exclude)? });
+        selections.push(Selection {
+            source,
+            filter: Filter::new(&include, &spec.exclude)?,
+        });
     }
     Ok(selections)
 }
@@ -154,7 +172,12 @@ pub(super) fn select(spec: &CopySpec, from: &dyn Tree, text: &str) -> Result<Vec
 ///
 /// # Errors
 /// [`StepError`]; the directory is then left for the caller to remove.
-pub fn copy(spec: &CopySpec, from: &dyn Tree, onto: &Onto<'_>, into: &Path) -> Result<LayerDir, StepError> {
+pub fn copy(
+    spec: &CopySpec,
+    from: &dyn Tree,
+    onto: &Onto<'_>,
+    into: &Path,
+) -> Result<LayerDir, StepError> {
     let scratch = Snapshot::empty();
     let base = if spec.link { &scratch } else { onto.base };
     let owner = match &spec.chown {
@@ -166,7 +189,9 @@ pub fn copy(spec: &CopySpec, from: &dyn Tree, onto: &Onto<'_>, into: &Path) -> R
     };
     let (destination, is_directory) = spec.destination();
     if spec.sources.len() > 1 && !is_directory {
-        return Err(StepError::DestinationNotADirectory(spec.destination.clone()));
+        return Err(StepError::DestinationNotADirectory(
+            spec.destination.clone(),
+        ));
     }
     let (uid, gid) = owner.unwrap_or((0, 0));
     // A symbolic mode has nothing to work on where BuildKit makes a directory itself.
@@ -179,7 +204,13 @@ pub fn copy(spec: &CopySpec, from: &dyn Tree, onto: &Onto<'_>, into: &Path) -> R
         from,
         owner,
         chmod: spec.chmod.as_ref(),
-        new_directory: Attributes { mode, uid, gid, mtime: onto.created, xattrs: Xattrs::new() },
+        new_directory: Attributes {
+            mode,
+            uid,
+            gid,
+            mtime: onto.created,
+            xattrs: Xattrs::new(),
+        },
         destination,
         is_directory,
         filter: Filter::default(),
@@ -195,7 +226,8 @@ pub fn copy(spec: &CopySpec, from: &dyn Tree, onto: &Onto<'_>, into: &Path) -> R
                 copier.single(name, &attributes, &mut content.as_slice())?;
             }
             CopySource::Download { name, file, mtime } => {
-                let attributes = copier.file_attributes(add::DOWNLOAD_MODE, mtime.unwrap_or(onto.created));
+                let attributes =
+                    copier.file_attributes(add::DOWNLOAD_MODE, mtime.unwrap_or(onto.created));
                 copier.download(spec, name, file, &attributes)?;
             }
         }
@@ -234,8 +266,14 @@ impl Copier<'_> {
         let selections = select(spec, self.from, text)?;
         if selections.len() > 1 && !self.is_directory && !spec.parents {
             let resolved = self.upper.resolve(&self.destination)?;
-            if !self.upper.lookup(&resolved)?.is_some_and(|entry| entry.is_directory()) {
-                return Err(StepError::DestinationNotADirectory(spec.destination.clone()));
+            if !self
+                .upper
+                .lookup(&resolved)?
+                .is_some_and(|entry| entry.is_directory())
+            {
+                return Err(StepError::DestinationNotADirectory(
+                    spec.destination.clone(),
+                ));
             }
         }
         for Selection { source, filter } in selections {
@@ -243,23 +281,44 @@ impl Copier<'_> {
             self.links.clear();
             self.linked.clear();
             let unpack = spec.unpack != Unpack::Never && source.entry.kind == Kind::File;
-            if unpack && self.unpack(&source.named.to_string(), &mut || Ok(self.from.open(&source.path)?))? {
+            if unpack
+                && self.unpack(&source.named.to_string(), &mut || {
+                    Ok(self.from.open(&source.path)?)
+                })?
+            {
                 continue;
             }
-            let target = self.prepare(source.entry.is_directory(), source.named.name().unwrap_or_default())?;
-            self.tree(&source.path, &source.entry, &ImagePath::root(), &target, false, &Seen::default())?;
+            let target = self.prepare(
+                source.entry.is_directory(),
+                source.named.name().unwrap_or_default(),
+            )?;
+            self.tree(
+                &source.path,
+                &source.entry,
+                &ImagePath::root(),
+                &target,
+                false,
+                &Seen::default(),
+            )?;
         }
         Ok(())
     }
 
     /// Unpacks the archive that `open` opens to the destination; false if it is none.
-    fn unpack(&mut self, name: &str, open: &mut dyn FnMut() -> Result<File, StepError>) -> Result<bool, StepError> {
+    fn unpack(
+        &mut self,
+        name: &str,
+        open: &mut dyn FnMut() -> Result<File, StepError>,
+    ) -> Result<bool, StepError> {
         let limits = Limits::default();
         if !add::is_archive(name, open()?, &limits)? {
             return Ok(false);
         }
         let into = self.upper.resolve(&self.destination)?;
-        let directory = Attributes { mode: 0o755, ..self.new_directory.clone() };
+        let directory = Attributes {
+            mode: 0o755,
+            ..self.new_directory.clone()
+        };
         self.upper.make_directories(&into, &directory, false)?;
         add::unpack(name, open()?, &mut self.upper, into, self.owner, &limits)?;
         Ok(true)
@@ -273,8 +332,13 @@ impl Copier<'_> {
         attributes: &Attributes,
     ) -> Result<(), StepError> {
         let open = || -> Result<File, StepError> {
-            let opened: io::Result<File> = fs_err::File::open(file).map(fs_err::File::into_parts).map(|(file, _)| file);
-            opened.map_err(|source| StepError::Download { name: name.to_owned(), source })
+            let opened: io::Result<File> = fs_err::File::open(file)
+                .map(fs_err::File::into_parts)
+                .map(|(file, _)| file);
+            opened.map_err(|source| StepError::Download {
+                name: name.to_owned(),
+                source,
+            })
         };
         if spec.unpack == Unpack::All && self.unpack(name, &mut || open())? {
             return Ok(());
@@ -283,7 +347,12 @@ impl Copier<'_> {
     }
 
     /// Copies one file that is in no tree.
-    fn single(&mut self, name: &str, attributes: &Attributes, content: &mut dyn Content) -> Result<(), StepError> {
+    fn single(
+        &mut self,
+        name: &str,
+        attributes: &Attributes,
+        content: &mut dyn Content,
+    ) -> Result<(), StepError> {
         let target = self.prepare(false, OsStr::new(name))?;
         self.make_room(&target)?;
         self.upper.file(&target, attributes, content)?;
@@ -294,7 +363,13 @@ impl Copier<'_> {
     fn file_attributes(&self, mode: u32, mtime: Timestamp) -> Attributes {
         let (uid, gid) = self.owner.unwrap_or((0, 0));
         let mode = self.chmod.map_or(mode, |chmod| chmod.apply(mode, false));
-        Attributes { mode, uid, gid, mtime, xattrs: Xattrs::new() }
+        Attributes {
+            mode,
+            uid,
+            gid,
+            mtime,
+            xattrs: Xattrs::new(),
+        }
     }
 
     /// Makes the directories that the copy of one source needs, and returns the path of the copy.
@@ -353,7 +428,11 @@ impl Copier<'_> {
             self.make_pending(overwrite)?;
         }
         if !entry.is_directory() {
-            return if taken { self.leaf(source, entry, target) } else { Ok(()) };
+            return if taken {
+                self.leaf(source, entry, target)
+            } else {
+                Ok(())
+            };
         }
         if taken {
             self.directory(source, entry, target, overwrite)?;
@@ -365,7 +444,11 @@ impl Copier<'_> {
             made: taken,
         });
         for (name, below) in self.from.read_dir(source)? {
-            let (source, relative, target) = (source.child(&name), relative.child(&name), target.child(&name));
+            let (source, relative, target) = (
+                source.child(&name),
+                relative.child(&name),
+                target.child(&name),
+            );
             self.tree(&source, &below, &relative, &target, true, &seen)?;
         }
         self.pending.pop();
@@ -379,14 +462,21 @@ impl Copier<'_> {
             if std::mem::replace(&mut pending.made, true) {
                 continue;
             }
-            let (source, entry, target) = (pending.source.clone(), pending.entry.clone(), pending.target.clone());
+            let (source, entry, target) = (
+                pending.source.clone(),
+                pending.entry.clone(),
+                pending.target.clone(),
+            );
             match self.upper.lookup(&target)? {
                 None => {
                     let attributes = self.attributes(&source, &entry)?;
                     self.upper.directory(&target, &attributes)?;
                 }
                 Some(existing) if !existing.is_directory() => {
-                    return Err(StepError::ReplacesFile { from: source, to: target });
+                    return Err(StepError::ReplacesFile {
+                        from: source,
+                        to: target,
+                    });
                 }
                 Some(existing) if overwrite => {
                     let mut attributes = existing.attributes(self.upper.xattrs(&target)?);
@@ -409,7 +499,10 @@ impl Copier<'_> {
         let existing = self.upper.lookup(target)?;
         let attributes = match existing {
             Some(existing) if !existing.is_directory() => {
-                return Err(StepError::ReplacesFile { from: source.clone(), to: target.clone() });
+                return Err(StepError::ReplacesFile {
+                    from: source.clone(),
+                    to: target.clone(),
+                });
             }
             // The root is no entry of a layer.
             Some(_) if target.is_root() => return Ok(()),
@@ -417,11 +510,17 @@ impl Copier<'_> {
                 let mut attributes = self.attributes(source, entry)?;
                 let mut xattrs = existing.attributes(self.upper.xattrs(target)?).xattrs;
                 xattrs.append(&mut attributes.xattrs);
-                Attributes { xattrs, ..attributes }
+                Attributes {
+                    xattrs,
+                    ..attributes
+                }
             }
             Some(existing) => {
                 let attributes = existing.attributes(self.upper.xattrs(target)?);
-                Attributes { mtime: entry.mtime, ..attributes }
+                Attributes {
+                    mtime: entry.mtime,
+                    ..attributes
+                }
             }
             None => self.attributes(source, entry)?,
         };
@@ -430,7 +529,11 @@ impl Copier<'_> {
 
     /// A file may not take the place of a directory.
     fn make_room(&mut self, target: &ImagePath) -> Result<(), StepError> {
-        if self.upper.lookup(target)?.is_some_and(|existing| existing.is_directory()) {
+        if self
+            .upper
+            .lookup(target)?
+            .is_some_and(|existing| existing.is_directory())
+        {
             return Err(StepError::ReplacesDirectory(target.clone()));
         }
         if let Some(replaced) = self.linked.remove(target) {
@@ -440,7 +543,12 @@ impl Copier<'_> {
     }
 
     /// Copies what is no directory.
-    fn leaf(&mut self, source: &ImagePath, entry: &Entry, target: &ImagePath) -> Result<(), StepError> {
+    fn leaf(
+        &mut self,
+        source: &ImagePath,
+        entry: &Entry,
+        target: &ImagePath,
+    ) -> Result<(), StepError> {
         self.make_room(target)?;
         let attributes = self.attributes(source, entry)?;
         match &entry.kind {

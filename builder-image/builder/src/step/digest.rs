@@ -32,9 +32,24 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<Digest, StepErr
                 hash.number(selections.len() as u64);
                 for Selection { source, filter } in &selections {
                     hash.text("path");
-                    hash.bytes(source.named.name().map_or(&[][..], std::os::unix::ffi::OsStrExt::as_bytes));
-                    let mut walk = Walk { from, filter, hash: &mut hash, pending: Vec::new() };
-                    walk.entry(&source.path, &source.entry, &ImagePath::root(), &Seen::default())?;
+                    hash.bytes(
+                        source
+                            .named
+                            .name()
+                            .map_or(&[][..], std::os::unix::ffi::OsStrExt::as_bytes),
+                    );
+                    let mut walk = Walk {
+                        from,
+                        filter,
+                        hash: &mut hash,
+                        pending: Vec::new(),
+                    };
+                    walk.entry(
+                        &source.path,
+                        &source.entry,
+                        &ImagePath::root(),
+                        &Seen::default(),
+                    )?;
                 }
             }
             CopySource::Inline { name, content } => {
@@ -46,8 +61,12 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<Digest, StepErr
                 hash.text("download");
                 hash.text(name);
                 let mut content = Digester::sha256();
-                let read = fs_err::File::open(file).and_then(|mut file| io::copy(&mut file, &mut content));
-                read.map_err(|source| StepError::Download { name: name.clone(), source })?;
+                let read =
+                    fs_err::File::open(file).and_then(|mut file| io::copy(&mut file, &mut content));
+                read.map_err(|source| StepError::Download {
+                    name: name.clone(),
+                    source,
+                })?;
                 hash.text(content.finish().as_str());
             }
         }
@@ -87,7 +106,8 @@ impl Walk<'_> {
             }
         }
         if entry.is_directory() {
-            self.pending.push((!taken).then(|| (path.clone(), entry.clone(), relative.clone())));
+            self.pending
+                .push((!taken).then(|| (path.clone(), entry.clone(), relative.clone())));
             for (name, below) in self.from.read_dir(path)? {
                 self.entry(&path.child(&name), &below, &relative.child(&name), &seen)?;
             }
@@ -96,7 +116,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn header(&mut self, path: &ImagePath, entry: &Entry, relative: &ImagePath) -> Result<(), StepError> {
+    fn header(
+        &mut self,
+        path: &ImagePath,
+        entry: &Entry,
+        relative: &ImagePath,
+    ) -> Result<(), StepError> {
         let hash = &mut *self.hash;
         hash.bytes(relative.as_bytes());
         let (kind, link, device) = match &entry.kind {
@@ -113,8 +138,12 @@ impl Walk<'_> {
             hash.number(number.into());
         }
         hash.number(entry.size);
-        hash.bytes(link.map_or(&[][..], |target| std::os::unix::ffi::OsStrExt::as_bytes(target.as_os_str())));
-        hash.number(device.map_or(0, |device| u64::from(device.major) << 32 | u64::from(device.minor)));
+        hash.bytes(link.map_or(&[][..], |target| {
+            std::os::unix::ffi::OsStrExt::as_bytes(target.as_os_str())
+        }));
+        hash.number(device.map_or(0, |device| {
+            u64::from(device.major) << 32 | u64::from(device.minor)
+        }));
         let xattrs = self.from.xattrs(path)?;
         hash.number(xattrs.len() as u64);
         for (name, value) in &xattrs {

@@ -27,7 +27,9 @@ pub(super) struct Source {
 pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError> {
     let named = ImagePath::new(text);
     let components: Vec<&OsStr> = named.components().collect();
-    let first = components.iter().position(|component| has_wildcard(component));
+    let first = components
+        .iter()
+        .position(|component| has_wildcard(component));
     let matches = match first {
         None => vec![named],
         Some(first) => {
@@ -38,7 +40,10 @@ pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError
                 .collect::<Result<Vec<_>, _>>()?;
             let start = tree.resolve(&above)?;
             let mut found = Vec::new();
-            if tree.lookup(&start)?.is_some_and(|entry| entry.is_directory()) {
+            if tree
+                .lookup(&start)?
+                .is_some_and(|entry| entry.is_directory())
+            {
                 walk(tree, &start, &patterns, &mut found)?;
             }
             found
@@ -91,7 +96,11 @@ fn has_wildcard(component: &OsStr) -> bool {
 
 fn join(components: &[&OsStr]) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt;
-    components.iter().map(|component| component.as_bytes()).collect::<Vec<_>>().join(&b'/')
+    components
+        .iter()
+        .map(|component| component.as_bytes())
+        .collect::<Vec<_>>()
+        .join(&b'/')
 }
 
 /// Which entries below a source are copied: the patterns of `--parents` and `--exclude`.
@@ -111,16 +120,22 @@ pub(super) struct Seen {
 impl Filter {
     /// A filter that takes what `include` matches, everything if it is empty, but nothing that `exclude` matches.
     pub(super) fn new(include: &[String], exclude: &[String]) -> Result<Self, StepError> {
-        Ok(Self { include: patterns(include)?, exclude: patterns(exclude)? })
+        Ok(Self {
+            include: patterns(include)?,
+            exclude: patterns(exclude)?,
+        })
     }
 
     /// Whether the entry at `relative`, below the source, is taken, and what to hand in for what is below it.
     pub(super) fn takes(&self, relative: &ImagePath, above: &Seen) -> (bool, Seen) {
         let text = String::from_utf8_lossy(relative.as_bytes()).into_owned();
         let test = |patterns: &Option<Dockerignore>, above: &Matched| {
-            patterns.as_ref().map(|patterns| patterns.matches(&text, above))
+            patterns
+                .as_ref()
+                .map(|patterns| patterns.matches(&text, above))
         };
-        let (included, include) = test(&self.include, &above.include).unwrap_or((true, Matched::default()));
+        let (included, include) =
+            test(&self.include, &above.include).unwrap_or((true, Matched::default()));
         let (excluded, exclude) = test(&self.exclude, &above.exclude).unwrap_or_default();
         (included && !excluded, Seen { include, exclude })
     }
@@ -139,10 +154,15 @@ fn patterns(patterns: &[String]) -> Result<Option<Dockerignore>, StepError> {
         return Ok(None);
     }
     for pattern in patterns {
-        Dockerignore::parse(pattern)
-            .map_err(|source| StepError::Filter { pattern: pattern.clone(), source })?;
+        Dockerignore::parse(pattern).map_err(|source| StepError::Filter {
+            pattern: pattern.clone(),
+            source,
+        })?;
     }
     let text = patterns.join("\n");
-    let all = Dockerignore::parse(&text).map_err(|source| StepError::Filter { pattern: text.clone(), source })?;
+    let all = Dockerignore::parse(&text).map_err(|source| StepError::Filter {
+        pattern: text.clone(),
+        source,
+    })?;
     Ok(Some(all))
 }

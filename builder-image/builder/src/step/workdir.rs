@@ -21,11 +21,22 @@ pub fn next_workdir(current: &str, text: &str) -> String {
 ///
 /// # Errors
 /// [`StepError`], as where a file is in the way; the directory is then left for the caller to remove.
-pub fn workdir(path: &str, user: &str, onto: &Onto<'_>, into: &Path) -> Result<LayerDir, StepError> {
+pub fn workdir(
+    path: &str,
+    user: &str,
+    onto: &Onto<'_>,
+    into: &Path,
+) -> Result<LayerDir, StepError> {
     let (uid, gid) = owner_of(user, onto.base)?;
     let mut upper = Upper::create(onto.base, into, onto.owners)?;
     let resolved = upper.resolve(&ImagePath::new(path))?;
-    let attributes = Attributes { mode: 0o755, uid, gid, mtime: onto.created, xattrs: Xattrs::new() };
+    let attributes = Attributes {
+        mode: 0o755,
+        uid,
+        gid,
+        mtime: onto.created,
+        xattrs: Xattrs::new(),
+    };
     upper.make_directories(&resolved, &attributes, false)?;
     Ok(upper.finish()?)
 }

@@ -1,8 +1,6 @@
 //! Unpacking: attacks that must stay inside, formats, whiteouts, bounds. Archives are written byte by byte, as no writer
 //! makes what an attacker makes.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::{io::Write, path::PathBuf, sync::Arc};
 
 use super::*;
@@ -42,7 +40,8 @@ impl Raw {
     }
 
     fn file(self, name: &str, content: &str) -> Self {
-        self.header(name.as_bytes(), b'0', b"", content.len() as u64, 0o644).data(content.as_bytes())
+        self.header(name.as_bytes(), b'0', b"", content.len() as u64, 0o644)
+            .data(content.as_bytes())
     }
 
     fn directory(self, name: &str, mode: u32) -> Self {
@@ -61,7 +60,9 @@ impl Raw {
         let mut content = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let length = (rest..).find(|length| *length == rest + length.to_string().len()).unwrap();
+            let length = (rest..rest + 9)
+                .find(|length| *length == rest + length.to_string().len())
+                .unwrap();
             content.extend_from_slice(format!("{length} {key}=").as_bytes());
             content.extend_from_slice(value);
             content.push(b'\n');
@@ -70,7 +71,8 @@ impl Raw {
     }
 
     fn raw_pax(self, content: &[u8]) -> Self {
-        self.header(b"pax", b'x', b"", content.len() as u64, 0o644).data(content)
+        self.header(b"pax", b'x', b"", content.len() as u64, 0o644)
+            .data(content)
     }
 
     fn end(mut self) -> Vec<u8> {
@@ -103,7 +105,8 @@ fn unpack_with(archive: &[u8], limits: &Limits, owners: Owners) -> Unpacked {
     fs_err::create_dir(dir.path().join("probe")).unwrap();
     fs_err::write(dir.path().join("probe/file"), "untouched").unwrap();
     let into = dir.path().join("layer");
-    let result = unpack(archive, &MediaType::OciLayer, &into, limits, owners).map(|(layer, id)| (Arc::new(layer), id));
+    let result = unpack(archive, &MediaType::OciLayer, &into, limits, owners)
+        .map(|(layer, id)| (Arc::new(layer), id));
     Unpacked { dir, result }
 }
 
@@ -112,11 +115,15 @@ fn show_unpacked(archive: &[u8]) -> String {
         .into_iter()
         .map(|owners| unpack_with(archive, &Limits::default(), owners).show())
         .collect();
-    assert!(shown.windows(2).all(|pair| pair[0] == pair[1]), "owners make no difference: {shown:?}");
+    assert!(
+        shown.windows(2).all(|pair| pair[0] == pair[1]),
+        "owners make no difference: {shown:?}"
+    );
     shown[0].clone()
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn nothing_leaves_the_root() {
     use std::os::unix::fs::PermissionsExt;
     let up = "../probe/file";
@@ -161,6 +168,7 @@ fn nothing_leaves_the_root() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn what_readers_would_take_differently_is_refused() {
     let nested = Raw::default().file("hidden", "x").end();
     let size = nested.len().to_string();
@@ -206,12 +214,22 @@ fn damaged_archives_are_errors() {
     let mut wrong_sum = good.clone();
     wrong_sum[0] = b'b';
     let error = show_unpacked(&wrong_sum);
-    assert!(error.starts_with("error: not a tar archive, or a damaged one"), "{error}");
+    assert!(
+        error.starts_with("error: not a tar archive, or a damaged one"),
+        "{error}"
+    );
     for length in [100, 512, 515] {
         let error = show_unpacked(&good[..length]);
-        assert!(error.starts_with("error: the archive ends in the middle"), "{length}: {error}");
+        assert!(
+            error.starts_with("error: the archive ends in the middle"),
+            "{length}: {error}"
+        );
     }
-    assert_eq!(show_unpacked(&good[..1024]), lines("/a = content"), "the end may be missing, as with Go's reader");
+    assert_eq!(
+        show_unpacked(&good[..1024]),
+        lines("/a = content"),
+        "the end may be missing, as with Go's reader"
+    );
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(&good).unwrap();
     let mut gzip = gzip.finish().unwrap();
@@ -223,14 +241,25 @@ fn damaged_archives_are_errors() {
 
 #[test]
 fn kinds_owners_and_attributes() {
-    let capability = [1, 0, 0, 2, b'\n', 4, 0, 0, 0, 0, b'=', 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let capability = [
+        1, 0, 0, 2, b'\n', 4, 0, 0, 0, 0, b'=', 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
     let archive = Raw::default()
         .directory("./", 0o711)
         .directory("d/", 0o1777)
-        .pax(&[("SCHILY.xattr.security.capability", &capability), ("SCHILY.xattr.user.a", b"b"), ("uid", b"70000"), ("mtime", b"12.5")])
+        .pax(&[
+            ("SCHILY.xattr.security.capability", &capability),
+            ("SCHILY.xattr.user.a", b"b"),
+            ("uid", b"70000"),
+            ("mtime", b"12.5"),
+        ])
         .header(b"ping", b'0', b"", 1, 0o4755)
         .data(b"x")
-        .pax(&[("SCHILY.xattr.user.overlay.redirect", b"/etc"), ("SCHILY.xattr.trusted.overlay.opaque", b"y"), ("SCHILY.xattr.security.selinux", b"l")])
+        .pax(&[
+            ("SCHILY.xattr.user.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.security.selinux", b"l"),
+        ])
         .file("plain", "")
         .header(b"null", b'3', b"", 0, 0o666)
         .header(b"disk", b'4', b"", 0, 0o660)
@@ -252,8 +281,18 @@ fn kinds_owners_and_attributes() {
             )
         );
         let entry = |path: &str| tree.lookup(&ImagePath::new(path)).unwrap().unwrap();
-        assert_eq!((entry("ping").mtime.seconds, entry("ping").mtime.nanos), (12, 500_000_000));
-        assert_eq!((entry("d").mtime.seconds, entry("l").mtime.seconds, entry("/").mode), (1000, 1000, 0o711));
+        assert_eq!(
+            (entry("ping").mtime.seconds, entry("ping").mtime.nanos),
+            (12, 500_000_000)
+        );
+        assert_eq!(
+            (
+                entry("d").mtime.seconds,
+                entry("l").mtime.seconds,
+                entry("/").mode
+            ),
+            (1000, 1000, 0o711)
+        );
         assert_eq!(entry("ping").hard_link, entry("pong").hard_link);
         let xattrs = tree.xattrs(&ImagePath::new("ping")).unwrap();
         assert_eq!(xattrs["security.capability"], capability);
@@ -290,7 +329,10 @@ fn whiteouts_hide_what_is_below_and_nothing_else() {
         let (layer, _) = unpacked.result.as_ref().unwrap();
         let below = tempfile::tempdir().unwrap();
         let tree = snapshot(&[base], below.path(), owners).with(Arc::clone(layer));
-        assert_eq!(show(&tree), lines("/d/; /d/y = old; /e/; /e/new = n; /f/; /f/own = o; /g = new; /k/; /k/own = o"));
+        assert_eq!(
+            show(&tree),
+            lines("/d/; /d/y = old; /e/; /e/new = n; /f/; /f/own = o; /g = new; /k/; /k/own = o")
+        );
     }
 }
 
@@ -309,31 +351,82 @@ fn implied_directories_are_those_below() {
         if owners == Owners::OnDisk {
             use std::os::unix::fs::MetadataExt;
             let on_disk = fs_err::metadata(layer.path.join("p/q")).unwrap();
-            assert_eq!((on_disk.mode() & 0o7777, on_disk.uid(), on_disk.gid()), (0o711, 3, 4), "as overlayfs shows it");
+            assert_eq!(
+                (on_disk.mode() & 0o7777, on_disk.uid(), on_disk.gid()),
+                (0o711, 3, 4),
+                "as overlayfs shows it"
+            );
         }
     }
 }
 
 #[test]
 fn bounds_are_kept() {
-    let limits = Limits { entries: 3, bytes: 1 << 20, ratio: 50, path: 100, depth: 4, header: 2000 };
-    let many = (0..4).fold(Raw::default(), |raw, number| raw.file(&number.to_string(), "")).end();
-    let large = Raw::default().header(b"a", b'0', b"", 2 << 20, 0o644).data(&vec![1; 2 << 20]).end();
-    let long = Raw::default().pax(&[("path", &[b'a'; 101])]).file("a", "").end();
-    let long_link = Raw::default().pax(&[("linkpath", &[b'a'; 101])]).symlink("a", "b").end();
+    let limits = Limits {
+        entries: 3,
+        bytes: 1 << 20,
+        ratio: 50,
+        path: 100,
+        depth: 4,
+        header: 2000,
+    };
+    let many = (0..4)
+        .fold(Raw::default(), |raw, number| {
+            raw.file(&number.to_string(), "")
+        })
+        .end();
+    let large = Raw::default()
+        .header(b"a", b'0', b"", 2 << 20, 0o644)
+        .data(&vec![1; 2 << 20])
+        .end();
+    let long = Raw::default()
+        .pax(&[("path", &[b'a'; 101])])
+        .file("a", "")
+        .end();
+    let long_link = Raw::default()
+        .pax(&[("linkpath", &[b'a'; 101])])
+        .symlink("a", "b")
+        .end();
     let deep = Raw::default().file("a/b/c/d/e", "").end();
-    let header = Raw::default().pax(&[("comment", &[b'a'; 2000])]).file("a", "").end();
+    let header = Raw::default()
+        .pax(&[("comment", &[b'a'; 2000])])
+        .file("a", "")
+        .end();
     let endless = Raw::default().header(b"x", b'x', b"", 1 << 32, 0o644).0;
     let gnu = Raw::default().header(b"x", b'L', b"", 1 << 32, 0o644).0;
     for (name, archive, expected) in [
-        ("entries", &many, "the archive exceeds the limit of 3 entries"),
-        ("bytes", &large, "the archive exceeds the limit of 1048576 uncompressed bytes"),
+        (
+            "entries",
+            &many,
+            "the archive exceeds the limit of 3 entries",
+        ),
+        (
+            "bytes",
+            &large,
+            "the archive exceeds the limit of 1048576 uncompressed bytes",
+        ),
         ("path", &long, "the archive's name exceeds 100"),
         ("link", &long_link, "the archive's link target exceeds 100"),
-        ("depth", &deep, "the archive exceeds the limit of 4 components of a path"),
-        ("header", &header, "the archive's extended header exceeds 2000"),
-        ("endless header", &endless, "the archive's extended header exceeds 2000"),
-        ("endless name", &gnu, "the archive's extended header exceeds 2000"),
+        (
+            "depth",
+            &deep,
+            "the archive exceeds the limit of 4 components of a path",
+        ),
+        (
+            "header",
+            &header,
+            "the archive's extended header exceeds 2000",
+        ),
+        (
+            "endless header",
+            &endless,
+            "the archive's extended header exceeds 2000",
+        ),
+        (
+            "endless name",
+            &gnu,
+            "the archive's extended header exceeds 2000",
+        ),
     ] {
         for owners in all_owners() {
             let error = unpack_with(archive, &limits, owners).result.unwrap_err();
@@ -352,8 +445,13 @@ fn bombs_are_stopped_by_their_ratio() {
     }
     let bomb = zstd.finish().unwrap();
     assert!(bomb.len() < 64 << 10);
-    let error = unpack_with(&bomb, &Limits::default(), Owners::Recorded).result.unwrap_err();
-    assert!(matches!(error, UnpackError::Limit(LimitExceeded { limit: 1100, .. })), "{error}");
+    let error = unpack_with(&bomb, &Limits::default(), Owners::Recorded)
+        .result
+        .unwrap_err();
+    assert!(
+        matches!(error, UnpackError::Limit(LimitExceeded { limit: 1100, .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -365,16 +463,31 @@ fn layers_are_read_in_all_their_compressions() {
         encoder.finish().unwrap()
     };
     let members: Vec<u8> = archive.chunks(300).flat_map(gzip).collect();
-    let frames: Vec<u8> = archive.chunks(300).flat_map(|part| zstd::encode_all(part, 1).unwrap()).collect();
+    let frames: Vec<u8> = archive
+        .chunks(300)
+        .flat_map(|part| zstd::encode_all(part, 1).unwrap())
+        .collect();
     let mut padded = archive.clone();
     padded.resize(20 * 512, 0);
-    for (bytes, content) in [(&archive, &archive), (&gzip(&archive), &archive), (&members, &archive), (&frames, &archive), (&padded, &padded)] {
+    for (bytes, content) in [
+        (&archive, &archive),
+        (&gzip(&archive), &archive),
+        (&members, &archive),
+        (&frames, &archive),
+        (&padded, &padded),
+    ] {
         let unpacked = unpack_with(bytes, &Limits::default(), Owners::Recorded);
         assert_eq!(unpacked.show(), lines("/a = content"));
         assert_eq!(unpacked.result.unwrap().1, DiffId(oci::Digest::of(content)));
     }
     let dir = tempfile::tempdir().unwrap();
-    let error = unpack(&archive[..], &MediaType::OciConfig, &dir.path().join("x"), &Limits::default(), Owners::Recorded);
+    let error = unpack(
+        &archive[..],
+        &MediaType::OciConfig,
+        &dir.path().join("x"),
+        &Limits::default(),
+        Owners::Recorded,
+    );
     assert!(matches!(error, Err(UnpackError::MediaType(_))));
 }
 
@@ -394,14 +507,24 @@ fn gnu_tar_archives_are_read_like_gnu_tar_reads_them() {
             fs_err::remove_file(source.join("link")).unwrap();
         }
         let output = std::process::Command::new("tar")
-            .args(["--format", format, "--owner=0", "--group=0", "--mode=u=rwX,go=rX", "--sort=name", "-c", "."])
+            .args([
+                "--format",
+                format,
+                "--owner=0",
+                "--group=0",
+                "--mode=u=rwX,go=rX",
+                "--sort=name",
+                "-c",
+                ".",
+            ])
             .current_dir(&source)
             .output()
             .unwrap();
         assert!(output.status.success());
         let mut expected = "/a = x; /b = x;".to_owned();
         if format != "ustar" {
-            expected += &format!("/{}/; /{long} = long; /link -> {}", "d".repeat(120), "t".repeat(150));
+            let (directory, target) = ("d".repeat(120), "t".repeat(150));
+            expected = format!("{expected} /{directory}/; /{long} = long; /link -> {target}");
         }
         assert_eq!(show_unpacked(&output.stdout), lines(&expected), "{format}");
     }

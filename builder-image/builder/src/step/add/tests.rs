@@ -1,7 +1,5 @@
 //! ADD: which archives are unpacked and how, and downloads. The cases mirror DockerfileAddArchive*.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::{io::Write, path::Path, sync::Arc};
 
 use super::*;
@@ -19,7 +17,10 @@ const NOW: Timestamp = Timestamp::from_seconds(2_000_000);
 fn archive(text: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let layer = crate::fixture::layer(text, &dir.path().join("layer"), Owners::Recorded);
-    let options = PackOptions { compression: Compression::None, ..PackOptions::default() };
+    let options = PackOptions {
+        compression: Compression::None,
+        ..PackOptions::default()
+    };
     fs_err::read(pack(&layer, &options, dir.path()).unwrap().blob).unwrap()
 }
 
@@ -40,8 +41,13 @@ fn context(dir: &Path, files: &[(&str, &[u8])]) -> Snapshot {
 }
 
 fn spec(sources: &[&str], destination: &str) -> CopySpec {
-    let sources = sources.iter().map(|source| CopySource::Path((*source).to_owned()));
-    CopySpec { unpack: Unpack::Local, ..CopySpec::new(sources, destination) }
+    let sources = sources
+        .iter()
+        .map(|source| CopySource::Path((*source).to_owned()));
+    CopySpec {
+        unpack: Unpack::Local,
+        ..CopySpec::new(sources, destination)
+    }
 }
 
 /// The merged tree after ADD of `files` over `base`.
@@ -51,11 +57,18 @@ fn add(base: &str, files: &[(&str, &[u8])], spec: &CopySpec) -> Result<String, S
         let dir = tempfile::tempdir().unwrap();
         let from = context(dir.path(), files);
         let base = snapshot(&[base], dir.path(), owners);
-        let onto = Onto { base: &base, created: NOW, owners };
+        let onto = Onto {
+            base: &base,
+            created: NOW,
+            owners,
+        };
         let layer = copy(spec, &from, &onto, &dir.path().join("new"))?;
         shown.push(show(&base.with(Arc::new(layer))));
     }
-    assert!(shown.windows(2).all(|pair| pair[0] == pair[1]), "owners make no difference");
+    assert!(
+        shown.windows(2).all(|pair| pair[0] == pair[1]),
+        "owners make no difference"
+    );
     Ok(shown.remove(0))
 }
 
@@ -74,7 +87,11 @@ fn archives_are_found_by_content_and_unpacked() {
         ("zstd", zstd::encode_all(&plain[..], 1).unwrap()),
     ] {
         let found = add("", &[("file.txt", &content)], &spec(&["file.txt"], "/d")).unwrap();
-        assert_eq!(found, lines("/d/; 600 3:4 /d/b = y; /d/t/; /d/t/a = x"), "{name}");
+        assert_eq!(
+            found,
+            lines("/d/; 600 3:4 /d/b = y; /d/t/; /d/t/a = x"),
+            "{name}"
+        );
     }
 }
 
@@ -94,8 +111,18 @@ fn what_is_no_archive_is_copied() {
         let dir = tempfile::tempdir().unwrap();
         let from = context(dir.path(), &[("f.tar.gz", content)]);
         let base = Snapshot::empty();
-        let onto = Onto { base: &base, created: NOW, owners: Owners::Recorded };
-        let layer = copy(&spec(&["f.tar.gz"], "/d/"), &from, &onto, &dir.path().join("new")).unwrap();
+        let onto = Onto {
+            base: &base,
+            created: NOW,
+            owners: Owners::Recorded,
+        };
+        let layer = copy(
+            &spec(&["f.tar.gz"], "/d/"),
+            &from,
+            &onto,
+            &dir.path().join("new"),
+        )
+        .unwrap();
         let tree = Snapshot::new(vec![Arc::new(layer)]);
         let copied = tree.read(&ImagePath::new("/d/f.tar.gz"), 1 << 20).unwrap();
         assert_eq!(copied.as_deref(), Some(content), "{name}");
@@ -103,6 +130,7 @@ fn what_is_no_archive_is_copied() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn unpacking_follows_the_archive_and_the_image() {
     let one = archive("/a = one; /s/x = 1");
     let two = archive("/a = two; /s/y = 2");
@@ -134,7 +162,12 @@ fn an_entry_for_the_root_does_not_alter_the_destination() {
         .current_dir(&source)
         .output()
         .unwrap();
-    let found = add("711 1:2 /d/", &[("a.tar", &output.stdout)], &spec(&["a.tar"], "/d/")).unwrap();
+    let found = add(
+        "711 1:2 /d/",
+        &[("a.tar", &output.stdout)],
+        &spec(&["a.tar"], "/d/"),
+    )
+    .unwrap();
     assert_eq!(found, lines("711 1:2 /d/; 700 7:7 /d/a = x"));
 }
 
@@ -155,7 +188,12 @@ fn names_that_mark_deletions_are_refused() {
     let StepError::Unpack { source, .. } = error else {
         panic!("{error}");
     };
-    assert!(source.to_string().starts_with("/.wh.a: a name that begins with"), "{source}");
+    assert!(
+        source
+            .to_string()
+            .starts_with("/.wh.a: a name that begins with"),
+        "{source}"
+    );
 }
 
 #[test]
@@ -163,8 +201,16 @@ fn hard_links_reach_into_the_image_by_copy() {
     let mut tar = archive("/a = x; /b == /a");
     // Without `a` itself: skip its header and data.
     tar.drain(..1024);
-    let found = add("600 3:4 /d/a = image", &[("a.tar", &tar)], &spec(&["a.tar"], "/d/")).unwrap();
-    assert_eq!(found, lines("/d/; 600 3:4 /d/a = image; 600 3:4 /d/b = image"));
+    let found = add(
+        "600 3:4 /d/a = image",
+        &[("a.tar", &tar)],
+        &spec(&["a.tar"], "/d/"),
+    )
+    .unwrap();
+    assert_eq!(
+        found,
+        lines("/d/; 600 3:4 /d/a = image; 600 3:4 /d/b = image")
+    );
     let error = add("", &[("a.tar", &tar)], &spec(&["a.tar"], "/d/")).unwrap_err();
     assert_eq!(error.to_string(), "`/a.tar` cannot be unpacked");
 }
@@ -177,22 +223,43 @@ fn downloads_are_files_unless_unpacking_is_asked_for() {
         let file = dir.path().join("download");
         fs_err::write(&file, &content).unwrap();
         let from = Snapshot::empty();
-        let onto = Onto { base: &from, created: NOW, owners };
-        let download = |mtime| CopySource::Download { name: "f.tar.gz".into(), file: file.clone(), mtime };
+        let onto = Onto {
+            base: &from,
+            created: NOW,
+            owners,
+        };
+        let download = |mtime| CopySource::Download {
+            name: "f.tar.gz".into(),
+            file: file.clone(),
+            mtime,
+        };
         let add = |number: u32, unpack, chmod: Option<&str>, destination: &str, mtime| {
             let chmod = chmod.map(|mode| dockerfile::Mode::parse(mode).unwrap());
-            let spec = CopySpec { unpack, chmod, ..CopySpec::new([download(mtime)], destination) };
+            let spec = CopySpec {
+                chmod,
+                unpack,
+                ..CopySpec::new([download(mtime)], destination)
+            };
             Arc::new(copy(&spec, &from, &onto, &dir.path().join(number.to_string())).unwrap())
         };
         let changed = Timestamp::from_seconds(77);
         let layer = add(1, Unpack::Local, None, "/d/", Some(changed));
         let tree = Snapshot::new(vec![layer]);
-        let entry = tree.lookup(&ImagePath::new("/d/f.tar.gz")).unwrap().unwrap();
-        assert_eq!((entry.mode, entry.uid, entry.mtime, entry.size), (0o600, 0, changed, content.len() as u64));
+        let entry = tree
+            .lookup(&ImagePath::new("/d/f.tar.gz"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (entry.mode, entry.uid, entry.mtime, entry.size),
+            (0o600, 0, changed, content.len() as u64)
+        );
         let tree = Snapshot::new(vec![add(2, Unpack::Local, Some("644"), "/name", None)]);
         let entry = tree.lookup(&ImagePath::new("/name")).unwrap().unwrap();
         assert_eq!((entry.mode, entry.mtime), (0o644, NOW));
-        assert_eq!(show_layer(&add(3, Unpack::All, None, "/d/", None)), lines("/d/; /d/a = x"));
+        assert_eq!(
+            show_layer(&add(3, Unpack::All, None, "/d/", None)),
+            lines("/d/; /d/a = x")
+        );
     }
 }
 

@@ -1,8 +1,6 @@
 //! The semantics of COPY, one row each. Rows name the test of BuildKit or the case of buildah that they mirror, where
 //! there is one.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 
 use super::*;
@@ -13,7 +11,10 @@ const PASSWD: &str = "/etc/passwd = app:x:100:101::/:;";
 
 /// `[flags] source… destination`; `''` is the empty text.
 fn parse(text: &str, unpack: Unpack) -> CopySpec {
-    let mut spec = CopySpec { unpack, ..CopySpec::new([], "") };
+    let mut spec = CopySpec {
+        unpack,
+        ..CopySpec::new([], "")
+    };
     let mut words: Vec<&str> = text.split(' ').collect();
     spec.destination = words.pop().unwrap().trim_matches('\'').to_owned();
     for word in words {
@@ -28,7 +29,10 @@ fn parse(text: &str, unpack: Unpack) -> CopySpec {
             ("--link", _) => spec.link = true,
             ("--parents", _) => spec.parents = true,
             _ => match word.strip_prefix("<<") {
-                Some(name) => spec.sources.push(CopySource::Inline { name: name.to_owned(), content: b"inline".to_vec() }),
+                Some(name) => spec.sources.push(CopySource::Inline {
+                    name: name.to_owned(),
+                    content: b"inline".to_vec(),
+                }),
                 None => spec.sources.push(CopySource::Path(word.to_owned())),
             },
         }
@@ -36,19 +40,34 @@ fn parse(text: &str, unpack: Unpack) -> CopySpec {
     spec
 }
 
-fn run(base: &str, from: &str, spec: &CopySpec, owners: Owners) -> Result<(tempfile::TempDir, Arc<LayerDir>), StepError> {
+fn run(
+    base: &str,
+    from: &str,
+    spec: &CopySpec,
+    owners: Owners,
+) -> Result<(tempfile::TempDir, Arc<LayerDir>), StepError> {
     let dir = tempfile::tempdir().unwrap();
     fs_err::create_dir(dir.path().join("base")).unwrap();
     fs_err::create_dir(dir.path().join("from")).unwrap();
     let base = snapshot(&[base], &dir.path().join("base"), owners);
     let from = snapshot(&[from], &dir.path().join("from"), owners);
-    let onto = Onto { base: &base, created: NOW, owners };
+    let onto = Onto {
+        base: &base,
+        created: NOW,
+        owners,
+    };
     let layer = copy(spec, &from, &onto, &dir.path().join("new"))?;
     Ok((dir, Arc::new(layer)))
 }
 
 /// name, base, source tree, instruction, what the layer has or `error: part of its message`
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
 
 fn check(rows: &[Row]) {
     let mut failures = Vec::new();
@@ -63,14 +82,23 @@ fn check(rows: &[Row]) {
                 None => found == lines(expected),
             };
             if !right {
-                failures.push(format!("{name} ({owners:?}): COPY {instruction}\nexpected:\n{}\nfound:\n{found}", expected.replace("; ", "\n")));
+                failures.push(format!(
+                    "{name} ({owners:?}): COPY {instruction}\nexpected:\n{}\nfound:\n{found}",
+                    expected.replace("; ", "\n")
+                ));
             }
         }
     }
-    assert!(failures.is_empty(), "{} rows:\n\n{}", failures.len(), failures.join("\n\n"));
+    assert!(
+        failures.is_empty(),
+        "{} rows:\n\n{}",
+        failures.len(),
+        failures.join("\n\n")
+    );
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn names_of_the_destination() {
     check(&[
         ("a file gets the name of the destination", "", "/a = x", "a /b", "/b = x"),
@@ -111,6 +139,7 @@ fn names_of_the_destination() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn wildcards() {
     let files = "/a.txt = a; /b.txt = b; /c.md = c; /s/d.txt = d; /s/t/e.txt = e; /.hidden = h; /[x] = br";
     check(&[
@@ -135,6 +164,7 @@ fn wildcards() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn symbolic_links() {
     check(&[
         ("SymlinkDestination: a link to a directory is followed", "/real/; /link -> real", "/a = x", "a /link/", "/real/; /real/a = x"),
@@ -158,6 +188,7 @@ fn symbolic_links() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn replacing_what_is_there() {
     check(&[
         ("a file does not replace a directory", "/d/a/b = y", "/a = x", "a /d/", "error: cannot replace the directory /d/a with a file"),
@@ -178,6 +209,7 @@ fn replacing_what_is_there() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn owners_and_modes() {
     let passwd = PASSWD;
     let with_passwd = "/etc/passwd = app:x:100:101::/:; /etc/group = staff:x:50:";
@@ -213,6 +245,7 @@ fn owners_and_modes() {
 }
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn link_exclude_and_parents() {
     let tree = "/a.txt = a; /a.md = m; /s/b.txt = b; /s/b.md = n; /s/t/c.md = o; /s/t/c.txt = c; 700 3:4 /p/; 711 5:6 /p/q/; /p/q/f = f; /p/q2/f = g";
     check(&[
@@ -241,17 +274,33 @@ fn link_exclude_and_parents() {
 #[test]
 fn times_are_kept() {
     for owners in all_owners() {
-        let (_dir, layer) = run("/old/", "/s/a = x; /s/t/b = y; /s/l -> a", &parse("s /new/d", Unpack::Never), owners).unwrap();
+        let (_dir, layer) = run(
+            "/old/",
+            "/s/a = x; /s/t/b = y; /s/l -> a",
+            &parse("s /new/d", Unpack::Never),
+            owners,
+        )
+        .unwrap();
         let tree = Snapshot::new(vec![layer]);
         let mtime = |path: &str| tree.lookup(&ImagePath::new(path)).unwrap().unwrap().mtime;
         assert_eq!(mtime("/new"), NOW, "made by the step");
         for path in ["/new/d", "/new/d/a", "/new/d/t", "/new/d/t/b", "/new/d/l"] {
             assert_eq!(mtime(path), FIXTURE_TIME, "{path}");
         }
-        let (_dir, layer) = run("/old/t/", "/s/a = x", &parse("s/a <<doc /old/t/", Unpack::Never), owners).unwrap();
+        let (_dir, layer) = run(
+            "/old/t/",
+            "/s/a = x",
+            &parse("s/a <<doc /old/t/", Unpack::Never),
+            owners,
+        )
+        .unwrap();
         let tree = Snapshot::new(vec![layer]);
         let mtime = |path: &str| tree.lookup(&ImagePath::new(path)).unwrap().unwrap().mtime;
-        assert_eq!(mtime("/old/t"), FIXTURE_TIME, "a directory of the image is as it was");
+        assert_eq!(
+            mtime("/old/t"),
+            FIXTURE_TIME,
+            "a directory of the image is as it was"
+        );
         assert_eq!(mtime("/old/t/doc"), NOW);
     }
 }
@@ -260,7 +309,12 @@ fn times_are_kept() {
 fn hard_links_are_kept_within_a_source() {
     let linked = |layer: &Arc<LayerDir>, a: &str, b: &str| {
         let tree = Snapshot::new(vec![Arc::clone(layer)]);
-        let id = |path: &str| tree.lookup(&ImagePath::new(path)).unwrap().unwrap().hard_link;
+        let id = |path: &str| {
+            tree.lookup(&ImagePath::new(path))
+                .unwrap()
+                .unwrap()
+                .hard_link
+        };
         id(a).is_some() && id(a) == id(b)
     };
     let from = "/s/a = x; /s/b == /s/a; /s/t/c == /s/a; /s/d = x";
@@ -268,9 +322,15 @@ fn hard_links_are_kept_within_a_source() {
         let (_dir, layer) = run("", from, &parse("--chown=5 s /d", Unpack::Never), owners).unwrap();
         assert!(linked(&layer, "/d/a", "/d/b") && linked(&layer, "/d/a", "/d/t/c"));
         assert!(!linked(&layer, "/d/a", "/d/d"));
-        assert_eq!(show_layer(&layer), lines("5:5 /d/; 5:5 /d/a = x; 5:5 /d/b = x; 5:5 /d/d = x; 5:5 /d/t/; 5:5 /d/t/c = x"));
+        assert_eq!(
+            show_layer(&layer),
+            lines("5:5 /d/; 5:5 /d/a = x; 5:5 /d/b = x; 5:5 /d/d = x; 5:5 /d/t/; 5:5 /d/t/c = x")
+        );
         let (_dir, layer) = run("", from, &parse("s/a s/b /d/", Unpack::Never), owners).unwrap();
-        assert!(!linked(&layer, "/d/a", "/d/b"), "two sources are two copies");
+        assert!(
+            !linked(&layer, "/d/a", "/d/b"),
+            "two sources are two copies"
+        );
     }
 }
 
@@ -283,28 +343,60 @@ fn names_of_whiteouts_are_refused() {
     let from = Snapshot::new(vec![Arc::new(LayerDir::open(&context).unwrap())]);
     let base = Snapshot::empty();
     for (number, owners) in all_owners().into_iter().enumerate() {
-        let onto = Onto { base: &base, created: NOW, owners };
+        let onto = Onto {
+            base: &base,
+            created: NOW,
+            owners,
+        };
         let into = dir.path().join(number.to_string());
         let error = copy(&parse("s /d", Unpack::Never), &from, &onto, &into).unwrap_err();
-        assert!(error.to_string().starts_with("/d/.wh.x: a name that begins with"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/d/.wh.x: a name that begins with"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn capabilities_and_user_attributes_survive() {
     let capability = vec![1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let xattrs = Xattrs::from([("security.capability".into(), capability), ("user.note".into(), b"a\nb\0c".to_vec())]);
+    let xattrs = Xattrs::from([
+        ("security.capability".into(), capability),
+        ("user.note".into(), b"a\nb\0c".to_vec()),
+    ]);
     for owners in all_owners() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Snapshot::empty();
         let mut upper = Upper::create(&scratch, &dir.path().join("from"), owners).unwrap();
-        let attributes = Attributes { mode: 0o755, xattrs: xattrs.clone(), ..Attributes::default() };
-        upper.file(&ImagePath::new("a"), &attributes, &mut &b"x"[..]).unwrap();
+        let attributes = Attributes {
+            mode: 0o755,
+            xattrs: xattrs.clone(),
+            ..Attributes::default()
+        };
+        upper
+            .file(&ImagePath::new("a"), &attributes, &mut &b"x"[..])
+            .unwrap();
         let from = Snapshot::new(vec![Arc::new(upper.finish().unwrap())]);
-        let onto = Onto { base: &scratch, created: NOW, owners };
-        let layer = copy(&parse("--chown=5 a /b", Unpack::Never), &from, &onto, &dir.path().join("new")).unwrap();
+        let onto = Onto {
+            base: &scratch,
+            created: NOW,
+            owners,
+        };
+        let layer = copy(
+            &parse("--chown=5 a /b", Unpack::Never),
+            &from,
+            &onto,
+            &dir.path().join("new"),
+        )
+        .unwrap();
         let copied = Snapshot::new(vec![Arc::new(layer)]);
-        assert_eq!(copied.xattrs(&ImagePath::new("b")).unwrap(), xattrs, "{owners:?}");
+        assert_eq!(
+            copied.xattrs(&ImagePath::new("b")).unwrap(),
+            xattrs,
+            "{owners:?}"
+        );
     }
 }
 
@@ -316,8 +408,21 @@ fn a_socket_becomes_a_file() {
     let _socket = std::os::unix::net::UnixListener::bind(context.join("s")).unwrap();
     let from = Snapshot::new(vec![Arc::new(LayerDir::open(&context).unwrap())]);
     let base = Snapshot::empty();
-    let onto = Onto { base: &base, created: NOW, owners: Owners::Recorded };
-    let layer = copy(&parse(". /d/", Unpack::Never), &from, &onto, &dir.path().join("new")).unwrap();
+    let onto = Onto {
+        base: &base,
+        created: NOW,
+        owners: Owners::Recorded,
+    };
+    let layer = copy(
+        &parse(". /d/", Unpack::Never),
+        &from,
+        &onto,
+        &dir.path().join("new"),
+    )
+    .unwrap();
     let tree = Snapshot::new(vec![Arc::new(layer)]);
-    assert_eq!(tree.lookup(&ImagePath::new("/d/s")).unwrap().unwrap().kind, Kind::File);
+    assert_eq!(
+        tree.lookup(&ImagePath::new("/d/s")).unwrap().unwrap().kind,
+        Kind::File
+    );
 }

@@ -1,7 +1,5 @@
 //! WORKDIR: mirrors WorkdirUser, WorkdirExists and their like.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 
 use super::*;
@@ -14,6 +12,7 @@ use crate::{
 const NOW: Timestamp = Timestamp::from_seconds(2_000_000);
 
 #[test]
+#[rustfmt::skip] // One row, one line.
 fn missing_directories_are_made_and_others_left_alone() {
     for (name, base, path, user, expected) in [
         ("a new one", "", "/w", "", "/w/"),
@@ -50,7 +49,11 @@ fn times_are_those_of_the_build_for_new_directories_only() {
     for owners in all_owners() {
         let dir = tempfile::tempdir().unwrap();
         let base = snapshot(&["/old/"], dir.path(), owners);
-        let onto = Onto { base: &base, created: NOW, owners };
+        let onto = Onto {
+            base: &base,
+            created: NOW,
+            owners,
+        };
         let layer = workdir("/old/new", "", &onto, &dir.path().join("new")).unwrap();
         let tree = Snapshot::new(vec![Arc::new(layer)]);
         let mtime = |path: &str| tree.lookup(&ImagePath::new(path)).unwrap().unwrap().mtime;
