@@ -48,7 +48,9 @@ pub fn needs_run(file: &Arc<SourceFile>, options: &Options) -> Result<bool, Erro
     Ok(plan.first_run().is_some())
 }
 
-fn parse(file: &Arc<SourceFile>) -> Result<(dockerfile::Dockerfile, Vec<dockerfile::Diagnostic>), Error> {
+fn parse(
+    file: &Arc<SourceFile>,
+) -> Result<(dockerfile::Dockerfile, Vec<dockerfile::Diagnostic>), Error> {
     let parsed = dockerfile::parse(&file.name, &file.text).into_result();
     parsed.map_err(|diagnostics| Error::Dockerfile {
         file: file.clone(),
@@ -73,8 +75,12 @@ pub async fn build(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
 
 async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     let file = &job.file;
-    let loading = engine.progress.start(format!("[internal] load build definition from {}", file.name));
-    let (dockerfile, warnings) = parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
+    let loading = engine.progress.start(format!(
+        "[internal] load build definition from {}",
+        file.name
+    ));
+    let (dockerfile, warnings) =
+        parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
     for warning in &warnings {
         loading.output(format!("warning: {}", warning.one_line(&file.name, &file.text)).as_bytes());
     }
@@ -84,18 +90,36 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     loading.done();
     check_run(&engine, &job, &plan)?;
 
-    let bases: Vec<_> = resolve(&engine, &plan, file).await?.into_iter().map(Arc::new).collect();
+    let bases: Vec<_> = resolve(&engine, &plan, file)
+        .await?
+        .into_iter()
+        .map(Arc::new)
+        .collect();
     let configs: Vec<_> = bases.iter().map(|base| base.config.clone()).collect();
     let graph = graph::build(&plan, &configs).map_err(|error| Error::graph(error, file))?;
     let labels = plan.bases.iter().map(|base| base.label.clone()).collect();
     let context = job.context.clone();
-    let solve = Solve::new(engine.clone(), graph, bases.clone(), labels, context, file.clone());
+    let solve = Solve::new(
+        engine.clone(),
+        graph,
+        bases.clone(),
+        labels,
+        context,
+        file.clone(),
+    );
 
-    let pusher = Pusher::new(engine.client.clone(), engine.cache.clone(), job.destinations);
+    let pusher = Pusher::new(
+        engine.client.clone(),
+        engine.cache.clone(),
+        job.destinations,
+    );
     let (image, ()) = try_join(
         async {
             let steps = solve.target_layers().await?;
-            let base = solve.target_base().map(|base| base.layers.as_slice()).unwrap_or_default();
+            let base = solve
+                .target_base()
+                .map(|base| base.layers.as_slice())
+                .unwrap_or_default();
             let epoch = solve.graph().source_date_epoch;
             Ok::<_, Error>(assemble(&solve.graph().target, base, &steps, epoch))
         },
@@ -109,7 +133,10 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     exporting.done();
     Ok(Built {
         image,
-        bases: bases.iter().map(|base| (base.name.clone(), base.digest.clone())).collect(),
+        bases: bases
+            .iter()
+            .map(|base| (base.name.clone(), base.digest.clone()))
+            .collect(),
         counts: solve.counts(),
     })
 }
@@ -138,9 +165,15 @@ fn check_run(engine: &Engine, job: &Job, plan: &Plan<'_>) -> Result<(), Error> {
 }
 
 /// Finds all images of the plan at the same time.
-async fn resolve(engine: &Engine, plan: &Plan<'_>, file: &Arc<SourceFile>) -> Result<Vec<Base>, Error> {
+async fn resolve(
+    engine: &Engine,
+    plan: &Plan<'_>,
+    file: &Arc<SourceFile>,
+) -> Result<Vec<Base>, Error> {
     let all = plan.bases.iter().map(|wanted| async move {
-        let vertex = engine.progress.start(format!("[internal] load metadata for {}", wanted.name));
+        let vertex = engine
+            .progress
+            .start(format!("[internal] load metadata for {}", wanted.name));
         match engine.bases.resolve(&wanted.name, &wanted.platform).await {
             Ok(base) => {
                 vertex.output(base.digest.as_str().as_bytes());
@@ -157,7 +190,7 @@ async fn resolve(engine: &Engine, plan: &Plan<'_>, file: &Arc<SourceFile>) -> Re
                     },
                     name: wanted.name.to_string(),
                     help: base_help(&source, wanted),
-                    source,
+                    source: Box::new(source),
                 })
             }
         }
@@ -165,17 +198,11 @@ async fn resolve(engine: &Engine, plan: &Plan<'_>, file: &Arc<SourceFile>) -> Re
     try_join_all(all).await
 }
 
+/// What was probably meant, where the image cannot be had at all.
 fn base_help(error: &BaseError, wanted: &graph::Base) -> Option<String> {
-    let absent = match error {
-        BaseError::NotFound => true,
-        BaseError::Registry(error) => matches!(
-            error.kind(),
-            distribution::ErrorKind::NotFound | distribution::ErrorKind::Unauthorized
-        ),
-        _ => false,
-    };
-    let stage = wanted.similar_stage.as_ref().filter(|_| absent)?;
-    Some(format!("did you mean the stage `{stage}`?"))
+    let stage = wanted.similar_stage.as_ref()?;
+    matches!(error, BaseError::NotFound | BaseError::Registry(_))
+        .then(|| format!("did you mean the stage `{stage}`?"))
 }
 
 /// Sends each layer of the target as soon as it is there.
@@ -188,9 +215,13 @@ async fn push_layers(solve: &Solve, pusher: &Pusher) -> Result<(), Error> {
             return Ok(());
         };
         let source = Source::Base(base.clone());
-        try_join_all(base.layers.iter().map(|layer| pusher.layer(&layer.descriptor, &source)))
-            .await
-            .map(drop)
+        try_join_all(
+            base.layers
+                .iter()
+                .map(|layer| pusher.layer(&layer.descriptor, &source)),
+        )
+        .await
+        .map(drop)
     };
     let steps = try_join_all(solve.target_steps().into_iter().map(|id| async move {
         let layer = solve.packed(id).await?;
@@ -212,13 +243,19 @@ async fn export(
     if !outputs.is_empty()
         && let Some(base) = solve.target_base()
     {
-        let blobs = base.layers.iter().map(|layer| engine.bases.blob(base, &layer.descriptor));
+        let blobs = base
+            .layers
+            .iter()
+            .map(|layer| engine.bases.blob(base, &layer.descriptor));
         try_join_all(blobs)
             .await
             .map_err(|error| Error::Cache(base.name.clone(), Box::new(error)))?;
     }
     for output in outputs {
-        let shown = output.path.as_ref().map_or("-".into(), |path| path.display().to_string());
+        let shown = output
+            .path
+            .as_ref()
+            .map_or("-".into(), |path| path.display().to_string());
         vertex.output(format!("writing {shown}").as_bytes());
         let (engine, image) = (engine.clone(), image.clone());
         let base = solve.target_base().cloned();
@@ -228,7 +265,9 @@ async fn export(
                 None => engine.cache.blob(&layer.digest),
             };
             match (output.form, &output.path) {
-                (Form::OciDirectory, Some(path)) => write_layout(&image, &output.names, path, &blob),
+                (Form::OciDirectory, Some(path)) => {
+                    write_layout(&image, &output.names, path, &blob)
+                }
                 _ => write_archive(&image, &output, &blob),
             }
         })

@@ -125,7 +125,9 @@ impl Cache {
     /// # Errors
     /// When it cannot be made.
     pub fn blob_file(&self) -> std::io::Result<tempfile::NamedTempFile> {
-        tempfile::Builder::new().prefix("blob-").tempfile_in(self.tmp())
+        tempfile::Builder::new()
+            .prefix("blob-")
+            .tempfile_in(self.tmp())
     }
 
     /// Gives a blob whose digest was verified its place.
@@ -169,10 +171,12 @@ impl Cache {
         if record.version != VERSION {
             return None;
         }
-        record.packed = record.packed.filter(|packed| self.has_blob(&packed.descriptor));
-        record.layer = record.layer.filter(|name| {
-            is_layer_name(name, owners) && self.layer(name).is_dir()
-        });
+        record.packed = record
+            .packed
+            .filter(|packed| self.has_blob(&packed.descriptor));
+        record.layer = record
+            .layer
+            .filter(|name| is_layer_name(name, owners) && self.layer(name).is_dir());
         (record.packed.is_some() || record.layer.is_some()).then_some(record)
     }
 
@@ -217,7 +221,6 @@ fn is_layer_name(name: &str, owners: Owners) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use oci::{ChainId, MediaType};
 
     use super::*;
@@ -230,15 +233,27 @@ mod tests {
     fn a_record_is_found_by_all_its_keys_until_its_blob_is_gone() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
-        let (by_content, by_source) = (CacheKey::scratch(), CacheKey::base(Some(&ChainId(Digest::of(b"x")))));
+        let (by_content, by_source) = (
+            CacheKey::scratch(),
+            CacheKey::base(Some(&ChainId(Digest::of(b"x")))),
+        );
         let descriptor = Descriptor::of(MediaType::OciLayerGzip, b"blob");
         let diff_id = DiffId(Digest::of(b"tar"));
-        let packed = Some(Packed { diff_id, descriptor: descriptor.clone() });
-        let record = Record { packed, ..record(&by_content) };
+        let packed = Some(Packed {
+            diff_id,
+            descriptor: descriptor.clone(),
+        });
+        let record = Record {
+            packed,
+            ..record(&by_content)
+        };
         assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
         fs_err::write(cache.blob(&descriptor.digest), b"blob").unwrap();
         cache.record(&[&by_content, &by_source], &record).unwrap();
-        assert_eq!(cache.lookup(&by_content, Owners::OnDisk), Some(record.clone()));
+        assert_eq!(
+            cache.lookup(&by_content, Owners::OnDisk),
+            Some(record.clone())
+        );
         assert_eq!(cache.lookup(&by_source, Owners::Recorded), Some(record));
         fs_err::write(cache.blob(&descriptor.digest), b"blo").unwrap();
         assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
@@ -259,8 +274,20 @@ mod tests {
             (".", Owners::OnDisk, false),
         ] {
             fs_err::create_dir_all(cache.layer(name)).unwrap();
-            cache.record(&[&key], &Record { layer: Some(name.into()), ..record(&key) }).unwrap();
-            assert_eq!(cache.lookup(&key, owners).is_some(), found, "{name} {owners:?}");
+            cache
+                .record(
+                    &[&key],
+                    &Record {
+                        layer: Some(name.into()),
+                        ..record(&key)
+                    },
+                )
+                .unwrap();
+            assert_eq!(
+                cache.lookup(&key, owners).is_some(),
+                found,
+                "{name} {owners:?}"
+            );
         }
     }
 

@@ -125,7 +125,6 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn run() -> RunAction {

@@ -64,7 +64,7 @@ pub enum Error {
         /// The image.
         name: String,
         /// What is wrong.
-        source: BaseError,
+        source: Box<BaseError>,
         /// What to do.
         help: Option<String>,
     },
@@ -74,20 +74,20 @@ pub enum Error {
         /// The instruction.
         place: Place,
         /// What happened.
-        source: StepFailure,
+        source: Box<StepFailure>,
         /// Last lines of its output.
         output: String,
     },
     /// The context cannot be had.
     #[error(transparent)]
-    Context(#[from] ContextError),
+    Context(Box<ContextError>),
     /// The image could not be written or sent.
     #[error("{doing}")]
     Export {
         /// What was being done.
         doing: String,
         /// What happened.
-        source: distribution::Error,
+        source: Box<distribution::Error>,
     },
     /// RUN cannot be isolated here.
     #[error("RUN cannot be isolated: {0}")]
@@ -237,7 +237,11 @@ fn hint(help: Option<&String>) -> String {
 }
 
 fn list(found: &[String]) -> String {
-    if found.is_empty() { "none".into() } else { found.join(", ") }
+    if found.is_empty() {
+        "none".into()
+    } else {
+        found.join(", ")
+    }
 }
 
 impl Error {
@@ -257,6 +261,15 @@ impl Error {
         move |source| Self::Io { doing, source }
     }
 
+    /// A failure of the exchange with a registry.
+    pub fn export(doing: impl Into<String>) -> impl FnOnce(distribution::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Export {
+            doing,
+            source: Box::new(source),
+        }
+    }
+
     /// What this failure is called.
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -267,12 +280,11 @@ impl Error {
             Self::Context(error) => error.kind(),
             Self::Export { source, .. } => registry_kind(source),
             Self::Isolation(_) | Self::NoRun(_) => FailureKind::IsolationUnavailable,
-            Self::ForeignRun { .. } => FailureKind::InvalidRequest,
             Self::Cache(_, error) => disk_or(error.as_ref(), FailureKind::Internal),
             Self::Archive(error) => disk_or(error, FailureKind::Internal),
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
-            Self::Request(_) => FailureKind::InvalidRequest,
+            Self::Request(_) | Self::ForeignRun { .. } => FailureKind::InvalidRequest,
             Self::Cancelled => FailureKind::Cancelled,
             Self::Panicked => FailureKind::Internal,
         }
@@ -281,10 +293,15 @@ impl Error {
     /// The failure as the outcome of a pod has it.
     pub fn to_failure(&self) -> Failure {
         let mut failure = Failure::new(self.kind(), chain(self));
-        if let Self::Step { place, source, output } = self.root() {
+        if let Self::Step {
+            place,
+            source,
+            output,
+        } = self.root()
+        {
             failure.step = Some(format!("{}: {}", place.line(), place.instruction));
             failure.output.clone_from(output);
-            failure.exit_code = match source {
+            failure.exit_code = match source.as_ref() {
                 StepFailure::Exit { code, .. }
                 | StepFailure::Exec(ExecError::OutOfMemory { code }) => Some(*code),
                 _ => None,
@@ -312,7 +329,7 @@ impl Error {
                 diagnostic.render(&place.file.name, &place.file.text, color)
             }
             Self::Step { place, source, .. } => {
-                Diagnostic::error("step-failed", place.span, chain(source))
+                Diagnostic::error("step-failed", place.span, chain(source.as_ref()))
                     .render(&place.file.name, &place.file.text, color)
             }
             Self::NoRun(place) => Diagnostic::error(
@@ -355,12 +372,20 @@ impl Error {
     }
 }
 
+impl From<ContextError> for Error {
+    fn from(error: ContextError) -> Self {
+        Self::Context(Box::new(error))
+    }
+}
+
 impl BaseError {
     fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound | Self::NoPlatform { .. } => FailureKind::BaseImageNotFound,
             Self::Registry(error) => match registry_kind(error) {
-                FailureKind::RegistryRefused if error.kind() == distribution::ErrorKind::NotFound => {
+                FailureKind::RegistryRefused
+                    if error.kind() == distribution::ErrorKind::NotFound =>
+                {
                     FailureKind::BaseImageNotFound
                 }
                 kind => kind,

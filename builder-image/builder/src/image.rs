@@ -170,7 +170,6 @@ fn fill_times(history: &mut [History]) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use oci::{ContainerConfig, Digest};
 
     use super::*;

@@ -1,8 +1,8 @@
 //! The outcome of a pod's task, from what a build or a mirror run came to. Pure, but for nothing.
 
 use protocol::{
-    BaseImage, BuildOutcome, Failure, FailureKind, Isolation, MirrorOutcome, MirroredImage, Outcome,
-    PushedImage, Report, Resolved,
+    BaseImage, BuildOutcome, Failure, FailureKind, Isolation, MirrorOutcome, MirroredImage,
+    Outcome, PushedImage, Report, Resolved,
 };
 
 use crate::build::Built;
@@ -54,7 +54,7 @@ pub fn failed(error: &Error, source: Resolved) -> Outcome {
 pub fn mirrored(
     outcome: &mut MirrorOutcome,
     index: usize,
-    result: Result<distribution::copy::CopyReport, Failure>,
+    result: Result<distribution::copy::CopyReport, Box<Failure>>,
 ) {
     let mut image = MirroredImage {
         index: u32::try_from(index).unwrap_or(u32::MAX),
@@ -74,7 +74,7 @@ pub fn mirrored(
         }
         Err(failure) => {
             outcome.failed += 1;
-            image.failure = Some(failure);
+            image.failure = Some(*failure);
         }
     }
     outcome.images.push(image);

@@ -10,7 +10,7 @@ use distribution::{Client, DockerConfig, Guard, Proxies};
 use oci::{Platform, Reference, Repository};
 use protocol::{
     BuildRequest, Failure, FailureKind, Isolation, MirrorOutcome, MirrorRequest, Outcome, Report,
-    Request, Resolved, Source, Task, paths,
+    Request, Resolved, Source, Task,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
 use crate::solve::Engine;
 
-/// Where everything is that a pod has; tests have it elsewhere.
+/// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// The request.
@@ -43,23 +43,11 @@ pub struct Paths {
     pub outcome: String,
 }
 
-impl Default for Paths {
-    fn default() -> Self {
-        Self {
-            request: paths::REQUEST.into(),
-            source_credentials: paths::SOURCE_CREDENTIALS.into(),
-            source: paths::SOURCE.into(),
-            workspace: paths::WORKSPACE.into(),
-            outcome: paths::OUTCOME.into(),
-        }
-    }
-}
-
 /// Reads the request, does what it asks for, writes the outcome. The exit code is 0, 1 for what people can mend in their
 /// input, and 2 for the rest.
 pub fn run(paths: &Paths, style: Style) -> ExitCode {
     let outcome = match read_request(&paths.request) {
-        Err(failure) => Outcome::new(Report::Failed(failure)),
+        Err(failure) => Outcome::new(Report::Failed(*failure)),
         Ok(request) => match &request.task {
             Task::Build(task) => build_task(paths, &request, task, style),
             Task::Mirror(task) => mirror_task(&request, task),
@@ -92,8 +80,8 @@ fn exit_code(outcome: &Outcome) -> ExitCode {
     }
 }
 
-fn read_request(path: &str) -> Result<Request, Failure> {
-    let invalid = |message: String| Failure::new(FailureKind::InvalidRequest, message);
+fn read_request(path: &str) -> Result<Request, Box<Failure>> {
+    let invalid = |message: String| Box::new(Failure::new(FailureKind::InvalidRequest, message));
     let json = fs_err::read(path).map_err(|error| invalid(error.to_string()))?;
     Request::parse(&json).map_err(|error| invalid(chain(&error)))
 }
@@ -103,7 +91,8 @@ fn client(request: &Request) -> Result<Client, Error> {
     let network = &request.network;
     let mut keychain = Vec::new();
     for path in &request.credentials {
-        let text = fs_err::read(path).map_err(Error::io("reading the credentials for registries"))?;
+        let text =
+            fs_err::read(path).map_err(Error::io("reading the credentials for registries"))?;
         keychain.push(DockerConfig::parse(&text).map_err(|error| {
             Error::Request(format!("the credentials in {path} cannot be read: {error}"))
         })?);
@@ -122,10 +111,9 @@ fn client(request: &Request) -> Result<Client, Error> {
     if let Some(pem) = &network.ca_certificates {
         builder = builder.ca_pem(pem.as_bytes());
     }
-    builder.build().map_err(|source| Error::Export {
-        doing: "making the client of registries".into(),
-        source,
-    })
+    builder
+        .build()
+        .map_err(Error::export("making the client of registries"))
 }
 
 fn build_task(paths: &Paths, request: &Request, task: &BuildRequest, style: Style) -> Outcome {
@@ -147,7 +135,9 @@ fn build_task(paths: &Paths, request: &Request, task: &BuildRequest, style: Styl
         Err(error) => {
             let progress = Progress::stderr(style);
             progress.text(&error.render(false));
-            source.checksum = source.checksum.filter(|_| !matches!(error, Error::Context(_)));
+            source.checksum = source
+                .checksum
+                .filter(|_| !matches!(error, Error::Context(_)));
             outcome::failed(&error, source)
         }
     }
@@ -183,7 +173,9 @@ async fn build_and_push(
     let progress = Progress::stderr(style);
     let cache = Cache::open(&paths.workspace).map_err(Error::io("opening the workspace"))?;
     let fetching = progress.start("[internal] load build context");
-    let scratch = cache.scratch("context-").map_err(Error::io("making a directory for the context"))?;
+    let scratch = cache
+        .scratch("context-")
+        .map_err(Error::io("making a directory for the context"))?;
     let fetcher = Fetcher {
         http: client.http(),
         network: &request.network,
@@ -201,9 +193,18 @@ async fn build_and_push(
     let (file, context) = read_definition(task, &directory)?;
     fetching.done();
 
-    let owners = if entered.is_some() { Owners::OnDisk } else { Owners::Recorded };
+    let owners = if entered.is_some() {
+        Owners::OnDisk
+    } else {
+        Owners::Recorded
+    };
     let engine = Engine {
-        bases: Bases::new(client.clone(), cache.clone(), owners, std::collections::BTreeMap::new()),
+        bases: Bases::new(
+            client.clone(),
+            cache.clone(),
+            owners,
+            std::collections::BTreeMap::new(),
+        ),
         runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
         client,
         progress,
@@ -213,7 +214,10 @@ async fn build_and_push(
         cancel: stop.token.clone(),
         cache,
     };
-    let names = destinations.iter().map(|d| (d.name.clone(), d.repository.clone())).collect();
+    let names = destinations
+        .iter()
+        .map(|d| (d.name.clone(), d.repository.clone()))
+        .collect();
     let job = Job {
         file: Arc::new(file),
         context: Arc::new(context),
@@ -226,14 +230,16 @@ async fn build_and_push(
 }
 
 /// The Dockerfile, from the request or the context, and what the context offers.
-fn read_definition(task: &BuildRequest, directory: &Path) -> Result<(SourceFile, BuildContext), Error> {
+fn read_definition(
+    task: &BuildRequest,
+    directory: &Path,
+) -> Result<(SourceFile, BuildContext), Error> {
     let context = BuildContext::open(directory)?;
-    let (name, text) = match &task.dockerfile.inline {
-        Some(text) => (None, text.clone()),
-        None => {
-            let (name, text) = context.read_dockerfile(&task.dockerfile.path)?;
-            (Some(name), text)
-        }
+    let (name, text) = if let Some(text) = &task.dockerfile.inline {
+        (None, text.clone())
+    } else {
+        let (name, text) = context.read_dockerfile(&task.dockerfile.path)?;
+        (Some(name), text)
     };
     let context = context.with_dockerignore(name.as_deref())?;
     let name = name.unwrap_or_else(|| "Dockerfile".into());
@@ -256,7 +262,9 @@ fn options(request: &Request, task: &BuildRequest) -> Options {
         }
     }
     if let Some(epoch) = task.source_date_epoch {
-        build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_string());
+        build_args
+            .entry("SOURCE_DATE_EPOCH".into())
+            .or_insert_with(|| epoch.to_string());
     }
     Options {
         target: task.dockerfile.target.clone(),
@@ -278,8 +286,13 @@ fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {
             let tags = destination.tags.iter().map(|tag| tag.parse());
             Ok(Destination {
                 name: destination.name.clone(),
-                repository: destination.repository.parse().map_err(|e| wrong(&destination.name, e))?,
-                tags: tags.collect::<Result<_, _>>().map_err(|e| wrong(&destination.name, e))?,
+                repository: destination
+                    .repository
+                    .parse()
+                    .map_err(|e| wrong(&destination.name, e))?,
+                tags: tags
+                    .collect::<Result<_, _>>()
+                    .map_err(|e| wrong(&destination.name, e))?,
             })
         })
         .collect()
@@ -297,17 +310,25 @@ fn mirror_task(request: &Request, task: &MirrorRequest) -> Outcome {
 }
 
 /// Copies one image after the other; one that fails does not keep the next from being copied.
-async fn mirror(client: &Client, task: &MirrorRequest, cancel: &CancellationToken) -> MirrorOutcome {
+async fn mirror(
+    client: &Client,
+    task: &MirrorRequest,
+    cancel: &CancellationToken,
+) -> MirrorOutcome {
     let mut outcome = MirrorOutcome::default();
     for (index, image) in task.images.iter().enumerate() {
         let copied = tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(Failure::new(FailureKind::Cancelled, "the pod was asked to stop")),
+            () = cancel.cancelled() => Err(Box::new(Failure::new(FailureKind::Cancelled, "the pod was asked to stop"))),
             copied = mirror_one(client, image) => copied,
         };
         match &copied {
             Ok(report) => {
-                let done = if report.unchanged { "unchanged" } else { "copied" };
+                let done = if report.unchanged {
+                    "unchanged"
+                } else {
+                    "copied"
+                };
                 tracing::info!(source = image.source, destination = image.destination, digest = %report.root.digest, "{done}");
             }
             Err(failure) => tracing::error!(source = image.source, "{}", failure.message),
@@ -320,9 +341,12 @@ async fn mirror(client: &Client, task: &MirrorRequest, cancel: &CancellationToke
 async fn mirror_one(
     client: &Client,
     image: &protocol::MirrorImage,
-) -> Result<distribution::copy::CopyReport, Failure> {
+) -> Result<distribution::copy::CopyReport, Box<Failure>> {
     let invalid = |name: &str, error: String| {
-        Failure::new(FailureKind::InvalidRequest, format!("`{name}`: {error}"))
+        Box::new(Failure::new(
+            FailureKind::InvalidRequest,
+            format!("`{name}`: {error}"),
+        ))
     };
     let parse = |name: &String| {
         let parsed: Result<Reference, _> = name.parse();
@@ -330,11 +354,13 @@ async fn mirror_one(
     };
     let (mut from, to) = (parse(&image.source)?, parse(&image.destination)?);
     if let Some(digest) = &image.digest {
-        let digest = digest.parse().map_err(|error: oci::DigestError| invalid(digest, error.to_string()))?;
+        let digest = digest
+            .parse()
+            .map_err(|error: oci::DigestError| invalid(digest, error.to_string()))?;
         from = from.pinned(digest);
     }
     let options = CopyOptions::default();
     distribution::copy::copy(client, &from, client, &to, &options)
         .await
-        .map_err(|error| outcome::copy_failure(&error))
+        .map_err(|error| Box::new(outcome::copy_failure(&error)))
 }

@@ -30,8 +30,10 @@ pub fn run_async<T>(work: impl AsyncFnOnce(Stop) -> Result<T, Error>) -> Result<
     let stop = Stop::default();
     let result = runtime.block_on(async {
         let token = stop.token.clone();
-        let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("listening to SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("listening to SIGINT"))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(Error::io("listening to SIGTERM"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(Error::io("listening to SIGINT"))?;
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
-use oci::{Descriptor, Digester, DiffId};
+use oci::{Descriptor, DiffId, Digester};
 use tokio::sync::mpsc;
 
 use super::{Base, Bases, Origin};
@@ -83,7 +83,9 @@ impl Bases {
     /// The file of a blob that [`Self::blob`] has seen to.
     pub fn blob_path(&self, base: &Base, descriptor: &Descriptor) -> std::path::PathBuf {
         match &base.origin {
-            Origin::Layout(layout) if !self.cache.has_blob(descriptor) => layout.blob(&descriptor.digest),
+            Origin::Layout(layout) if !self.cache.has_blob(descriptor) => {
+                layout.blob(&descriptor.digest)
+            }
             _ => self.cache.blob(&descriptor.digest),
         }
     }
@@ -96,10 +98,13 @@ impl Bases {
             return Ok(Fetched::Known(LayerDir::open(path)?));
         }
         let layer = base.layers[position].clone();
-        let scratch = self.cache.scratch("base-").map_err(|source| BaseError::Io {
-            doing: "making a directory for a layer",
-            source,
-        })?;
+        let scratch = self
+            .cache
+            .scratch("base-")
+            .map_err(|source| BaseError::Io {
+                doing: "making a directory for a layer",
+                source,
+            })?;
         let into = scratch.path().join("layer");
         let owners = self.owners;
         let descriptor = layer.descriptor.clone();
@@ -115,7 +120,16 @@ impl Bases {
         let (sender, receiver) = mpsc::channel(PIPE);
         let fetching = self.stream(base, &layer.descriptor, sender);
         let unpacking = blocking(move || {
-            unpacked(Pipe { receiver, rest: Bytes::new() }, &descriptor, &layer.diff_id, &into, owners)
+            unpacked(
+                Pipe {
+                    receiver,
+                    rest: Bytes::new(),
+                },
+                &descriptor,
+                &layer.diff_id,
+                &into,
+                owners,
+            )
         });
         // What the network says comes first: a pipe that broke off is only its consequence.
         let (fetched, unpacked) = tokio::join!(fetching, unpacking);
@@ -140,12 +154,17 @@ impl Bases {
                     let mut reader = Verified::open(&path, &descriptor)?;
                     let mut buffer = vec![0; CHUNK];
                     loop {
-                        let count = reader.read(&mut buffer).map_err(io("reading a layer of the layout"))?;
+                        let count = reader
+                            .read(&mut buffer)
+                            .map_err(io("reading a layer of the layout"))?;
                         if count == 0 {
                             return Ok(());
                         }
                         // A receiver that is gone has failed, and tells why itself.
-                        if sender.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
+                        if sender
+                            .blocking_send(Bytes::copy_from_slice(&buffer[..count]))
+                            .is_err()
+                        {
                             return Ok(());
                         }
                     }
@@ -154,7 +173,10 @@ impl Bases {
             }
             Origin::Registry(repository) => {
                 let mut blob = self.client.blob(repository, descriptor).await?;
-                let mut file = self.cache.blob_file().map_err(io("making a file for a layer"))?;
+                let mut file = self
+                    .cache
+                    .blob_file()
+                    .map_err(io("making a file for a layer"))?;
                 while let Some(bytes) = blob.next().await {
                     let bytes = bytes?;
                     file.write_all(&bytes).map_err(io("writing a layer"))?;
@@ -162,7 +184,9 @@ impl Bases {
                         return Ok(());
                     }
                 }
-                self.cache.adopt(file, &descriptor.digest).map_err(io("writing a layer"))
+                self.cache
+                    .adopt(file, &descriptor.digest)
+                    .map_err(io("writing a layer"))
             }
         }
     }
@@ -176,8 +200,17 @@ fn unpacked(
     owners: Owners,
 ) -> Result<LayerDir, BaseError> {
     let digest = || descriptor.digest.clone();
-    let (layer, found) = unpack(reader, &descriptor.media_type, into, &Limits::default(), owners)
-        .map_err(|source| BaseError::Unpack { digest: digest(), source })?;
+    let (layer, found) = unpack(
+        reader,
+        &descriptor.media_type,
+        into,
+        &Limits::default(),
+        owners,
+    )
+    .map_err(|source| BaseError::Unpack {
+        digest: digest(),
+        source,
+    })?;
     if found == *diff_id {
         Ok(layer)
     } else {
@@ -300,7 +333,10 @@ impl Read for Verified {
             && digester.finish() != self.expected.digest
         {
             let message = format!("{} is damaged on disk", self.expected.digest);
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                message,
+            ));
         }
         Ok(count)
     }

@@ -39,7 +39,10 @@ impl Layout {
             let by_digest = wanted.parse::<Digest>().ok();
             index.manifests.iter().find(|child| match &by_digest {
                 Some(digest) => child.digest == *digest,
-                None => child.annotations.get(REF_NAME).is_some_and(|name| is_name(name, wanted)),
+                None => child
+                    .annotations
+                    .get(REF_NAME)
+                    .is_some_and(|name| is_name(name, wanted)),
             })
         };
         match (image, index.manifests.as_slice()) {
@@ -69,13 +72,22 @@ impl Layout {
     /// When it is not there, larger than `limit` bytes, or not what its digest says.
     pub fn small(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, BaseError> {
         if descriptor.size > limit {
-            return Err(BaseError::Malformed(format!("{} has more than {limit} bytes", descriptor.digest)));
+            return Err(BaseError::Malformed(format!(
+                "{} has more than {limit} bytes",
+                descriptor.digest
+            )));
         }
-        let bytes = read(&self.blob(&descriptor.digest), "reading a document of the layout")?;
+        let bytes = read(
+            &self.blob(&descriptor.digest),
+            "reading a document of the layout",
+        )?;
         if is_content_of(&bytes, &descriptor.digest) {
             Ok(bytes)
         } else {
-            Err(BaseError::Malformed(format!("{} is damaged in the layout", descriptor.digest)))
+            Err(BaseError::Malformed(format!(
+                "{} is damaged in the layout",
+                descriptor.digest
+            )))
         }
     }
 }

@@ -105,15 +105,26 @@ impl Bases {
                     let origin = Origin::Layout(layout);
                     self.read(context.clone(), root, origin, platform).await
                 }
-                None => Err(BaseError::Malformed(format!("there is no context named `{context}`"))),
+                None => Err(BaseError::Malformed(format!(
+                    "there is no context named `{context}`"
+                ))),
             },
         }
     }
 
-    async fn of_registry(&self, reference: &Reference, platform: &Platform) -> Result<Base, BaseError> {
-        let found = self.client.resolve(reference).await?.ok_or(BaseError::NotFound)?;
+    async fn of_registry(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Base, BaseError> {
+        let found = self
+            .client
+            .resolve(reference)
+            .await?
+            .ok_or(BaseError::NotFound)?;
         let origin = Origin::Registry(reference.repository().clone());
-        self.read(reference.to_string(), found, origin, platform).await
+        self.read(reference.to_string(), found, origin, platform)
+            .await
     }
 
     /// Reads the documents below `root`.
@@ -128,10 +139,12 @@ impl Bases {
         let manifest = match self.document(&origin, &root).await? {
             Document::Manifest(manifest) => manifest,
             Document::Index(index) => {
-                let child = index.select(platform).ok_or_else(|| BaseError::NoPlatform {
-                    wanted: platform.to_string(),
-                    found: index.platforms().map(ToString::to_string).collect(),
-                })?;
+                let child = index
+                    .select(platform)
+                    .ok_or_else(|| BaseError::NoPlatform {
+                        wanted: platform.to_string(),
+                        found: index.platforms().map(ToString::to_string).collect(),
+                    })?;
                 match self.document(&origin, child).await? {
                     Document::Manifest(manifest) => manifest,
                     Document::Index(_) => {
@@ -155,8 +168,14 @@ impl Bases {
         })
     }
 
-    async fn document(&self, origin: &Origin, descriptor: &Descriptor) -> Result<Document, BaseError> {
-        let bytes = self.small(origin, descriptor, oci::MAX_MANIFEST_BYTES).await?;
+    async fn document(
+        &self,
+        origin: &Origin,
+        descriptor: &Descriptor,
+    ) -> Result<Document, BaseError> {
+        let bytes = self
+            .small(origin, descriptor, oci::MAX_MANIFEST_BYTES)
+            .await?;
         Ok(Document::parse(&descriptor.media_type, &bytes)?)
     }
 
@@ -181,13 +200,17 @@ impl Bases {
                 self.client.manifest(&pinned).await?.bytes
             }
             Origin::Registry(repository) => {
-                self.client.small_blob(repository, descriptor, limit).await?
+                self.client
+                    .small_blob(repository, descriptor, limit)
+                    .await?
             }
         };
-        self.cache.keep(&descriptor.digest, &bytes).map_err(|source| BaseError::Io {
-            doing: "keeping a document of the base image",
-            source,
-        })?;
+        self.cache
+            .keep(&descriptor.digest, &bytes)
+            .map_err(|source| BaseError::Io {
+                doing: "keeping a document of the base image",
+                source,
+            })?;
         Ok(bytes.to_vec())
     }
 }
@@ -200,7 +223,10 @@ fn is_content_of(bytes: &[u8], digest: &Digest) -> bool {
 }
 
 /// The layers of an image by both of its documents.
-fn layers(manifest: &Manifest, config: &ImageConfig) -> Result<(Vec<Layer>, Vec<ChainId>), BaseError> {
+fn layers(
+    manifest: &Manifest,
+    config: &ImageConfig,
+) -> Result<(Vec<Layer>, Vec<ChainId>), BaseError> {
     let diff_ids = &config.rootfs.diff_ids;
     if diff_ids.len() != manifest.layers.len() {
         return Err(BaseError::Malformed(format!(
@@ -209,7 +235,11 @@ fn layers(manifest: &Manifest, config: &ImageConfig) -> Result<(Vec<Layer>, Vec<
             diff_ids.len()
         )));
     }
-    if let Some(other) = manifest.layers.iter().find(|layer| !is_layer(&layer.media_type)) {
+    if let Some(other) = manifest
+        .layers
+        .iter()
+        .find(|layer| !is_layer(&layer.media_type))
+    {
         return Err(BaseError::Malformed(format!(
             "it is no container image: it has content of type `{}`",
             other.media_type
@@ -233,5 +263,7 @@ fn layers(manifest: &Manifest, config: &ImageConfig) -> Result<(Vec<Layer>, Vec<
 fn is_layer(media_type: &MediaType) -> bool {
     media_type.is_layer()
         || media_type.is_foreign_layer()
-        || media_type.as_str().starts_with("application/vnd.docker.image.rootfs.diff.tar")
+        || media_type
+            .as_str()
+            .starts_with("application/vnd.docker.image.rootfs.diff.tar")
 }

@@ -111,7 +111,9 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
         Isolation::NoRun => false,
     };
     // Must come before any thread exists: the process starts itself again in its namespaces.
-    let entered = isolated.then(|| enter_user_namespace(&prepared.root)).transpose()?;
+    let entered = isolated
+        .then(|| enter_user_namespace(&prepared.root))
+        .transpose()?;
     let to_stdout = prepared.exports.to_stdout();
     let named = prepared.exports.names();
     let built = run_async(async |stop| args.build(prepared, entered, &stop).await)?;
@@ -120,9 +122,14 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
 
 impl BuildArgs {
     fn prepare(&self) -> Result<Prepared, Error> {
-        if self.context.to_str().is_some_and(|text| text == "-" || text.contains("://")) {
+        if self
+            .context
+            .to_str()
+            .is_some_and(|text| text == "-" || text.contains("://"))
+        {
             return Err(Error::Request(
-                "the build context must be a directory; archives and URLs are not supported yet".into(),
+                "the build context must be a directory; archives and URLs are not supported yet"
+                    .into(),
             ));
         }
         let context = BuildContext::open(&self.context)?;
@@ -136,7 +143,11 @@ impl BuildArgs {
         let options = Options {
             target: self.target.clone(),
             build_args: self.build_args(),
-            labels: self.label.iter().map(|label| (label.key.clone(), label.value_or_empty())).collect(),
+            labels: self
+                .label
+                .iter()
+                .map(|label| (label.key.clone(), label.value_or_empty()))
+                .collect(),
             platform: self.platform.clone().unwrap_or_else(Platform::host),
             build_platform: Platform::host(),
             contexts: contexts.keys().cloned().collect(),
@@ -152,15 +163,27 @@ impl BuildArgs {
     }
 
     /// The Dockerfile, and its path in the context where it is in it.
-    fn read_dockerfile(&self, context: &BuildContext) -> Result<(SourceFile, Option<String>), Error> {
+    fn read_dockerfile(
+        &self,
+        context: &BuildContext,
+    ) -> Result<(SourceFile, Option<String>), Error> {
         let Some(path) = &self.file else {
             let (name, text) = context.read_dockerfile("")?;
-            return Ok((SourceFile { name: name.clone(), text }, Some(name)));
+            return Ok((
+                SourceFile {
+                    name: name.clone(),
+                    text,
+                },
+                Some(name),
+            ));
         };
         if path.as_os_str() == "-" {
-            return Err(Error::Request("a Dockerfile from standard input is not supported yet".into()));
+            return Err(Error::Request(
+                "a Dockerfile from standard input is not supported yet".into(),
+            ));
         }
-        let text = fs_err::read_to_string(path).map_err(|error| Error::Request(error.to_string()))?;
+        let text =
+            fs_err::read_to_string(path).map_err(|error| Error::Request(error.to_string()))?;
         let inside = inside(&self.context, path);
         let name = inside.clone().unwrap_or_else(|| path.display().to_string());
         Ok((SourceFile { name, text }, inside))
@@ -189,20 +212,40 @@ impl BuildArgs {
             Some(data) if !data.is_empty() => PathBuf::from(data),
             _ => match std::env::var_os("HOME") {
                 Some(home) if !home.is_empty() => PathBuf::from(home).join(".local/share"),
-                _ => return Err(Error::Request("name a directory with --root: HOME is not set".into())),
+                _ => {
+                    return Err(Error::Request(
+                        "name a directory with --root: HOME is not set".into(),
+                    ));
+                }
             },
         };
         Ok(data.join("coopery"))
     }
 
-    async fn build(&self, prepared: Prepared, entered: Option<Entered>, stop: &Stop) -> Result<Built, Error> {
+    async fn build(
+        &self,
+        prepared: Prepared,
+        entered: Option<Entered>,
+        stop: &Stop,
+    ) -> Result<Built, Error> {
         let client = self.network.client()?;
-        let cache = Cache::open(&prepared.root).map_err(Error::io("opening the engine's directory"))?;
-        let owners = if entered.is_some() { Owners::OnDisk } else { Owners::Recorded };
-        let style = if self.quiet { Style::Quiet } else { self.progress };
+        let cache =
+            Cache::open(&prepared.root).map_err(Error::io("opening the engine's directory"))?;
+        let owners = if entered.is_some() {
+            Owners::OnDisk
+        } else {
+            Owners::Recorded
+        };
+        let style = if self.quiet {
+            Style::Quiet
+        } else {
+            self.progress
+        };
         let progress = Progress::stderr(style);
         if prepared.exports.is_empty() && style != Style::Quiet {
-            tracing::warn!("no output was asked for with --push or -o: the image stays in the cache");
+            tracing::warn!(
+                "no output was asked for with --push or -o: the image stays in the cache"
+            );
         }
         let engine = Engine {
             bases: Bases::new(client.clone(), cache.clone(), owners, prepared.contexts),
@@ -244,7 +287,11 @@ impl BuildArgs {
             });
             write(path, &format!("{metadata:#}\n"))?;
         }
-        if to_stdout { Ok(()) } else { output::line(digest) }
+        if to_stdout {
+            Ok(())
+        } else {
+            output::line(digest)
+        }
     }
 }
 
@@ -252,7 +299,12 @@ impl BuildArgs {
 fn inside(context: &Path, file: &Path) -> Option<String> {
     let context = fs_err::canonicalize(context).ok()?;
     // A link counts by where it is, not by what it points to.
-    let directory = fs_err::canonicalize(file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))).ok()?;
+    let directory = fs_err::canonicalize(
+        file.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    )
+    .ok()?;
     let path = directory.join(file.file_name()?);
     path.strip_prefix(context).ok()?.to_str().map(str::to_owned)
 }

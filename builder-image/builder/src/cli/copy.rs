@@ -21,17 +21,17 @@ pub(super) struct CopyArgs {
 
 pub(super) fn run(args: &CopyArgs) -> Result<(), Error> {
     let client = args.network.client()?;
-    let (from, to) = (args.source.clone().or_latest(), args.destination.clone().or_latest());
+    let (from, to) = (
+        args.source.clone().or_latest(),
+        args.destination.clone().or_latest(),
+    );
     let options = CopyOptions::default();
     let report = run_async(async |stop| {
         tokio::select! {
             biased;
             () = stop.token.cancelled() => Err(Error::Cancelled),
             report = copy(&client, &from, &client, &to, &options) => {
-                report.map_err(|source| Error::Export {
-                    doing: format!("copying {from} to {to}"),
-                    source,
-                })
+                report.map_err(Error::export(format!("copying {from} to {to}")))
             }
         }
     })?;

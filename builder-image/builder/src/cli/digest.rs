@@ -20,10 +20,10 @@ pub(super) fn run(args: &DigestArgs) -> Result<(), Error> {
     let client = args.network.client()?;
     let image = args.image.clone().or_latest();
     let found = run_async(async |_| {
-        client.resolve(&image).await.map_err(|source| Error::Export {
-            doing: format!("looking for {image}"),
-            source,
-        })
+        client
+            .resolve(&image)
+            .await
+            .map_err(Error::export(format!("looking for {image}")))
     })?;
     match found {
         Some(descriptor) => output::line(descriptor.digest.as_str()),

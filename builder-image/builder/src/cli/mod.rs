@@ -32,11 +32,7 @@ enum Command {
     /// Print the digest that a tag stands for
     Digest(digest::DigestArgs),
     /// Carry out the request of a builder pod
-    Pod {
-        /// How to show progress
-        #[arg(long, value_enum, default_value_t = Style::Plain)]
-        progress: Style,
-    },
+    Pod(PodArgs),
     /// Print whether RUN can be isolated here, as JSON
     ExecProbe {
         /// Directory that layers would be kept in
@@ -45,6 +41,40 @@ enum Command {
     },
     /// Print the version
     Version,
+}
+
+#[derive(clap::Args)]
+struct PodArgs {
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t = Style::Plain)]
+    progress: Style,
+    /// File with the request
+    #[arg(long, value_name = "FILE", default_value = protocol::paths::REQUEST)]
+    request: String,
+    /// File to write the outcome to
+    #[arg(long, value_name = "FILE", default_value = protocol::paths::OUTCOME)]
+    outcome: String,
+    /// Directory of the ConfigMap that is the source
+    #[arg(long, value_name = "DIR", default_value = protocol::paths::SOURCE)]
+    source: String,
+    /// Directory of the Secret of the source
+    #[arg(long, value_name = "DIR", default_value = protocol::paths::SOURCE_CREDENTIALS)]
+    source_credentials: String,
+    /// Directory to work in
+    #[arg(long, value_name = "DIR", default_value = protocol::paths::WORKSPACE)]
+    root: String,
+}
+
+impl PodArgs {
+    fn paths(&self) -> pod::Paths {
+        pod::Paths {
+            request: self.request.clone(),
+            source_credentials: self.source_credentials.clone(),
+            source: self.source.clone(),
+            workspace: self.root.clone(),
+            outcome: self.outcome.clone(),
+        }
+    }
 }
 
 /// Runs the command that the arguments of the process name. Must be called before any thread exists.
@@ -58,7 +88,7 @@ pub fn run() -> ExitCode {
     };
     start_logging();
     let result = match cli.command {
-        Command::Pod { progress } => return pod::run(&pod::Paths::default(), progress),
+        Command::Pod(args) => return pod::run(&args.paths(), args.progress),
         Command::Build(args) => build::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Digest(args) => digest::run(&args),

@@ -13,7 +13,12 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Credentials for registries, as docker login writes them (default: ~/.docker/config.json)
-    #[arg(long, value_name = "FILE", alias = "registry-config", env = "REGISTRY_AUTH_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        alias = "registry-config",
+        env = "REGISTRY_AUTH_FILE"
+    )]
     authfile: Option<PathBuf>,
     /// Registry to reach by plain HTTP; loopback ones are without being named
     #[arg(long, value_name = "HOST")]
@@ -28,15 +33,15 @@ impl NetworkArgs {
             .proxies(Proxies::from_env())
             .plain_http(self.plain_http.iter().cloned());
         if let Some(path) = &self.ca_file {
-            builder = builder.ca_pem(fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?);
+            builder = builder
+                .ca_pem(fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?);
         }
         if let Some(config) = self.credentials()? {
             builder = builder.keychain(config);
         }
-        builder.build().map_err(|source| Error::Export {
-            doing: "making the client of registries".into(),
-            source,
-        })
+        builder
+            .build()
+            .map_err(Error::export("making the client of registries"))
     }
 
     fn credentials(&self) -> Result<Option<DockerConfig>, Error> {
@@ -49,7 +54,9 @@ impl NetworkArgs {
             },
         };
         let config = DockerConfig::parse(&text);
-        config.map(Some).map_err(|error| Error::Request(error.to_string()))
+        config
+            .map(Some)
+            .map_err(|error| Error::Request(error.to_string()))
     }
 }
 

@@ -46,14 +46,26 @@ pub fn write_archive(
         path: path.clone(),
         source,
     };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    // A pipe or a device takes the bytes; only a file can be replaced by another.
+    if fs_err::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let file = fs_err::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(write)?;
+        return archive(image, output, blob, std::io::BufWriter::new(file), path).map(drop);
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     let file = tempfile::Builder::new()
         .prefix(".coopery-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(parent.unwrap_or(Path::new(".")))
         .map_err(write)?;
     let writer = archive(image, output, blob, std::io::BufWriter::new(file), path)?;
-    let file = writer.into_inner().map_err(|error| write(error.into_error()))?;
+    let file = writer
+        .into_inner()
+        .map_err(|error| write(error.into_error()))?;
     file.persist(path).map_err(|error| write(error.error))?;
     Ok(())
 }
@@ -82,7 +94,10 @@ pub fn write_layout(
         if fs_err::metadata(&path).is_ok_and(|found| found.len() == layer.size) {
             continue;
         }
-        let mut file = tempfile::Builder::new().prefix(".blob-").tempfile_in(&blobs).map_err(write)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".blob-")
+            .tempfile_in(&blobs)
+            .map_err(write)?;
         let mut from = fs_err::File::open(blob(layer)).map_err(ArchiveError::Blob)?;
         std::io::copy(&mut from, &mut file).map_err(write)?;
         publish(file, &path).map_err(write)?;
@@ -98,14 +113,18 @@ pub fn write_layout(
         .unwrap_or_else(|| Index::new(Vec::new()));
     let new = entries(image, names);
     let name_of = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
-    index.manifests.retain(|entry| !new.iter().any(|new| name_of(new) == name_of(entry)));
+    index
+        .manifests
+        .retain(|entry| !new.iter().any(|new| name_of(new) == name_of(entry)));
     index.manifests.extend(new);
     place(&path, &to_json(&index)).map_err(write)
 }
 
 fn place(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempfile_in(parent)?;
     file.write_all(bytes)?;
     publish(file, path)
 }
@@ -134,9 +153,15 @@ fn archive<W: Write>(
         tar.append_data(&mut header, name, bytes).map_err(write)
     };
     small("oci-layout", LAYOUT)?;
-    small("index.json", &to_json(&Index::new(entries(image, &output.names))))?;
+    small(
+        "index.json",
+        &to_json(&Index::new(entries(image, &output.names))),
+    )?;
     if output.form == Form::DockerArchive {
-        small("manifest.json", &to_json(&docker_manifest(image, &output.names)))?;
+        small(
+            "manifest.json",
+            &to_json(&docker_manifest(image, &output.names)),
+        )?;
     }
     for (descriptor, bytes) in documents(image) {
         small(&blob_name(descriptor), bytes)?;
@@ -149,7 +174,8 @@ fn archive<W: Write>(
         }
         let mut file = fs_err::File::open(blob(layer)).map_err(ArchiveError::Blob)?;
         let mut header = header(layer.size);
-        tar.append_data(&mut header, blob_name(layer), &mut file).map_err(write)?;
+        tar.append_data(&mut header, blob_name(layer), &mut file)
+            .map_err(write)?;
     }
     let mut writer = tar.into_inner().map_err(write)?;
     writer.flush().map_err(write)?;
@@ -185,7 +211,10 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// The entries of the index: one for each name, or one without a name.
 fn entries(image: &Image, names: &[Reference]) -> Vec<Descriptor> {
-    let plain = image.descriptor.clone().with_platform(image.platform.clone());
+    let plain = image
+        .descriptor
+        .clone()
+        .with_platform(image.platform.clone());
     if names.is_empty() {
         return vec![plain];
     }
@@ -193,9 +222,13 @@ fn entries(image: &Image, names: &[Reference]) -> Vec<Descriptor> {
         .iter()
         .map(|name| {
             let mut entry = plain.clone();
-            entry.annotations.insert(CONTAINERD_NAME.into(), name.to_string());
+            entry
+                .annotations
+                .insert(CONTAINERD_NAME.into(), name.to_string());
             if let Some(tag) = name.tag() {
-                entry.annotations.insert(REF_NAME.into(), tag.as_str().to_owned());
+                entry
+                    .annotations
+                    .insert(REF_NAME.into(), tag.as_str().to_owned());
             }
             entry
         })

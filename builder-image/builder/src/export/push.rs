@@ -59,12 +59,15 @@ impl Pusher {
     /// # Errors
     /// When a registry refuses, or the bytes cannot be read.
     pub async fn layer(&self, descriptor: &Descriptor, source: &Source) -> Result<(), Error> {
-        let all = self.destinations.iter().map(|(destination, room)| async move {
-            let _room = room.acquire().await.expect("the semaphore is never closed");
-            self.layer_to(destination, descriptor, source)
-                .await
-                .map_err(failed(&destination.repository, "pushing a layer to"))
-        });
+        let all = self
+            .destinations
+            .iter()
+            .map(|(destination, room)| async move {
+                let _room = room.acquire().await;
+                self.layer_to(destination, descriptor, source)
+                    .await
+                    .map_err(failed(&destination.repository, "pushing a layer to"))
+            });
         futures::future::try_join_all(all).await.map(drop)
     }
 
@@ -89,7 +92,9 @@ impl Pusher {
                 let blob = blob.clone();
                 async move { open_file(blob).await }.boxed()
             };
-            self.client.push_blob(repository, descriptor, mount_from, open).await?;
+            self.client
+                .push_blob(repository, descriptor, mount_from, open)
+                .await?;
             return Ok(());
         }
         if descriptor.media_type.is_foreign_layer() {
@@ -101,14 +106,18 @@ impl Pusher {
                     (Some(from), _) => Ok(self.client.blob(from, descriptor).await?.boxed()),
                     (None, Source::Base(base)) => match &base.origin {
                         Origin::Layout(layout) => open_file(layout.blob(&descriptor.digest)).await,
-                        Origin::Registry(_) => unreachable!("a base of a registry has a repository"),
+                        Origin::Registry(_) => {
+                            unreachable!("a base of a registry has a repository")
+                        }
                     },
                     (None, Source::Cache) => open_file(self.cache.blob(&descriptor.digest)).await,
                 }
             }
             .boxed()
         };
-        self.client.push_blob(repository, descriptor, mount_from, open).await?;
+        self.client
+            .push_blob(repository, descriptor, mount_from, open)
+            .await?;
         Ok(())
     }
 
@@ -122,8 +131,11 @@ impl Pusher {
             async move {
                 let config = Bytes::copy_from_slice(&image.config);
                 let media_type = image.config_descriptor.media_type.clone();
-                self.client.upload_bytes(repository, media_type, config).await?;
-                self.put(&repository.at(image.descriptor.digest.clone()), image).await
+                self.client
+                    .upload_bytes(repository, media_type, config)
+                    .await?;
+                self.put(&repository.at(image.descriptor.digest.clone()), image)
+                    .await
             }
             .map(|result| result.map_err(failed(repository, "pushing the manifest to")))
         });
@@ -138,12 +150,17 @@ impl Pusher {
                 }
             })
         });
-        futures::stream::iter(tags).buffer_unordered(PARALLEL).try_collect().await
+        futures::stream::iter(tags)
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
     }
 
     async fn put(&self, reference: &oci::Reference, image: &Image) -> distribution::Result<()> {
         let bytes = Bytes::copy_from_slice(&image.manifest);
-        self.client.put_manifest(reference, &image.descriptor.media_type, bytes).await?;
+        self.client
+            .put_manifest(reference, &image.descriptor.media_type, bytes)
+            .await?;
         Ok(())
     }
 }
@@ -152,8 +169,7 @@ fn failed(
     repository: &oci::Repository,
     doing: &str,
 ) -> impl FnOnce(distribution::Error) -> Error + use<> {
-    let doing = format!("{doing} {repository}");
-    move |source| Error::Export { doing, source }
+    Error::export(format!("{doing} {repository}"))
 }
 
 type Content = futures::stream::BoxStream<'static, distribution::Result<Bytes>>;

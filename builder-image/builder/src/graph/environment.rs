@@ -79,12 +79,12 @@ pub(super) fn expand_word(
     word: &Word,
     escape: char,
     scope: &impl Scope,
-) -> Result<String, Diagnostic> {
+) -> Result<String, Box<Diagnostic>> {
     dockerfile::expand(&word.value, escape, scope).map_err(|error| expansion(word, &error))
 }
 
 /// The diagnostic of a failed expansion.
-pub(super) fn expansion(word: &Word, error: &ExpandError) -> Diagnostic {
+pub(super) fn expansion(word: &Word, error: &ExpandError) -> Box<Diagnostic> {
     // A word that goes over several lines has more bytes in the file than in itself, so offsets do not fit.
     let span = if word.span.len() == word.value.len() {
         Span::new(
@@ -94,5 +94,5 @@ pub(super) fn expansion(word: &Word, error: &ExpandError) -> Diagnostic {
     } else {
         word.span
     };
-    Diagnostic::error("expansion", span, error.to_string())
+    Box::new(Diagnostic::error("expansion", span, error.to_string()))
 }

@@ -16,6 +16,9 @@ use super::{
 
 type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
 
+/// Sources of a copy: paths, and documents by name and content.
+type Selected = (Vec<String>, Vec<(String, String)>);
+
 impl Builder<'_> {
     /// Carries out an instruction; `position` is its position in the stage.
     pub(super) fn instruction(&mut self, position: usize, instruction: &Instruction) -> Outcome {
@@ -74,7 +77,7 @@ impl Builder<'_> {
     }
 
     fn expand(&self, word: &Word) -> Outcome<String> {
-        expand_word(word, self.plan.dockerfile.escape, &self.state.variables).map_err(Box::new)
+        expand_word(word, self.plan.dockerfile.escape, &self.state.variables)
     }
 
     fn expand_option(&self, word: Option<&Word>) -> Outcome<Option<String>> {
@@ -156,7 +159,7 @@ impl Builder<'_> {
         let pairs = self.pairs(pairs)?;
         let mut text = String::from("ENV");
         for (name, value) in pairs {
-            text.push_str(&format!(" {name}={value}"));
+            text.extend([" ", &name, "=", &value]);
             let env = &mut self.state.config.env;
             let entry = format!("{name}={value}");
             match env
@@ -176,7 +179,7 @@ impl Builder<'_> {
         let pairs = self.pairs(pairs)?;
         let mut text = String::from("LABEL");
         for (name, value) in pairs {
-            text.push_str(&format!(" {name}={value}"));
+            text.extend([" ", &name, "=", &value]);
             self.state.config.labels.insert(name, value);
         }
         self.note(text);
@@ -197,7 +200,7 @@ impl Builder<'_> {
         for word in words {
             let escape = self.plan.dockerfile.escape;
             let expanded = dockerfile::expand_words(&word.value, escape, &self.state.variables)
-                .map_err(|error| Box::new(expansion(word, &error)))?;
+                .map_err(|error| expansion(word, &error))?;
             for text in expanded {
                 let parsed = dockerfile::port::parse(&text).map_err(|error| {
                     Box::new(Diagnostic::error(
@@ -285,7 +288,7 @@ impl Builder<'_> {
         let created_by = format!("RUN {}{} # buildkit", self.history_args(), args.join(" "));
         let mut text = instruction.source.clone();
         if let Some(first) = run.heredocs.first() {
-            text.push_str(&format!(" ({})", summary(&first.content)));
+            text.extend([" (", &summary(&first.content), ")"]);
         }
         let action = Action::Run(RunAction {
             args,
@@ -309,7 +312,7 @@ impl Builder<'_> {
                 .or(value.as_deref())
                 .unwrap_or_default();
             match args.iter_mut().find(|(known, _)| known == name) {
-                Some(known) => known.1 = value.to_owned(),
+                Some(known) => value.clone_into(&mut known.1),
                 None => args.push((name, value.to_owned())),
             }
         }
@@ -371,11 +374,7 @@ impl Builder<'_> {
         )
     }
 
-    fn sources(
-        &self,
-        sources: &[Source],
-        add: bool,
-    ) -> Outcome<(Vec<String>, Vec<(String, String)>)> {
+    fn sources(&self, sources: &[Source], add: bool) -> Outcome<Selected> {
         let mut paths = Vec::new();
         let mut documents = Vec::new();
         for source in sources {
@@ -428,16 +427,16 @@ impl Builder<'_> {
         let mut created_by = String::from(if parts.add { "ADD" } else { "COPY" });
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
-                created_by.push_str(&format!(" --{flag}={value}"));
+                created_by.extend([" --", flag, "=", value]);
             }
         }
         for source in &parts.sources {
-            created_by.push_str(&format!(" {source}"));
+            created_by.extend([" ", source]);
         }
         for (name, _) in &parts.documents {
-            created_by.push_str(&format!(" <<{name}"));
+            created_by.extend([" <<", name]);
         }
-        created_by.push_str(&format!(" {destination} # buildkit"));
+        created_by.extend([" ", &destination, " # buildkit"]);
         let mut path = absolute(&self.state.config.working_dir, &destination);
         let names_directory =
             destination.is_empty() || destination.ends_with('/') || ends_in_dot(&destination);

@@ -27,7 +27,7 @@ pub fn plan<'d>(dockerfile: &'d Dockerfile, options: &'d Options) -> Result<Plan
                 .and_then(|stage| stage.name.clone())
         })
         .unwrap_or_default();
-    let globals = global_args(dockerfile, options, &stage_name).map_err(one)?;
+    let globals = global_args(dockerfile, options, &stage_name).map_err(|error| one(*error))?;
     let mut walk = Walk {
         plan: Plan {
             dockerfile,
@@ -57,7 +57,10 @@ impl<'d> Plan<'d> {
     /// The first RUN that the target needs.
     pub fn first_run(&self) -> Option<&'d Instruction> {
         let needed = |stage: &&Stage| {
-            let replaced = stage.name.as_ref().is_some_and(|name| self.options.contexts.contains(name));
+            let replaced = stage
+                .name
+                .as_ref()
+                .is_some_and(|name| self.options.contexts.contains(name));
             self.stages[stage.index].is_some() && !replaced
         };
         self.dockerfile
@@ -78,7 +81,7 @@ fn global_args(
     dockerfile: &Dockerfile,
     options: &Options,
     target: &str,
-) -> Result<Variables, Diagnostic> {
+) -> Result<Variables, Box<Diagnostic>> {
     let mut globals = platform_args(&options.build_platform, &options.platform, target);
     for (name, value) in &options.build_args {
         if globals.get(name).is_some() {
@@ -109,7 +112,7 @@ struct Walk<'d> {
     names: BTreeMap<(BaseName, Platform), BaseId>,
 }
 
-impl<'d> Walk<'d> {
+impl Walk<'_> {
     fn stage(&mut self, index: usize) -> Result<(), Box<Diagnostic>> {
         if self.plan.stages[index].is_some() {
             return Ok(());
@@ -291,7 +294,7 @@ impl<'d> Walk<'d> {
     }
 
     fn expand_global(&self, word: &Word) -> Result<String, Box<Diagnostic>> {
-        expand_word(word, self.plan.dockerfile.escape, &self.plan.globals).map_err(Box::new)
+        expand_word(word, self.plan.dockerfile.escape, &self.plan.globals)
     }
 
     /// The error for a word of FROM that is nothing once its variables are replaced.

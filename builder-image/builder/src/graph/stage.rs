@@ -97,6 +97,9 @@ pub(super) struct Builder<'p> {
 ///
 /// # Errors
 /// When something cannot be expanded, is invalid once it is, or a base asks for what is not supported.
+///
+/// # Panics
+/// When `bases` has not one configuration for each image of the plan.
 pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> {
     let mut errors = Vec::new();
     let mut steps = Vec::new();
@@ -109,7 +112,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
         let state = match initial(plan, planned, stage, bases, &finished) {
             Ok(state) => state,
             Err(error) => {
-                errors.push(error);
+                errors.push(*error);
                 continue;
             }
         };
@@ -192,7 +195,7 @@ fn initial(
     stage: &Stage,
     bases: &BaseConfigs,
     finished: &[Option<State>],
-) -> Result<State, Diagnostic> {
+) -> Result<State, Box<Diagnostic>> {
     match planned.from {
         StageBase::Scratch => Ok(State::of_scratch(&planned.platform)),
         StageBase::Stage(index) => Ok(finished[index]
@@ -204,7 +207,7 @@ fn initial(
                 .cloned()
                 .expect("every base of the plan has a configuration");
             if !image.config.on_build.is_empty() {
-                return Err(Diagnostic::error(
+                let refused = Diagnostic::error(
                     "unsupported",
                     stage.from.image.span,
                     format!(
@@ -216,7 +219,8 @@ fn initial(
                 .note(format!(
                     "ONBUILD {}",
                     image.config.on_build.join("\nONBUILD ")
-                )));
+                ));
+                return Err(Box::new(refused));
             }
             Ok(State::of_config(image, Filesystem::Base(id), Some(id)))
         }

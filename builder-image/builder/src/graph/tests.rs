@@ -1,5 +1,4 @@
 //! The graph as text, for Dockerfiles of a few lines.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::Write as _;
 
@@ -47,7 +46,7 @@ fn graph(text: &str, options: &Options) -> Result<Graph, String> {
                 .collect();
             lines.join("\n")
         }
-        other => other.to_string(),
+        GraphError::Target(target) => target.to_string(),
     };
     let plan = plan(&file, options).map_err(tell)?;
     let bases = vec![base_config(); plan.bases.len()];

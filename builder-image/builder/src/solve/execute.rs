@@ -188,7 +188,7 @@ impl Solve {
             Err(source) => {
                 let error = self.step_error(step, source, vertex.tail());
                 let message = match error.as_ref() {
-                    Error::Step { source, .. } => crate::error::chain(source),
+                    Error::Step { source, .. } => crate::error::chain(source.as_ref()),
                     other => other.to_string(),
                 };
                 vertex.failed(&message);
@@ -200,7 +200,7 @@ impl Solve {
     fn step_error(&self, step: &Step, source: StepFailure, output: String) -> Arc<Error> {
         Arc::new(Error::Step {
             place: self.place(step),
-            source,
+            source: Box::new(source),
             output,
         })
     }

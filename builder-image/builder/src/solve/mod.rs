@@ -223,14 +223,14 @@ impl Solve {
                 Ok(plain(CacheKey::run(&below, run, platform, &self.graph.hostname)))
             }
             Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
-            Action::Copy(copy) => match copy.from {
-                Some(from) => self.key_of_copy_from(step, copy, from, &below).await,
-                None => {
-                    let inputs = self.inputs(step, copy, None).await?;
-                    let key = CacheKey::copy(&below, copy, &inputs.digest(), epoch);
-                    Ok(Keyed { inputs, ..plain(key) })
+            Action::Copy(copy) => {
+                if let Some(from) = copy.from {
+                    return self.key_of_copy_from(step, copy, from, &below).await;
                 }
-            },
+                let inputs = self.inputs(step, copy, None).await?;
+                let key = CacheKey::copy(&below, copy, &inputs.digest(), epoch);
+                Ok(Keyed { inputs, ..plain(key) })
+            }
         }
     }
 
@@ -333,7 +333,7 @@ impl Solve {
             Some(step) => Error::Base {
                 place: self.place(step),
                 name,
-                source,
+                source: Box::new(source),
                 help: None,
             },
             None => Error::Request(format!("base image `{name}`: {source}")),

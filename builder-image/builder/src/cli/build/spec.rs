@@ -56,7 +56,9 @@ impl FromStr for NamedContextArg {
             .filter(|(name, _)| !name.is_empty())
             .ok_or("expected NAME=SOURCE")?;
         let source = if let Some(image) = source.strip_prefix("docker-image://") {
-            let image: Reference = image.parse().map_err(|error: oci::ReferenceError| error.to_string())?;
+            let image: Reference = image
+                .parse()
+                .map_err(|error: oci::ReferenceError| error.to_string())?;
             NamedContext::Image(image.or_latest())
         } else if let Some(layout) = source.strip_prefix("oci-layout://") {
             layout_of(layout)
@@ -107,7 +109,9 @@ impl FromStr for OutputArg {
         let (mut kind, mut dest, mut tar, mut push) = (None, None, true, false);
         let mut names = Vec::new();
         for field in text.split(',') {
-            let (key, value) = field.split_once('=').ok_or(format!("`{field}` is not KEY=VALUE"))?;
+            let (key, value) = field
+                .split_once('=')
+                .ok_or(format!("`{field}` is not KEY=VALUE"))?;
             match key {
                 "type" => kind = Some(value),
                 "dest" => dest = Some(value),
@@ -115,10 +119,16 @@ impl FromStr for OutputArg {
                 "push" => push = boolean(value)?,
                 // Several names stand in quotes in CSV, which a shell has taken away; each may also have its own field.
                 "name" => {
-                    let name: Reference = value.parse().map_err(|e: oci::ReferenceError| e.to_string())?;
+                    let name: Reference = value
+                        .parse()
+                        .map_err(|e: oci::ReferenceError| e.to_string())?;
                     names.push(name.or_latest());
                 }
-                other => return Err(format!("`{other}` is not supported; known are type, dest, tar, push and name")),
+                other => {
+                    return Err(format!(
+                        "`{other}` is not supported; known are type, dest, tar, push and name"
+                    ));
+                }
             }
         }
         let path = dest.filter(|dest| *dest != "-").map(PathBuf::from);
@@ -126,12 +136,28 @@ impl FromStr for OutputArg {
             Some("push" | "registry") => Ok(Self::Push(names)),
             Some("image") if push => Ok(Self::Push(names)),
             Some("image") => Err("type=image needs push=true: there is no image store yet".into()),
-            Some("oci") if tar => Ok(Self::File { form: Form::OciArchive, path, names }),
-            Some("oci") if path.is_none() => Err("type=oci with tar=false needs dest=DIRECTORY".into()),
-            Some("oci") => Ok(Self::File { form: Form::OciDirectory, path, names }),
-            Some("docker") if tar => Ok(Self::File { form: Form::DockerArchive, path, names }),
+            Some("oci") if tar => Ok(Self::File {
+                form: Form::OciArchive,
+                path,
+                names,
+            }),
+            Some("oci") if path.is_none() => {
+                Err("type=oci with tar=false needs dest=DIRECTORY".into())
+            }
+            Some("oci") => Ok(Self::File {
+                form: Form::OciDirectory,
+                path,
+                names,
+            }),
+            Some("docker") if tar => Ok(Self::File {
+                form: Form::DockerArchive,
+                path,
+                names,
+            }),
             Some("docker") => Err("type=docker is always an archive".into()),
-            Some(other) => Err(format!("type `{other}` is not supported; known are oci, docker and push")),
+            Some(other) => Err(format!(
+                "type `{other}` is not supported; known are oci, docker and push"
+            )),
             None => Err("the type is missing: expected type=oci, type=docker or type=push".into()),
         }
     }
@@ -155,11 +181,17 @@ pub(super) struct Exports {
 
 impl Exports {
     /// What `--output`, `--push` and `--tag` say together.
-    pub(super) fn new(outputs: &[OutputArg], push: bool, tags: &[Reference]) -> Result<Self, Error> {
+    pub(super) fn new(
+        outputs: &[OutputArg],
+        push: bool,
+        tags: &[Reference],
+    ) -> Result<Self, Error> {
         let mut exports = Self::default();
         let tags: Vec<_> = tags.iter().cloned().map(Reference::or_latest).collect();
         if let Some(name) = tags.iter().find(|name| name.digest().is_some()) {
-            return Err(Error::Request(format!("an image cannot be given the name {name}: it has a digest")));
+            return Err(Error::Request(format!(
+                "an image cannot be given the name {name}: it has a digest"
+            )));
         }
         exports.names.clone_from(&tags);
         let push_flag = push.then(|| OutputArg::Push(Vec::new()));
@@ -168,19 +200,35 @@ impl Exports {
                 OutputArg::Push(names) => {
                     let names = if names.is_empty() { &tags } else { names };
                     if names.is_empty() {
-                        return Err(Error::Request("pushing needs a name: give one with --tag".into()));
+                        return Err(Error::Request(
+                            "pushing needs a name: give one with --tag".into(),
+                        ));
                     }
-                    names.iter().for_each(|name| exports.push_to(name));
+                    for name in names {
+                        exports.push_to(name);
+                    }
                 }
                 OutputArg::File { form, path, names } => exports.outputs.push(Output {
                     form: *form,
                     path: path.clone(),
-                    names: if names.is_empty() { tags.clone() } else { names.clone() },
+                    names: if names.is_empty() {
+                        tags.clone()
+                    } else {
+                        names.clone()
+                    },
                 }),
             }
         }
-        if exports.outputs.iter().filter(|output| output.path.is_none()).count() > 1 {
-            return Err(Error::Request("only one output can be written to standard output".into()));
+        if exports
+            .outputs
+            .iter()
+            .filter(|output| output.path.is_none())
+            .count()
+            > 1
+        {
+            return Err(Error::Request(
+                "only one output can be written to standard output".into(),
+            ));
         }
         Ok(exports)
     }
@@ -190,18 +238,19 @@ impl Exports {
         if !self.names.contains(name) {
             self.names.push(name.clone());
         }
-        let known = self.destinations.iter_mut().find(|d| d.repository == *name.repository());
-        let destination = match known {
-            Some(known) => known,
-            None => {
-                self.destinations.push(Destination {
-                    name: name.repository().to_string(),
-                    repository: name.repository().clone(),
-                    tags: Vec::new(),
-                });
-                self.destinations.last_mut().expect("one was just added")
-            }
-        };
+        let known = self
+            .destinations
+            .iter()
+            .position(|d| d.repository == *name.repository());
+        let position = known.unwrap_or_else(|| {
+            self.destinations.push(Destination {
+                name: name.repository().to_string(),
+                repository: name.repository().clone(),
+                tags: Vec::new(),
+            });
+            self.destinations.len() - 1
+        });
+        let destination = &mut self.destinations[position];
         if let Some(tag) = name.tag().filter(|tag| !destination.tags.contains(tag)) {
             destination.tags.push(tag.clone());
         }
@@ -225,7 +274,6 @@ impl Exports {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
@@ -239,9 +287,16 @@ mod tests {
             ("a=oci-layout://x:latest", layout("x", Some("latest"))),
             ("a=oci-layout:///a:b/c", layout("/a:b/c", None)),
             ("a=oci-layout://x@sha256:1", layout("x", Some("sha256:1"))),
-            ("a=docker-image://alpine", NamedContext::Image("alpine:latest".parse().unwrap())),
+            (
+                "a=docker-image://alpine",
+                NamedContext::Image("alpine:latest".parse().unwrap()),
+            ),
         ] {
-            assert_eq!(text.parse::<NamedContextArg>().unwrap().source, expected, "{text}");
+            assert_eq!(
+                text.parse::<NamedContextArg>().unwrap().source,
+                expected,
+                "{text}"
+            );
         }
         for text in ["a", "=oci-layout://x", "a=../dir", "a=docker-image://A"] {
             assert!(text.parse::<NamedContextArg>().is_err(), "{text}");
@@ -253,12 +308,27 @@ mod tests {
         for (text, expected) in [
             ("type=oci,dest=a.tar", Ok((Form::OciArchive, Some("a.tar")))),
             ("type=oci", Ok((Form::OciArchive, None))),
-            ("type=oci,tar=false,dest=d", Ok((Form::OciDirectory, Some("d")))),
+            (
+                "type=oci,tar=false,dest=d",
+                Ok((Form::OciDirectory, Some("d"))),
+            ),
             ("type=docker,dest=-", Ok((Form::DockerArchive, None))),
-            ("type=oci,tar=false", Err("type=oci with tar=false needs dest=DIRECTORY")),
-            ("type=local,dest=x", Err("type `local` is not supported; known are oci, docker and push")),
-            ("dest=x", Err("the type is missing: expected type=oci, type=docker or type=push")),
-            ("type=oci,compression=zstd", Err("`compression` is not supported; known are type, dest, tar, push and name")),
+            (
+                "type=oci,tar=false",
+                Err("type=oci with tar=false needs dest=DIRECTORY"),
+            ),
+            (
+                "type=local,dest=x",
+                Err("type `local` is not supported; known are oci, docker and push"),
+            ),
+            (
+                "dest=x",
+                Err("the type is missing: expected type=oci, type=docker or type=push"),
+            ),
+            (
+                "type=oci,compression=zstd",
+                Err("`compression` is not supported; known are type, dest, tar, push and name"),
+            ),
             ("x", Err("`x` is not KEY=VALUE")),
         ] {
             let found = text.parse::<OutputArg>();
@@ -274,7 +344,9 @@ mod tests {
 
     #[test]
     fn names_of_one_repository_share_a_destination() {
-        let tags: Vec<Reference> = ["h:5000/a:1", "h:5000/a:2", "h:5000/b"].map(|t| t.parse().unwrap()).to_vec();
+        let tags: Vec<Reference> = ["h:5000/a:1", "h:5000/a:2", "h:5000/b"]
+            .map(|t| t.parse().unwrap())
+            .to_vec();
         let exports = Exports::new(&[], true, &tags).unwrap();
         let shown: Vec<_> = exports
             .destinations
