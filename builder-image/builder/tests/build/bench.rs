@@ -1,0 +1,176 @@
+//! A registry, a context and an engine's directory, all of one test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use builder::base::Bases;
+use builder::build::{Built, Job, build};
+use builder::cache::Cache;
+use builder::context::BuildContext;
+use builder::error::{Error, SourceFile};
+use builder::export::Destination;
+use builder::graph::Options;
+use builder::layer::{Owners, PackOptions};
+use builder::progress::{Progress, Style};
+use builder::solve::Engine;
+use distribution::memory::MemoryRegistry;
+use distribution::{Client, Guard, RetryPolicy};
+use oci::{Platform, Reference};
+
+pub(crate) struct Bench {
+    pub(crate) registry: MemoryRegistry,
+    context: tempfile::TempDir,
+    root: tempfile::TempDir,
+}
+
+/// What a build can be asked for besides its text.
+pub(crate) struct BenchOptions {
+    pub(crate) no_cache: bool,
+    pub(crate) threads: usize,
+    pub(crate) build_args: BTreeMap<String, String>,
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        // A second installation, by another test, fails and is no matter.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Self {
+            registry: MemoryRegistry::start().await,
+            context: tempfile::tempdir().unwrap(),
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Writes a file of the context.
+    pub(crate) fn file(&self, path: &str, content: &str) -> &Self {
+        let path = self.context.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+        self
+    }
+
+    /// Makes a symbolic link in the context.
+    pub(crate) fn link(&self, path: &str, target: &str) {
+        std::os::unix::fs::symlink(target, self.context.path().join(path)).unwrap();
+    }
+
+    /// Sets the time of a file in the context.
+    pub(crate) fn date(&self, path: &str, seconds: u64) {
+        let file = std::fs::File::open(self.context.path().join(path)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    }
+
+    /// Changes the time of a file and nothing else.
+    pub(crate) fn touch(&self, path: &str) {
+        self.date(path, 1);
+    }
+
+    /// The full name of an image in the registry.
+    pub(crate) fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.registry.address())
+    }
+
+    /// Empties the engine's directory and the registry's log.
+    pub(crate) async fn forget(&self) {
+        for entry in fs_err::read_dir(self.root.path()).unwrap() {
+            fs_err::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        self.registry.clear_requests();
+    }
+
+    /// Whether any layer was unpacked or made.
+    pub(crate) fn has_layers(&self) -> bool {
+        fs_err::read_dir(self.root.path().join("layers")).unwrap().next().is_some()
+    }
+
+    /// Whether no work in progress is left.
+    pub(crate) fn is_tidy(&self) -> bool {
+        fs_err::read_dir(self.root.path().join("tmp")).unwrap().next().is_none()
+    }
+
+    /// The paths in a layer of an image in the registry, but for the root.
+    pub(crate) fn layer_names(&self, repository: &str, tag: &str, layer: usize) -> Vec<String> {
+        let raw = self.registry.manifest(repository, tag).unwrap();
+        let manifest: oci::Manifest = serde_json::from_slice(&raw.bytes).unwrap();
+        let blob = self.registry.blob(repository, &manifest.layers[layer].digest).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(&blob[..]));
+        let names = archive.entries().unwrap().map(|entry| {
+            let path = entry.unwrap().path().unwrap().into_owned();
+            path.display().to_string().trim_matches('/').to_owned()
+        });
+        names.filter(|name| !matches!(name.as_str(), "" | ".")).collect()
+    }
+
+    /// Builds `text` and pushes it to these images of the registry.
+    pub(crate) async fn build(&self, text: &str, images: &[&str]) -> Result<Built, Error> {
+        self.build_with(text, images, |_| {}).await
+    }
+
+    pub(crate) async fn build_with(
+        &self,
+        text: &str,
+        images: &[&str],
+        change: impl FnOnce(&mut BenchOptions),
+    ) -> Result<Built, Error> {
+        let mut options = BenchOptions {
+            no_cache: false,
+            threads: 2,
+            build_args: BTreeMap::new(),
+        };
+        change(&mut options);
+        let client = Client::builder().guard(Guard::Open).retry(RetryPolicy::never()).build().unwrap();
+        let cache = Cache::open(self.root.path()).unwrap();
+        let engine = Engine {
+            bases: Bases::new(client.clone(), cache.clone(), Owners::Recorded, BTreeMap::new()),
+            client,
+            progress: Progress::new(Style::Quiet, std::io::sink()),
+            runtime: None,
+            owners: Owners::Recorded,
+            no_cache: options.no_cache,
+            pack: PackOptions {
+                threads: NonZero::new(options.threads).unwrap(),
+                ..PackOptions::default()
+            },
+            cancel: tokio_util::sync::CancellationToken::new(),
+            cache,
+        };
+        let job = Job {
+            file: Arc::new(SourceFile {
+                name: "Dockerfile".into(),
+                text: text.into(),
+            }),
+            context: Arc::new(BuildContext::open(Path::new(self.context.path())).unwrap()),
+            options: Options {
+                target: None,
+                build_args: options.build_args,
+                labels: BTreeMap::new(),
+                platform: Platform::host(),
+                build_platform: Platform::host(),
+                contexts: BTreeSet::new(),
+            },
+            destinations: self.destinations(images),
+            outputs: Vec::new(),
+        };
+        build(Arc::new(engine), job).await
+    }
+
+    fn destinations(&self, images: &[&str]) -> Vec<Destination> {
+        let mut destinations: Vec<Destination> = Vec::new();
+        for image in images {
+            let name: Reference = self.name(image).parse().unwrap();
+            let tag = name.tag().unwrap().clone();
+            match destinations.iter_mut().find(|d| d.repository == *name.repository()) {
+                Some(known) => known.tags.push(tag),
+                None => destinations.push(Destination {
+                    name: (*image).into(),
+                    repository: name.repository().clone(),
+                    tags: vec![tag],
+                }),
+            }
+        }
+        destinations
+    }
+}

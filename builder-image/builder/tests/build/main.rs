@@ -1,0 +1,205 @@
+//! Builds without RUN against in-memory registries: what is pushed, in which order, and what is never fetched.
+
+mod bench;
+
+use distribution::memory::Fault;
+use http::Method;
+use oci::{ImageConfig, Manifest};
+
+use bench::Bench;
+
+fn manifest(registry: &distribution::memory::MemoryRegistry, repository: &str, name: &str) -> Manifest {
+    let raw = registry.manifest(repository, name).expect("the manifest is there");
+    serde_json::from_slice(&raw.bytes).unwrap()
+}
+
+#[tokio::test]
+async fn an_image_goes_to_all_destinations_and_tags_come_last() {
+    let bench = Bench::start().await;
+    bench.file("a", "a").file("dir/b", "b");
+    let built = bench
+        .build("FROM scratch\nCOPY a /\nCOPY dir /data/\nCMD [\"/a\"]\n", &["team/app:1", "team/app:2", "other:1"])
+        .await
+        .unwrap();
+    for (repository, tags) in [("team/app", &["1", "2"][..]), ("other", &["1"])] {
+        assert_eq!(bench.registry.tags(repository), tags);
+        let manifest = manifest(&bench.registry, repository, "1");
+        assert_eq!(manifest.layers.len(), 2);
+        for blob in manifest.layers.iter().chain([&manifest.config]) {
+            assert!(bench.registry.blob(repository, &blob.digest).is_some());
+        }
+    }
+    assert_eq!(built.image.descriptor.digest, bench.registry.manifest("other", "1").unwrap().digest);
+    let puts: Vec<String> = bench
+        .registry
+        .requests()
+        .iter()
+        .filter(|request| request.method == Method::PUT && request.path.contains("/manifests/"))
+        .map(|request| request.path.rsplit('/').next().unwrap().to_owned())
+        .collect();
+    assert!(puts[..2].iter().all(|name| name.starts_with("sha256:")), "{puts:?}");
+    assert!(puts[2..].iter().all(|name| !name.starts_with("sha256:")) && puts.len() == 5, "{puts:?}");
+}
+
+#[tokio::test]
+async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
+    let bench = Bench::start().await;
+    bench.file("rootfs/etc/passwd", "root:x:0:0::/:/bin/sh\n");
+    bench.build("FROM scratch\nCOPY rootfs /\nENV A=1\n", &["base:1"]).await.unwrap();
+    let layer = manifest(&bench.registry, "base", "1").layers[0].clone();
+    bench.forget().await;
+
+    let base = bench.name("base:1");
+    let text = format!("FROM {base}\nLABEL b=1\nCOPY --from={base} /etc/passwd /nothing/\n");
+    // A stage that only sets metadata needs no file of its base.
+    let text = text.lines().take(2).collect::<Vec<_>>().join("\n");
+    let built = bench.build(&text, &["app:1"]).await.unwrap();
+    let requests = bench.registry.requests();
+    let about_layer = |method: Method| {
+        requests.iter().filter(|r| r.method == method && r.path.ends_with(layer.digest.as_str())).count()
+    };
+    assert_eq!(about_layer(Method::GET), 0, "the layer was fetched");
+    assert!(bench.registry.blob("app", &layer.digest).is_some(), "the layer was mounted");
+    let config: ImageConfig = serde_json::from_slice(&built.image.config).unwrap();
+    assert!(config.config.env.contains(&"A=1".to_owned()));
+    assert_eq!(config.config.labels["b"], "1");
+    assert_eq!(built.bases[0].0, base);
+}
+
+#[tokio::test]
+async fn a_base_of_another_registry_is_copied_blob_by_blob() {
+    let (upstream, bench) = (Bench::start().await, Bench::start().await);
+    upstream.file("a", "a");
+    upstream.build("FROM scratch\nCOPY a /\n", &["base:1"]).await.unwrap();
+    let layer = manifest(&upstream.registry, "base", "1").layers[0].clone();
+    bench.build(&format!("FROM {}\nLABEL b=1\n", upstream.name("base:1")), &["app:1"]).await.unwrap();
+    assert!(bench.registry.blob("app", &layer.digest).is_some());
+    assert!(!bench.has_layers(), "nothing was unpacked");
+}
+
+#[tokio::test]
+async fn copies_look_into_stages_and_bases() {
+    let bench = Bench::start().await;
+    bench.file("rootfs/usr/bin/tool", "tool").file("main", "main");
+    bench.link("rootfs/bin", "usr/bin");
+    bench.build("FROM scratch\nCOPY rootfs /\n", &["base:1"]).await.unwrap();
+    bench.forget().await;
+    let base = bench.name("base:1");
+    let text = format!(
+        "FROM {base} AS build\nWORKDIR /out\nCOPY main .\nFROM {base}\nCOPY --from=build /out/main /bin/\nCOPY --from={base} /bin/tool /tool\n"
+    );
+    bench.build(&text, &["app:1"]).await.unwrap();
+    // /bin is a link to usr/bin in the base, so the file is there.
+    assert_eq!(bench.layer_names("app", "1", 1), ["usr", "usr/bin", "usr/bin/main"]);
+    assert_eq!(bench.layer_names("app", "1", 2), ["tool"]);
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_answered_by_the_cache() {
+    let bench = Bench::start().await;
+    bench.file("a", "a").file("b", "b");
+    let text = "FROM scratch AS one\nCOPY a /\nFROM scratch\nCOPY b /\nCOPY --from=one /a /copied\n";
+    let first = bench.build(text, &["app:1"]).await.unwrap();
+    assert_eq!((first.counts.steps, first.counts.cached), (3, 0));
+    bench.registry.clear_requests();
+    bench.touch("a");
+    let second = bench.build(text, &["app:1"]).await.unwrap();
+    assert_eq!((second.counts.steps, second.counts.cached), (3, 3));
+    assert_eq!(first.image, second.image);
+    let sent = bench.registry.requests();
+    assert!(sent.iter().all(|request| request.method != Method::PATCH && !(request.method == Method::PUT && request.path.contains("/blobs/"))), "blobs were sent again");
+
+    // A file of another content reaches what depends on it, and nothing else.
+    bench.file("a", "other");
+    let third = bench.build(text, &["app:1"]).await.unwrap();
+    assert_eq!((third.counts.steps, third.counts.cached), (3, 1));
+    // Back to what it was: both ways of finding the copy still answer.
+    bench.file("a", "a");
+    assert_eq!(bench.build(text, &["app:1"]).await.unwrap().counts.cached, 3);
+    let forced = bench.build_with(text, &["app:1"], |options| options.no_cache = true).await.unwrap();
+    assert_eq!(forced.counts.cached, 0);
+}
+
+#[tokio::test]
+async fn equal_inputs_make_equal_images() {
+    let text = "FROM scratch\nWORKDIR /w\nCOPY <<EOF /doc\nx\nEOF\nCOPY a dir /d/\n";
+    let mut digests = Vec::new();
+    for threads in [1, 4] {
+        let bench = Bench::start().await;
+        bench.file("a", "a").file("dir/z", "z").file("dir/b", &"b".repeat(3 << 20));
+        for path in ["a", "dir/z", "dir/b", "dir"] {
+            bench.date(path, 1_000_000_000);
+        }
+        let built = bench
+            .build_with(text, &["app:1"], |options| {
+                options.threads = threads;
+                options.build_args.insert("SOURCE_DATE_EPOCH".into(), "1700000000".into());
+            })
+            .await
+            .unwrap();
+        digests.push(built.image.descriptor.digest);
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test]
+async fn a_failure_leaves_tags_as_they_were() {
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let error = bench.build("FROM scratch\nCOPY a /\nCOPY nothing /x\n", &["app:1"]).await.unwrap_err();
+    assert_eq!(error.to_string(), "Dockerfile:3: `nothing`: no such file or directory");
+    assert_eq!(error.kind(), protocol::FailureKind::ContextFile);
+    assert_eq!(bench.registry.tags("app"), [""; 0]);
+
+    // The manifest is refused in one of two places: no tag is written in either.
+    bench.registry.set_faults(|request| {
+        let refused = request.method == Method::PUT && request.path.contains("/other/manifests/");
+        refused.then_some(Fault::Answer(400, vec![], String::new()))
+    });
+    let error = bench.build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"]).await.unwrap_err();
+    assert_eq!(error.kind(), protocol::FailureKind::RegistryRefused, "{error}");
+    assert_eq!(bench.registry.tags("app"), [""; 0]);
+    bench.registry.clear_faults();
+    bench.build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"]).await.unwrap();
+    assert_eq!(bench.registry.tags("app"), ["1"]);
+    assert!(bench.is_tidy(), "work in progress is left over");
+}
+
+#[tokio::test]
+async fn failures_have_kinds_and_places() {
+    use protocol::FailureKind as Kind;
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let absent = bench.name("absent:1");
+    let ping = format!("http://{}/v2/", bench.registry.address());
+    for (text, kind, message) in [
+        (format!("FROM {absent}\n"), Kind::BaseImageNotFound, format!("Dockerfile:1: base image `{absent}`: not found")),
+        ("FROM scratch AS builder\nFROM scratch\nCOPY --from=127.0.0.1:1/x /a /\n".into(), Kind::RegistryUnavailable, "Dockerfile:3: base image `127.0.0.1:1/x:latest`: resolve 127.0.0.1:1/x:latest: no connection".into()),
+        ("FROM scratch\nRUNN x\n".into(), Kind::Dockerfile, "Dockerfile:2: unknown instruction `RUNN`".into()),
+        ("FROM scratch\nRUN x\n".into(), Kind::IsolationUnavailable, "Dockerfile:2: RUN is not available in isolation mode NoRun: `RUN x`".into()),
+        (format!("FROM scratch\nADD {ping}none /\n"), Kind::ContextFile, format!("Dockerfile:2: get {ping}none: not found")),
+        (format!("FROM scratch\nADD --checksum=sha256:{} {ping} /x\n", "0".repeat(64)), Kind::DigestMismatch, format!("Dockerfile:2: `{ping}` has the checksum sha256:")),
+    ] {
+        let error = bench.build(&text, &["app:1"]).await.unwrap_err();
+        let failure = error.to_failure();
+        assert_eq!(failure.kind, kind, "{text}: {error}");
+        assert!(failure.message.starts_with(&message), "{text}: {}", failure.message);
+    }
+    assert!(bench.is_tidy(), "work in progress is left over");
+}
+
+#[tokio::test]
+async fn damaged_content_is_refused() {
+    let (upstream, bench) = (Bench::start().await, Bench::start().await);
+    upstream.file("a", &"a".repeat(10_000));
+    upstream.build("FROM scratch\nCOPY a /\n", &["base:1"]).await.unwrap();
+    upstream.registry.set_faults(|request| {
+        let blob = request.method == Method::GET && request.path.contains("/blobs/");
+        blob.then_some(Fault::Corrupt)
+    });
+    bench.file("b", "b");
+    let text = format!("FROM {}\nCOPY b /\n", upstream.name("base:1"));
+    let error = bench.build(&text, &["app:1"]).await.unwrap_err();
+    assert_eq!(error.kind(), protocol::FailureKind::DigestMismatch, "{error}");
+    assert!(!bench.has_layers() && bench.is_tidy());
+}
