@@ -19,6 +19,8 @@ use tests::kstatus::is_current;
 use tests::stage::{OPERATOR_NAMESPACE, RELEASE, Stage, TestNamespace};
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// An operator stops well before its grace period of 30 s is over.
+const GONE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_upgraded_and_removed() -> anyhow::Result<()> {
@@ -71,6 +73,9 @@ async fn a_release_is_installed_upgraded_and_removed() -> anyhow::Result<()> {
         "{adopted:#?}"
     );
 
+    // As the chart's README says: the resources first, while their kinds are known to the garbage collector.
+    namespace.delete::<Registry>("main").await?;
+    namespace_is_empty(&namespace).await?;
     stage.install_chart(&["--set", "crds.keep=false"]).await?;
     uninstall(&stage)
         .await
@@ -82,20 +87,21 @@ async fn a_release_is_installed_upgraded_and_removed() -> anyhow::Result<()> {
         Vec::is_empty,
     )
     .await?;
-    tests::wait::until_seen(
-        "the registry to go with its resource",
-        LIMIT,
-        || async {
-            Ok(namespace
-                .api::<Deployment>()
-                .get_opt("main")
-                .await?
-                .map(|_| ()))
-        },
-        Option::is_none,
-    )
-    .await?;
     stage.cluster.stop().await?;
+    Ok(())
+}
+
+/// Waits until nothing is left of the Registry.
+async fn namespace_is_empty(namespace: &TestNamespace) -> anyhow::Result<()> {
+    let deployments = namespace.api::<Deployment>();
+    let left = || async {
+        let list = deployments.list_metadata(&ListParams::default()).await?;
+        Ok(list.items.len())
+    };
+    tests::wait::until_seen("the registry to go with its resource", LIMIT, left, |n| {
+        *n == 0
+    })
+    .await?;
     Ok(())
 }
 
@@ -153,6 +159,7 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Uninstalls the release, and waits until nothing of it is left but what is kept.
 async fn uninstall(stage: &Stage) -> anyhow::Result<()> {
     let arguments = [
         "uninstall",
@@ -164,32 +171,25 @@ async fn uninstall(stage: &Stage) -> anyhow::Result<()> {
         "120s",
     ];
     stage.cluster.helm(&arguments).await?;
-    let left = stage
-        .cluster
-        .kubectl(&[
-            "get",
-            "all,configmaps,leases,serviceaccounts,roles,rolebindings",
-            "-o",
-            "name",
-            "-n",
-            OPERATOR_NAMESPACE,
-            "-l",
-            "app.kubernetes.io/instance=coopery",
-        ])
+    let (instance, own) = (
+        format!("app.kubernetes.io/instance={RELEASE}"),
+        OPERATOR_NAMESPACE,
+    );
+    for kinds in [
+        "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts",
+        "deployments,replicasets,services,configmaps,poddisruptionbudgets",
+        // Pods go by garbage collection, after the Deployment.
+        "pods",
+    ] {
+        let arguments = ["get", kinds, "-o", "name", "-n", own, "-l", &instance];
+        tests::wait::until_seen(
+            "the release to be gone",
+            GONE,
+            || async { Ok(stage.cluster.kubectl(&arguments).await?) },
+            |left| left.trim().is_empty(),
+        )
         .await?;
-    ensure!(left.trim().is_empty(), "left after uninstalling: {left}");
-    let left = stage
-        .cluster
-        .kubectl(&[
-            "get",
-            "clusterroles,clusterrolebindings",
-            "-o",
-            "name",
-            "-l",
-            "app.kubernetes.io/instance=coopery",
-        ])
-        .await?;
-    ensure!(left.trim().is_empty(), "left after uninstalling: {left}");
+    }
     Ok(())
 }
 
