@@ -297,6 +297,8 @@ async fn cancel_stops_the_build_that_it_names_and_no_other() {
     annotate(&world, "cancel", &pod);
     look(&world).await;
     assert!(world.pods().is_empty());
+    assert_eq!(ready(&world), "Ready Cancelled, Reconciling Cancelled");
+    assert_eq!(build(&world)["status"]["builds"][0]["result"], "Cancelled");
     look(&world).await;
     assert_eq!(ready(&world), "Ready Cancelled, Stalled Cancelled");
     assert_eq!(build(&world)["status"]["builds"][0]["result"], "Cancelled");

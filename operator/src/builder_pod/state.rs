@@ -50,7 +50,7 @@ impl PodState {
             return Self::waiting(Reason::Pending, "the pod was created");
         };
         match status.phase.as_deref() {
-            Some("Succeeded" | "Failed") => Self::Ended(ended(status)),
+            Some("Succeeded" | "Failed") => Self::Ended(ended(pod, status)),
             // A container that ended is not enough: only the phase tells whether it ended by itself, by the deadline
             // or by eviction, and it follows at once.
             Some("Running") => Self::Running,
@@ -160,12 +160,12 @@ fn setup_reason(message: &str) -> Reason {
 
 /// How a pod ended. What the kubelet says of the whole pod comes before what the container reported: an evicted pod
 /// has not succeeded, whatever it wrote before.
-fn ended(status: &PodStatus) -> Ended {
+fn ended(pod: &Pod, status: &PodStatus) -> Ended {
     let message = printable(status.message.as_deref().unwrap_or_default());
     let terminated = container(status).and_then(|state| state.terminated.as_ref());
     if status.phase.as_deref() == Some("Failed")
         && let Some(word) = status.reason.as_deref()
-        && let Some(failure) = rejected(word, &message)
+        && let Some(failure) = rejected(pod, word, &message)
     {
         return Ended::Failed(failure);
     }
@@ -179,13 +179,10 @@ fn ended(status: &PodStatus) -> Ended {
 }
 
 /// What `status.reason` of a failed pod means; none for words that say nothing of the pod itself.
-fn rejected(word: &str, message: &str) -> Option<PodFailure> {
+fn rejected(pod: &Pod, word: &str, message: &str) -> Option<PodFailure> {
     let text = |what: &str| format!("{what}: {message}");
     Some(match word {
-        "DeadlineExceeded" => PodFailure::lasting(
-            Reason::Timeout,
-            "the build took longer than spec.timeout and was stopped",
-        ),
+        "DeadlineExceeded" => timeout(pod),
         "Evicted" if is_disk(message) => {
             PodFailure::lasting(Reason::OutOfDisk, text("the pod used too much disk"))
         }
@@ -204,6 +201,30 @@ fn rejected(word: &str, message: &str) -> Option<PodFailure> {
         }
         _ => return None,
     })
+}
+
+/// A pod that was stopped because it took longer than it may.
+pub fn timeout(pod: &Pod) -> PodFailure {
+    let limit = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
+    let message = match limit {
+        Some(limit) => format!("it took longer than {} and was stopped", describe(limit)),
+        None => "it took too long and was stopped".to_owned(),
+    };
+    PodFailure::lasting(Reason::Timeout, message)
+}
+
+/// Seconds as a spec writes them: `1h30m`.
+fn describe(seconds: i64) -> String {
+    let parts = [
+        (seconds / 3600, 'h'),
+        (seconds / 60 % 60, 'm'),
+        (seconds % 60, 's'),
+    ];
+    parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect()
 }
 
 /// Whether an eviction was for the pod's own use of disk, not for the node's.

@@ -261,6 +261,24 @@ fn failures_are_told_apart() {
 }
 
 #[test]
+fn a_timeout_names_the_limit() {
+    for (seconds, text) in [(5, "5s"), (3600, "1h"), (5400, "1h30m"), (61, "1m1s")] {
+        let mut pod = pod(&json!({"phase": "Failed", "reason": "DeadlineExceeded"}));
+        pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
+            active_deadline_seconds: Some(seconds),
+            ..Default::default()
+        });
+        let PodState::Ended(Ended::Failed(failure)) = PodState::of(&pod, &[]) else {
+            panic!("it failed");
+        };
+        assert_eq!(
+            failure.message,
+            format!("it took longer than {text} and was stopped")
+        );
+    }
+}
+
+#[test]
 fn a_disruption_tells_why_the_pod_was_stopped() {
     for (word, expected) in [
         ("PreemptionByScheduler", Reason::Preempted),

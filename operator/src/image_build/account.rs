@@ -11,7 +11,7 @@ use protocol::BuildOutcome;
 use super::key::spec_part;
 use super::observed::{Observed, PodView, ReadBack, Verification, current_pod};
 use super::record::{
-    adopt, close, finished_at, note_isolation, publish, record, verdicts, whole_seconds,
+    adopt, cancel, close, finished_at, note_isolation, publish, record, verdicts, whole_seconds,
 };
 use crate::builder_pod::{Ended, PodFailure, PodState};
 use crate::reason::Reason;
@@ -216,7 +216,7 @@ fn stopped(attempt: &Attempt) -> Option<Fate> {
         Reason::Cancelled | Reason::Superseded => Some(Fate::Cancelled { reason }),
         Reason::Timeout => Some(Fate::Failed(PodFailure::lasting(
             reason,
-            "the build took longer than spec.timeout and was stopped",
+            "it took longer than spec.timeout and was stopped",
         ))),
         Reason::UserNamespacesUnavailable => Some(Fate::Failed(PodFailure::lasting(
             reason,
@@ -364,6 +364,9 @@ fn conclude(
         }
         Fate::Stop { reason, .. } | Fate::Stopping { reason } => {
             attempt.failure = Some(reason.as_str().to_owned());
+            if matches!(reason, Reason::Cancelled | Reason::Superseded) {
+                cancel(status, attempt);
+            }
             return fate;
         }
         Fate::Succeeded => {

@@ -381,7 +381,13 @@ impl Case<'_> {
                 Next::Rest(summary) | Next::Poll(summary, _) => Next::Poll(summary, POLL_FAILED),
                 start @ Next::Start { .. } => start,
             },
-            _ => Next::Poll(blocked.summary(), POLL),
+            // What must be made first is told first.
+            _ => {
+                let spec = self.observed.spec.as_ref().ok();
+                let missing = spec.and_then(|spec| self.observed.missing(spec));
+                let summary = missing.as_ref().unwrap_or(blocked).summary();
+                Next::Poll(summary, POLL)
+            }
         }
     }
 

@@ -151,6 +151,13 @@ fn build_of<'a>(status: &'a mut ImageBuildStatus, attempt: &Attempt) -> Option<&
         .find(|build| Some(&build.name) == attempt.pod.as_ref())
 }
 
+/// Writes into the record of `attempt` that it was cancelled; its pod may need a while to end.
+pub fn cancel(status: &mut ImageBuildStatus, attempt: &Attempt) {
+    if let Some(build) = build_of(status, attempt) {
+        build.result = Some(CANCELLED.to_owned());
+    }
+}
+
 /// Writes how the build of `attempt` ended into its record.
 pub fn close(
     status: &mut ImageBuildStatus,
