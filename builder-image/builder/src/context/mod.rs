@@ -7,6 +7,8 @@ mod credentials;
 pub mod dockerignore;
 mod error;
 pub mod git;
+#[cfg(test)]
+mod git_server;
 mod guard_proxy;
 pub mod http;
 pub mod pattern;
