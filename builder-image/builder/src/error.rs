@@ -138,7 +138,7 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 pub enum StepFailure {
     /// The process ended with another code than 0.
-    #[error("process `{command}` did not complete successfully: exit code: {code}")]
+    #[error("process `{command}` did not complete successfully: exit code {code}")]
     Exit {
         /// Program and arguments.
         command: String,
@@ -290,22 +290,32 @@ impl Error {
         }
     }
 
-    /// The failure as the outcome of a pod has it.
+    /// The failure as the outcome of a pod has it: one line, with what to do where that is known. The place of a failed
+    /// step is in its own member.
     pub fn to_failure(&self) -> Failure {
         let mut failure = Failure::new(self.kind(), chain(self));
-        if let Self::Step {
-            place,
-            source,
-            output,
-        } = self.root()
-        {
-            failure.step = Some(format!("{}: {}", place.line(), place.instruction));
-            failure.output.clone_from(output);
-            failure.exit_code = match source.as_ref() {
-                StepFailure::Exit { code, .. }
-                | StepFailure::Exec(ExecError::OutOfMemory { code }) => Some(*code),
-                _ => None,
-            };
+        match self.root() {
+            Self::Step {
+                place,
+                source,
+                output,
+            } => {
+                failure.message = chain(source.as_ref());
+                failure.step = Some(clipped(&format!("{}: {}", place.line(), place.instruction)));
+                failure.output.clone_from(output);
+                failure.exit_code = match source.as_ref() {
+                    StepFailure::Exit { code, .. }
+                    | StepFailure::Exec(ExecError::OutOfMemory { code }) => Some(*code),
+                    _ => None,
+                };
+            }
+            Self::Dockerfile { diagnostics, .. } => {
+                let first = diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+                if let Some(help) = first.and_then(|diagnostic| diagnostic.help.first()) {
+                    failure.message = format!("{}; {help}", failure.message);
+                }
+            }
+            _ => {}
         }
         failure
     }
@@ -454,6 +464,17 @@ fn disk_or(error: &(dyn std::error::Error + 'static), otherwise: FailureKind) ->
         next = error.source();
     }
     otherwise
+}
+
+/// The beginning of a long instruction.
+fn clipped(text: &str) -> String {
+    const MOST: usize = 300;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    let mut clipped: String = text.chars().take(MOST).collect();
+    clipped.push('…');
+    clipped
 }
 
 /// An error with its sources in one line, what repeats itself left out.

@@ -175,10 +175,10 @@ async fn failures_have_kinds_and_places() {
     for (text, kind, message) in [
         (format!("FROM {absent}\n"), Kind::BaseImageNotFound, format!("Dockerfile:1: base image `{absent}`: not found")),
         ("FROM scratch AS builder\nFROM scratch\nCOPY --from=127.0.0.1:1/x /a /\n".into(), Kind::RegistryUnavailable, "Dockerfile:3: base image `127.0.0.1:1/x:latest`: resolve 127.0.0.1:1/x:latest: no connection".into()),
-        ("FROM scratch\nRUNN x\n".into(), Kind::Dockerfile, "Dockerfile:2: unknown instruction `RUNN`".into()),
+        ("FROM scratch\nRUNN x\n".into(), Kind::Dockerfile, "Dockerfile:2: unknown instruction `RUNN`; did you mean `RUN`?".into()),
         ("FROM scratch\nRUN x\n".into(), Kind::IsolationUnavailable, "Dockerfile:2: RUN is not available in isolation mode NoRun: `RUN x`".into()),
-        (format!("FROM scratch\nADD {ping}none /\n"), Kind::ContextFile, format!("Dockerfile:2: get {ping}none: not found")),
-        (format!("FROM scratch\nADD --checksum=sha256:{} {ping} /x\n", "0".repeat(64)), Kind::DigestMismatch, format!("Dockerfile:2: `{ping}` has the checksum sha256:")),
+        (format!("FROM scratch\nADD {ping}none /\n"), Kind::ContextFile, format!("get {ping}none: not found")),
+        (format!("FROM scratch\nADD --checksum=sha256:{} {ping} /x\n", "0".repeat(64)), Kind::DigestMismatch, format!("`{ping}` has the checksum sha256:")),
     ] {
         let error = bench.build(&text, &["app:1"]).await.unwrap_err();
         let failure = error.to_failure();

@@ -1,0 +1,298 @@
+//! The program itself: builds with RUN in its namespaces, failures, stopping, and the requests of a pod. Needs root, crun
+//! and busybox; without one of them the tests say so and pass.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use distribution::memory::MemoryRegistry;
+use protocol::{
+    BuildRequest, Destination, DockerfileSpec, FailureKind, Isolation, MirrorImage, MirrorRequest,
+    Network, Outcome, Report, Request, Source, Task,
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_coopery");
+
+/// A directory with a context, an engine's root, and a base image as an OCI layout.
+struct Shop {
+    directory: tempfile::TempDir,
+}
+
+/// Where the programs are that a base is made of, if they are there and this is root.
+fn busybox() -> Option<PathBuf> {
+    let root = rustix::process::geteuid().is_root();
+    let find = |name: &str| {
+        ["/bin", "/usr/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
+    };
+    let found = find("busybox").filter(|_| root && find("crun").is_some());
+    if found.is_none() {
+        eprintln!("skipped: it needs root, crun and busybox-static");
+    }
+    found
+}
+
+impl Shop {
+    fn open() -> Option<Self> {
+        let busybox = busybox()?;
+        let shop = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let bin = shop.path("base/root/bin");
+        fs_err::create_dir_all(&bin).unwrap();
+        fs_err::copy(busybox, bin.join("busybox")).unwrap();
+        fs_err::set_permissions(bin.join("busybox"), PermissionsExt::from_mode(0o755)).unwrap();
+        for name in ["sh", "cat", "echo", "id", "env", "ls", "rm", "mkdir", "sleep", "seq", "hostname", "touch"] {
+            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+        }
+        shop.write("base/root/etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n");
+        shop.write("base/root/etc/group", "root:x:0:\nweb:x:1000:\n");
+        shop.write("base/Dockerfile", "FROM scratch\nCOPY root /\n");
+        let output = format!("type=oci,tar=false,dest={}", shop.path("layout").display());
+        let made = shop.coopery(&["-o", &output], "base");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        fs_err::create_dir(shop.path("context")).unwrap();
+        Some(shop)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+    }
+
+    fn command(&self, flags: &[&str], context: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        let layout = format!("base=oci-layout://{}", self.path("layout").display());
+        command.arg("build").arg("--root").arg(self.path("root")).args(["--build-context", &layout]);
+        command.args(flags).arg(self.path(context)).stdin(Stdio::null());
+        command
+    }
+
+    fn coopery(&self, flags: &[&str], context: &str) -> Output {
+        self.command(flags, context).output().unwrap()
+    }
+
+    /// Builds `dockerfile` in the directory `context`.
+    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
+        self.write("context/Dockerfile", dockerfile);
+        self.coopery(flags, "context")
+    }
+
+    fn is_tidy(&self) -> bool {
+        fs_err::read_dir(self.path("root/tmp")).unwrap().next().is_none()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn stages_run_and_what_they_make_is_copied() {
+    let Some(shop) = Shop::open() else { return };
+    shop.write("context/main", "main\n");
+    let dockerfile = "FROM base AS build\nWORKDIR /src\nCOPY main .\nARG MODE=slow\nRUN echo mode $MODE; cat main > out; hostname\nFROM base\nRUN rm /etc/group && mkdir /app\nCOPY --from=build --chown=web:web /src/out /app/\nUSER web\nRUN <<EOF\nid\nls -l /app/out\nEOF\nENTRYPOINT [\"/bin/cat\"]\n";
+    let archive = shop.path("app.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    let flags = ["--build-arg", "MODE=fast", "-t", "team/app:1", "-o", &output];
+    let first = shop.build(dockerfile, &flags);
+    let log = text(&first.stderr);
+    assert!(first.status.success(), "{log}");
+    for line in ["mode fast", "buildkitsandbox", "uid=1000(web)", "CACHED"] {
+        assert_eq!(log.contains(line), line != "CACHED", "{line}: {log}");
+    }
+    assert!(text(&first.stdout).starts_with("sha256:"));
+    assert!(archive.is_file() && shop.is_tidy());
+    // Nothing changed: nothing runs, and the image is the same.
+    let second = shop.build(dockerfile, &flags);
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(text(&second.stderr).matches("CACHED").count(), 6, "{}", text(&second.stderr));
+    // Only what depends on the changed file runs again.
+    shop.write("context/main", "other\n");
+    let third = shop.build(dockerfile, &flags);
+    let log = text(&third.stderr);
+    assert!(log.contains("mode fast") && !log.contains("rm /etc/group && mkdir /app\n#5 DONE"), "{log}");
+    assert_ne!(first.stdout, third.stdout);
+}
+
+#[test]
+fn failures_are_told_with_place_and_exit_code() {
+    let Some(shop) = Shop::open() else { return };
+    for (dockerfile, code, words) in [
+        ("FROM base\nRUN echo the last line; exit 3\n", 1, &["Dockerfile:2:1", "exit code 3", "the last line"][..]),
+        ("FROM base\nRUNN x\n", 1, &["unknown instruction `RUNN`", "did you mean `RUN`?"]),
+        ("FROM base\nRUN nosuchprogram\n", 1, &["exit code 127"]),
+        ("FROM base\nUSER nobody\nRUN true\n", 1, &["`nobody` is not in /etc/passwd"]),
+        ("FROM base\nCOPY absent /\n", 1, &["`absent`: no such file or directory"]),
+        ("FROM other\nRUN --mount=type=secret,id=x true\n", 1, &["`RUN --mount` is not supported"]),
+    ] {
+        let output = shop.build(dockerfile, &[]);
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{dockerfile}: {log}");
+        for word in words {
+            assert!(log.contains(word), "{dockerfile}: no `{word}` in {log}");
+        }
+        assert!(output.stdout.is_empty());
+    }
+    assert!(shop.is_tidy());
+    assert_eq!(shop.build("FROM base\nRUN true\n", &["--isolation", "no-run"]).status.code(), Some(2));
+    assert_eq!(shop.build("FROM base\n", &["--secret", "id=x"]).status.code(), Some(1));
+}
+
+#[test]
+fn sigterm_ends_everything_within_two_seconds() {
+    let Some(shop) = Shop::open() else { return };
+    // A number that no other process sleeps for.
+    let mark = format!("86{:03}", std::process::id() % 1000);
+    shop.write("context/Dockerfile", &format!("FROM base\nRUN echo started; sleep {mark} & sleep {mark}\n"));
+    let mut command = shop.command(&["--progress", "json"], "context");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains(r#""text":"started""#));
+    assert!(started);
+    let drain = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
+    let asked = Instant::now();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(status.code(), Some(2));
+    assert!(drain.join().unwrap().join("\n").contains("cancelled"));
+    assert!(shop.is_tidy());
+    let left: Vec<_> = fs_err::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs_err::read(entry.ok()?.path().join("cmdline")).ok())
+        .filter(|line| text(line).contains(&mark) && text(line).starts_with("sleep"))
+        .collect();
+    assert!(left.is_empty(), "{} processes are left", left.len());
+}
+
+/// Lets a registry live while the program talks to it.
+fn with_registry(work: impl FnOnce(&MemoryRegistry)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let registry = runtime.block_on(MemoryRegistry::start());
+    work(&registry);
+}
+
+fn pod(shop: &Shop, request: &Request) -> (Option<i32>, Report, String) {
+    shop.write("pod/request.json", &request.to_json());
+    shop.write("pod/outcome", "");
+    let output = Command::new(PROGRAM)
+        .arg("pod")
+        .arg("--request")
+        .arg(shop.path("pod/request.json"))
+        .arg("--outcome")
+        .arg(shop.path("pod/outcome"))
+        .arg("--root")
+        .arg(shop.path("workspace"))
+        .output()
+        .unwrap();
+    let outcome = Outcome::parse(&fs_err::read(shop.path("pod/outcome")).unwrap()).unwrap();
+    (output.status.code(), outcome.report, text(&output.stderr))
+}
+
+fn request(registry: &MemoryRegistry, task: Task) -> Request {
+    Request {
+        plain_http: vec![registry.address().to_string()],
+        network: Network {
+            allow_cidrs: vec!["127.0.0.1/32".into()],
+            ..Network::default()
+        },
+        ..Request::new(task)
+    }
+}
+
+fn inline(registry: &MemoryRegistry, dockerfile: &str, isolation: Isolation) -> Request {
+    let build = BuildRequest {
+        source: Source::Empty,
+        subdirectory: String::new(),
+        dockerfile: DockerfileSpec {
+            inline: Some(dockerfile.into()),
+            ..DockerfileSpec::default()
+        },
+        destinations: vec![Destination {
+            name: "main".into(),
+            repository: format!("{}/team/app", registry.address()),
+            tags: vec!["v1".into()],
+        }],
+        isolation,
+        source_date_epoch: None,
+    };
+    request(registry, Task::Build(build))
+}
+
+#[test]
+fn a_pod_builds_pushes_and_reports() {
+    let Some(shop) = Shop::open() else { return };
+    with_registry(|registry| {
+        let base = format!("{}/base:1", registry.address());
+        shop.write("base/Dockerfile", "FROM scratch\nCOPY root /\n");
+        let pushed = shop.coopery(&["-t", &base, "--push"], "base");
+        assert!(pushed.status.success(), "{}", text(&pushed.stderr));
+
+        let dockerfile = format!("FROM {base}\nRUN echo $HTTP_PROXY; id > /who\nCMD [\"cat\", \"/who\"]\n");
+        let (code, report, log) = pod(&shop, &inline(registry, &dockerfile, Isolation::UserNamespace));
+        let Report::Built(built) = report else { panic!("{report:?}\n{log}") };
+        assert_eq!(code, Some(0));
+        let digest = registry.manifest("team/app", "v1").unwrap().digest.to_string();
+        assert_eq!(built.digest, digest);
+        assert_eq!(built.destinations[0].image, format!("{}/team/app@{digest}", registry.address()));
+        assert_eq!((built.base_images[0].reference.as_str(), built.steps, built.cached_steps), (base.as_str(), 1, 0));
+
+        let failing = format!("FROM {base}\nRUN echo the last line; exit 3\n");
+        let (code, report, log) = pod(&shop, &inline(registry, &failing, Isolation::UserNamespace));
+        let Report::Failed(failure) = report else { panic!("{report:?}\n{log}") };
+        assert_eq!((code, failure.kind, failure.exit_code), (Some(1), FailureKind::StepFailed, Some(3)));
+        assert_eq!(failure.output, "the last line");
+        assert_eq!(failure.step.as_deref(), Some("Dockerfile:2: RUN echo the last line; exit 3"));
+
+        let (_, report, _) = pod(&shop, &inline(registry, &failing, Isolation::NoRun));
+        let Report::Failed(failure) = report else { panic!("{report:?}") };
+        assert_eq!(failure.kind, FailureKind::IsolationUnavailable);
+        assert!(failure.message.contains("Dockerfile:2") && failure.message.contains("NoRun"), "{}", failure.message);
+
+        let without = format!("FROM {base}\nCOPY <<EOF /etc/motd\nhello\nEOF\n");
+        let (code, report, log) = pod(&shop, &inline(registry, &without, Isolation::NoRun));
+        assert!(matches!(report, Report::Built(_)) && code == Some(0), "{report:?}\n{log}");
+
+        let mut guarded = inline(registry, &without, Isolation::NoRun);
+        guarded.network.allow_cidrs.clear();
+        let (_, report, _) = pod(&shop, &guarded);
+        let Report::Failed(failure) = report else { panic!("{report:?}") };
+        assert_eq!(failure.kind, FailureKind::AddressRefused, "{}", failure.message);
+    });
+}
+
+#[test]
+fn a_pod_mirrors_what_it_can() {
+    let Some(shop) = Shop::open() else { return };
+    with_registry(|registry| {
+        let host = registry.address();
+        let source = format!("{host}/base:1");
+        assert!(shop.coopery(&["-t", &source, "--push"], "base").status.success());
+        let digest = registry.manifest("base", "1").unwrap().digest.to_string();
+        let image = |from: &str, digest: Option<&str>, to: &str| MirrorImage {
+            source: format!("{host}/{from}"),
+            digest: digest.map(str::to_owned),
+            destination: format!("{host}/{to}"),
+        };
+        let images = vec![
+            image("absent:1", None, "mirror/absent:1"),
+            image("base:1", Some(&digest), "mirror/base:1"),
+        ];
+        let mirror = request(registry, Task::Mirror(MirrorRequest { images }));
+        let (code, report, _) = pod(&shop, &mirror);
+        let Report::Mirrored(mirrored) = report else { panic!("{report:?}") };
+        assert_eq!((code, mirrored.copied, mirrored.failed), (Some(2), 1, 1));
+        assert_eq!(mirrored.images[1].digest.as_deref(), Some(digest.as_str()));
+        assert!(mirrored.images[0].failure.as_ref().unwrap().message.contains("absent:1"));
+        let (_, report, _) = pod(&shop, &mirror);
+        let Report::Mirrored(mirrored) = report else { panic!("{report:?}") };
+        assert_eq!((mirrored.unchanged, mirrored.failed), (1, 1));
+    });
+}
