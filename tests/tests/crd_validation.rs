@@ -38,6 +38,36 @@ fn generated_files_are_current() {
 }
 
 #[test]
+fn pages_name_every_field_and_only_known_reasons() {
+    let table = fs_err::read_to_string(repository().join("docs/reasons.md")).unwrap();
+    let reasons: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert!(reasons.len() > 50, "{reasons:?}");
+    for kind in ["ImageBuild", "ImageMirror", "Registry"] {
+        let page = format!("docs/{}.md", kind.to_lowercase());
+        let text = fs_err::read_to_string(repository().join(&page)).unwrap();
+        for field in schema::leaves(kind) {
+            assert!(
+                text.contains(&format!("`{field}`")),
+                "{page} has no `{field}`"
+            );
+        }
+        let (_, trouble) = text.split_once("## Trouble").unwrap();
+        for row in trouble.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let (words, _) = row.split_once("` ").unwrap();
+            for word in words.split("`, `") {
+                assert!(
+                    reasons.contains(word) || word.starts_with("Ready"),
+                    "{page}: {word}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn every_rule_refuses_with_its_message() {
     on_server("every_rule_refuses_with_its_message", |server| async move {
         let mut seen = BTreeSet::new();

@@ -94,6 +94,31 @@ fn walk(field: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Value)) {
     }
 }
 
+/// Every field of spec and status of `kind` that has no fields itself, without the `spec.` or `status.` before it.
+pub(crate) fn leaves(kind: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for part in ["spec", "status"] {
+        collect("", &SCHEMAS[kind]["properties"][part], &mut found);
+    }
+    found
+}
+
+fn collect(path: &str, schema: &Value, into: &mut BTreeSet<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let (path, items) = (format!("{path}{name}"), &field["items"]);
+        // Types of Kubernetes are not explained again.
+        if name == "conditions" || name == "tolerations" {
+            into.insert(path);
+        } else if field["properties"].is_object() {
+            collect(&format!("{path}."), field, into);
+        } else if items["properties"].is_object() {
+            collect(&format!("{path}[]."), items, into);
+        } else {
+            into.insert(path);
+        }
+    }
+}
+
 /// A field of an object, as a row names it: `spec.destinations[0].name`.
 #[derive(Debug)]
 pub(crate) struct Place {
