@@ -143,6 +143,7 @@ async fn an_invalid_spec_stalls_and_stops_what_runs() {
     set_spec(&world, "/destinations/0/tags", json!(["$(comit)"]));
     look(&world).await;
     assert!(world.pods().is_empty());
+    support::rights::assert_within_rights(&world.api);
     look(&world).await;
     assert_eq!(ready(&world), "Ready InvalidTag, Stalled InvalidTag");
     assert!(message(&build(&world)).contains("spec.destinations[0].tags[0]"));

@@ -84,6 +84,7 @@ async fn from_a_resource_to_a_digest_and_then_nothing_is_written() {
             .all(|(_, plain, credentials)| *plain && *credentials == 1)
     );
 
+    support::rights::assert_within_rights(&world.api);
     world.api.writes();
     for _ in 0..10 {
         pass(600);

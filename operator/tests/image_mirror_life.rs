@@ -140,6 +140,7 @@ async fn tags_are_copied_read_back_and_then_nothing_is_written() {
         let ours = name.starts_with("main.team.svc");
         assert_eq!((plain, credentials), (ours, usize::from(ours)), "{name}");
     }
+    support::rights::assert_within_rights(&world.api);
     world.api.writes();
     for _ in 0..10 {
         pass(900);

@@ -405,50 +405,5 @@ async fn requests_are_within_the_rights() {
     look(&api, &context).await;
     become_ready(&api);
     look(&api, &context).await;
-    let table = fs_err::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/rbac.yaml")).unwrap();
-    let table: Value = serde_saphyr::from_str(&table).unwrap();
-    let has = |list: &Value, word: &str| list.as_array().unwrap().iter().any(|w| w == word);
-    for (method, path) in api.requests() {
-        let (group, resource, verbs) = right(&method, &path);
-        for verb in verbs {
-            let allowed = table["clusterRules"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|rule| {
-                    has(&rule["apiGroups"], &group)
-                        && has(&rule["resources"], &resource)
-                        && has(&rule["verbs"], verb)
-                });
-            assert!(allowed, "{verb} {resource} of {group:?}: {method} {path}");
-        }
-    }
-    for rule in table["clusterRules"].as_array().unwrap() {
-        if has(&rule["resources"], "secrets") {
-            assert_eq!(rule["verbs"], json!(["get", "create", "patch"]));
-        }
-    }
-}
-
-/// Group, resource and verbs that a request needs.
-fn right(method: &str, path: &str) -> (String, String, &'static [&'static str]) {
-    let parts: Vec<&str> = path.split('/').collect();
-    let group = if parts[1] == "api" { "" } else { parts[2] };
-    let at = parts.iter().position(|p| *p == "namespaces").unwrap();
-    let mut resource = parts[at + 2].to_owned();
-    let named = parts.len() > at + 3;
-    if let Some(subresource) = parts.get(at + 4) {
-        resource = format!("{resource}/{subresource}");
-    }
-    let verbs: &[&str] = match (method, named) {
-        ("GET", true) => &["get"],
-        ("GET", false) => &["list"],
-        ("POST", _) => &["create"],
-        ("PATCH", _) if resource.ends_with("/status") => &["patch"],
-        // Server-side apply may create.
-        ("PATCH", _) => &["patch", "create"],
-        ("DELETE", _) => &["delete"],
-        _ => &["update"],
-    };
-    (group.to_owned(), resource, verbs)
+    support::rights::assert_within_rights(&api);
 }

@@ -8,6 +8,8 @@
     reason = "each scenario uses its part of the support"
 )]
 
+pub mod rights;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
