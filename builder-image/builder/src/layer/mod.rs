@@ -4,9 +4,11 @@
 //! directory, [`crate::snapshot`] stacks directories to a tree.
 
 mod compress;
+mod content;
 mod error;
 mod extended_header;
 mod index;
+mod owner;
 mod pack;
 mod root;
 mod tar_reader;
@@ -20,15 +22,15 @@ use std::{
 };
 
 pub use compress::Compression;
+pub(crate) use content::{Content, SourceFailed, Streamed};
 pub use error::LayerError;
 pub use index::{Index, Record};
+pub(crate) use owner::settle_directory;
 pub use pack::{PackOptions, PackedLayer, pack};
 pub(crate) use root::Root;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};
-pub(crate) use writer::{
-    Content, LayerWriter, PLAIN_DIRECTORY, SourceFailed, Streamed, settle_directory,
-};
+pub(crate) use writer::{LayerWriter, PLAIN_DIRECTORY};
 
 use crate::tree::{Entry, ImagePath, Kind, TreeError, Xattrs};
 

@@ -6,18 +6,19 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read, Write},
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, XattrFlags},
     io::Errno,
 };
 
 use super::{
-    Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root,
+    Content, Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root,
+    owner::{describe_directory, give, set_xattrs},
     root::{path_through, times},
 };
 use crate::tree::{Attributes, Entry, ImagePath, Kind, Timestamp, Xattrs};
@@ -212,19 +213,12 @@ impl LayerWriter {
                 Mode::from_raw_mode(0o600),
             )?);
             size = content.copy_to(&mut file)?;
-            match owners {
-                Owners::OnDisk => {
-                    rustix::fs::fchown(
-                        &file,
-                        Some(Uid::from_raw(attributes.uid)),
-                        Some(Gid::from_raw(attributes.gid)),
-                    )?;
-                    rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode & 0o7777))?;
-                }
-                Owners::Recorded => {
-                    record.owner = Some((attributes.mode, attributes.uid, attributes.gid))
-                }
-            }
+            record.owner = give(
+                owners,
+                attributes,
+                |uid, gid| rustix::fs::fchown(&file, uid, gid),
+                |mode| rustix::fs::fchmod(&file, mode),
+            )?;
             // A change of the owner clears capabilities, so they come after it.
             record.xattrs = set_xattrs(&attributes.xattrs, |name, value| {
                 rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
@@ -244,35 +238,28 @@ impl LayerWriter {
         attributes: &Attributes,
     ) -> Result<(), LayerError> {
         let owners = self.owners;
+        // The kernel keeps no `user.*` attributes on links, and those of the archive shall survive.
+        let mut record = Record {
+            xattrs: attributes.xattrs.clone(),
+            ..Record::default()
+        };
+        let attributes = &Attributes {
+            mode: 0o777,
+            ..attributes.clone()
+        };
         self.at(path, |parent, name| {
             rustix::fs::symlinkat(target, parent, name)?;
-            if owners == Owners::OnDisk {
-                let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-                rustix::fs::chownat(
-                    parent,
-                    name,
-                    Some(uid),
-                    Some(gid),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )?;
-            }
-            rustix::fs::utimensat(
-                parent,
-                name,
-                &times(attributes.mtime),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
+            let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+            record.owner = give(
+                owners,
+                attributes,
+                |uid, gid| rustix::fs::chownat(parent, name, uid, gid, nofollow),
+                |_| Ok(()),
+            )?;
+            rustix::fs::utimensat(parent, name, &times(attributes.mtime), nofollow)?;
+            Ok::<_, io::Error>(())
         })?;
-        // The kernel keeps no `user.*` attributes on links, and those of the archive shall survive.
-        let owner = (owners == Owners::Recorded).then_some((0o777, attributes.uid, attributes.gid));
-        self.index.set(
-            path,
-            Record {
-                owner,
-                xattrs: attributes.xattrs.clone(),
-                device: None,
-            },
-        );
+        self.index.set(path, record);
         Ok(())
     }
 
@@ -286,6 +273,11 @@ impl LayerWriter {
     ) -> Result<(), LayerError> {
         let owners = self.owners;
         let fifo = *kind == Kind::Fifo;
+        let mut record = Record {
+            device: (!fifo).then(|| kind.clone()),
+            xattrs: attributes.xattrs.clone(),
+            ..Record::default()
+        };
         self.at(path, |parent, name| {
             let file_type = if fifo {
                 FileType::Fifo
@@ -293,43 +285,17 @@ impl LayerWriter {
                 FileType::RegularFile
             };
             rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), 0)?;
-            if owners == Owners::OnDisk {
-                let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-                rustix::fs::chownat(
-                    parent,
-                    name,
-                    Some(uid),
-                    Some(gid),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )?;
-                rustix::fs::chmodat(
-                    parent,
-                    name,
-                    Mode::from_raw_mode(attributes.mode & 0o7777),
-                    AtFlags::empty(),
-                )?;
-            }
-            rustix::fs::utimensat(
-                parent,
-                name,
-                &times(attributes.mtime),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
+            let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+            record.owner = give(
+                owners,
+                attributes,
+                |uid, gid| rustix::fs::chownat(parent, name, uid, gid, nofollow),
+                |mode| rustix::fs::chmodat(parent, name, mode, AtFlags::empty()),
+            )?;
+            rustix::fs::utimensat(parent, name, &times(attributes.mtime), nofollow)?;
+            Ok::<_, io::Error>(())
         })?;
-        let owner = (owners == Owners::Recorded).then_some((
-            attributes.mode,
-            attributes.uid,
-            attributes.gid,
-        ));
-        let device = (!fifo).then(|| kind.clone());
-        self.index.set(
-            path,
-            Record {
-                device,
-                owner,
-                xattrs: attributes.xattrs.clone(),
-            },
-        );
+        self.index.set(path, record);
         Ok(())
     }
 
@@ -419,120 +385,6 @@ impl LayerWriter {
         self.current = Some((parent, opened));
         done
     }
-}
-
-/// Gives the directory `path` its owner, permissions and extended attributes; returns what goes to the index instead.
-fn describe_directory(
-    root: &Root,
-    path: &ImagePath,
-    attributes: &Attributes,
-    owners: Owners,
-) -> io::Result<Record> {
-    let directory = root.directory(path)?;
-    let through = path_through(&directory, OsStr::new("."));
-    let mut record = Record::default();
-    match owners {
-        Owners::OnDisk => {
-            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-            rustix::fs::chown(&through, Some(uid), Some(gid))?;
-            rustix::fs::chmod(&through, Mode::from_raw_mode(attributes.mode & 0o7777))?;
-        }
-        Owners::Recorded => {
-            rustix::fs::chmod(&through, Mode::from_raw_mode(0o700))?;
-            record.owner = Some((attributes.mode, attributes.uid, attributes.gid));
-        }
-    }
-    record.xattrs = set_xattrs(&attributes.xattrs, |name, value| {
-        rustix::fs::setxattr(&through, name, value, XattrFlags::empty())
-    })?;
-    Ok(record)
-}
-
-/// Changes the attributes of one directory of a layer that is made already: for directories that its archive implied.
-pub(crate) fn settle_directory(
-    layer: &LayerDir,
-    path: &ImagePath,
-    attributes: &Attributes,
-) -> Result<(), LayerError> {
-    if layer.owners == Owners::Recorded {
-        return Ok(());
-    }
-    let settle = || -> io::Result<()> {
-        let root = Root::open(&layer.path)?;
-        describe_directory(&root, path, attributes, layer.owners)?;
-        root.set_directory_mtime(path, attributes.mtime)
-    };
-    settle().map_err(|error| LayerError::write(path, error))
-}
-
-/// Where the bytes of a file come from.
-pub(crate) trait Content {
-    /// Writes all of it to `file` and returns how many bytes that were.
-    fn copy_to(&mut self, file: &mut File) -> io::Result<u64>;
-}
-
-impl Content for File {
-    /// Copies within the kernel where it can.
-    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        io::copy(self, file)
-    }
-}
-
-impl Content for &[u8] {
-    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        file.write_all(self)?;
-        Ok(self.len() as u64)
-    }
-}
-
-/// Any reader as content. Its failures are told apart from those of writing: [`SourceFailed`].
-pub(crate) struct Streamed<R>(pub(crate) R);
-
-/// Reading the content failed, not writing it.
-#[derive(Debug, thiserror::Error)]
-#[error("reading the content failed")]
-pub(crate) struct SourceFailed(#[source] pub(crate) io::Error);
-
-impl<R: Read> Content for Streamed<R> {
-    fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        let mut buffer = vec![0; 128 * 1024];
-        let mut total = 0;
-        loop {
-            let read = match self.0.read(&mut buffer) {
-                Ok(0) => return Ok(total),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(io::Error::other(SourceFailed(error))),
-            };
-            file.write_all(&buffer[..read])?;
-            total += read as u64;
-        }
-    }
-}
-
-/// Sets what the file system takes, and returns what it refuses.
-fn set_xattrs(
-    xattrs: &Xattrs,
-    set: impl Fn(&str, &[u8]) -> Result<(), Errno>,
-) -> io::Result<Xattrs> {
-    let mut refused = Xattrs::new();
-    for (name, value) in xattrs {
-        match set(name, value) {
-            Ok(()) => {}
-            Err(
-                Errno::NOTSUP
-                | Errno::PERM
-                | Errno::INVAL
-                | Errno::RANGE
-                | Errno::TOOBIG
-                | Errno::NOSPC,
-            ) => {
-                refused.insert(name.clone(), value.clone());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(refused)
 }
 
 /// Removes `name` from the open directory `parent`, with everything below it.

@@ -31,7 +31,68 @@ fn stacks_show_what_overlayfs_would_show() {
     ] {
         for owners in all_owners() {
             let dir = tempfile::tempdir().unwrap();
-            assert_eq!(show(&snapshot(layers, dir.path(), owners)), lines(expected), "{name} ({owners:?})");
+            let tree = snapshot(layers, dir.path(), owners);
+            assert_eq!(show(&tree), lines(expected), "{name} ({owners:?})");
+            if owners == Owners::OnDisk
+                && let Some(kernel) = listing_of_overlayfs(&tree, dir.path())
+            {
+                let mut ours = Vec::new();
+                listing(&tree, &ImagePath::root(), &mut ours);
+                ours.sort();
+                assert_eq!(ours.concat(), kernel, "{name}");
+            }
+        }
+    }
+}
+
+/// What the kernel shows of a stack, one line an entry; `None` where it cannot be asked: only root may mount.
+fn listing_of_overlayfs(tree: &Snapshot, dir: &Path) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let (empty, merged) = (dir.join("empty"), dir.join("merged"));
+    for path in [&empty, &merged] {
+        fs_err::create_dir(path).unwrap();
+    }
+    // One directory alone is no stack for overlayfs.
+    let lowers: Vec<_> = tree
+        .lowers()
+        .chain([empty.as_path()])
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    if lowers.len() < 2 {
+        return None;
+    }
+    let options = format!("userxattr,lowerdir={}", lowers.join(":"));
+    let script = "mount -t overlay overlay -o \"$0\" \"$1\" && cd \"$1\" && \
+        find . -mindepth 1 -printf '%y %m %U:%G %p %l\\n' | LC_ALL=C sort";
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script, &options])
+        .arg(&merged)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(text)
+}
+
+/// The same listing, as this program sees the stack.
+fn listing(tree: &Snapshot, directory: &ImagePath, out: &mut Vec<String>) {
+    for (name, entry) in tree.read_dir(directory).unwrap() {
+        let path = directory.child(&name);
+        let (letter, target) = match &entry.kind {
+            Kind::Directory => ("d", ""),
+            Kind::Symlink(target) => ("l", target.to_str().unwrap()),
+            _ => ("f", ""),
+        };
+        let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
+        out.push(format!("{letter} {mode:o} {uid}:{gid} .{path} {target}\n"));
+        if entry.is_directory() {
+            listing(tree, &path, out);
         }
     }
 }

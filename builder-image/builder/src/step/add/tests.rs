@@ -144,7 +144,7 @@ fn unpacking_follows_the_archive_and_the_image() {
         ("through a link of the image", "/usr/lib/; /usr/bin -> lib", &[("n.tar", &nested)], spec(&["n.tar"], "/"), "/usr/; /usr/bin/; /usr/bin/tool = t; /usr/lib/"),
         ("--chown applies to entries", "", &[("1.tar", &one)], CopySpec { chown: Some("5".into()), ..spec(&["1.tar"], "/d") }, "5:5 /d/; 5:5 /d/a = one; 5:5 /d/s/; 5:5 /d/s/x = 1"),
         ("a file replaces a directory", "/a/b = old", &[("1.tar", &one)], spec(&["1.tar"], "/"), "/a = one; /s/; /s/x = 1"),
-        ("not with --unpack=false", "", &[("empty", &Vec::new())], CopySpec { unpack: Unpack::Never, ..spec(&["empty"], "/d/") }, "/d/; /d/empty"),
+        ("not with --unpack=false", "", &[("empty", &Vec::new())], CopySpec { chown: Some("1".into()), unpack: Unpack::Never, ..spec(&["empty"], "/d/") }, "1:1 /d/; 1:1 /d/empty"),
     ] {
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
         assert_eq!(add(base, &files, &instruction).unwrap(), lines(expected), "{name}");
