@@ -31,8 +31,8 @@ use crate::error::{Class, Error, Result};
 use crate::plan::{Applied, Event, Plan, Prepared, Severity};
 use crate::reason::Reason;
 
-/// How long an object waits that finds a name taken.
-const NAME_CONFLICT_RETRY: Duration = Duration::from_secs(30);
+/// The longest wait for what people must mend and no watch tells: a name that is taken, a quota, a level of Pod Security.
+const MENDED_BY_PEOPLE: Duration = Duration::from_secs(10);
 
 /// A kind that has a controller.
 pub trait Primary:
@@ -233,12 +233,21 @@ async fn guarded<R: Reconciler>(
                     state.backoff.forget(&key);
                     if error.reason() == Reason::NameConflict {
                         // No watch tells that an object of somebody else is gone.
-                        resync.min(NAME_CONFLICT_RETRY)
+                        resync.min(MENDED_BY_PEOPLE)
                     } else {
                         resync
                     }
                 }
-                Class::Transient => state.backoff.failed(&key),
+                Class::Transient => {
+                    let wait = state.backoff.failed(&key);
+                    match error.reason() {
+                        // People wait to see that they have made room.
+                        Reason::QuotaExceeded | Reason::PodSecurityForbidden => {
+                            wait.min(MENDED_BY_PEOPLE)
+                        }
+                        _ => wait,
+                    }
+                }
             }
         }
     };

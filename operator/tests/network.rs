@@ -224,12 +224,11 @@ async fn a_branch_is_looked_up_over_https_with_a_certificate_of_the_secret() {
         );
     }
     let credentials = |request: &String| request.to_lowercase().contains("authorization");
-    let sent = server.requests.lock().unwrap();
+    let sent = server.requests.lock().unwrap().clone();
     assert_eq!(
         sent.iter().filter(|request| credentials(request)).count(),
         2
     );
-    drop(sent);
     // Without the certificate, nothing is said to the server.
     let mut untrusted = question("public.git", "main", None);
     untrusted.ca_pem = None;

@@ -215,16 +215,18 @@ pub fn timeout(pod: &Pod) -> PodFailure {
 
 /// Seconds as a spec writes them: `1h30m`.
 fn describe(seconds: i64) -> String {
-    let parts = [
+    let mut text = String::new();
+    for (number, unit) in [
         (seconds / 3600, 'h'),
         (seconds / 60 % 60, 'm'),
         (seconds % 60, 's'),
-    ];
-    parts
-        .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, unit)| format!("{number}{unit}"))
-        .collect()
+    ] {
+        if number > 0 {
+            text.push_str(&number.to_string());
+            text.push(unit);
+        }
+    }
+    text
 }
 
 /// Whether an eviction was for the pod's own use of disk, not for the node's.
