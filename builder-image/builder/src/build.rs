@@ -274,5 +274,8 @@ async fn export(
         .await
         .map_err(|_| Error::Panicked)??;
     }
+    for name in pusher.names() {
+        vertex.output(format!("pushing {name}").as_bytes());
+    }
     pusher.finish(image).await
 }

@@ -4,16 +4,19 @@
 //! <root>/blobs/sha256/<hex>    blobs: packed layers and fetched ones
 //! <root>/layers/<name>         unpacked layers: directories that are complete once they are there
 //! <root>/cache/<key>           records
-//! <root>/tmp/                  work in progress, on the same file system
+//! <root>/tmp/<session>/        work in progress of one process, on the same file system
 //! ```
 //!
 //! A record is written after the blob that it names, by rename, so it never promises what is not there; a blob that went
 //! missing makes it a miss. Several processes may share a root: whoever comes second replaces like with like.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci::{Descriptor, DiffId, Digest};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
 use crate::cache_key::CacheKey;
@@ -26,10 +29,60 @@ const VERSION: u32 = 1;
 /// be made, and with it, these cannot be mounted.
 const RECORDED: &str = ".recorded";
 
-/// The directories below the engine's root.
+/// The directories below the engine's root. Cheap to clone; the last clone removes what is in progress.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
+    session: Arc<Session>,
+}
+
+/// A directory for the work in progress of one process. It is locked as long as the process lives, so that others can
+/// tell it from what a killed process has left.
+#[derive(Debug)]
+struct Session {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Session {
+    /// Makes a new one below `tmp`, and removes those that nobody holds any more.
+    fn start(tmp: &Path) -> std::io::Result<Self> {
+        for entry in fs_err::read_dir(tmp)? {
+            let path = entry?.path();
+            // Whoever makes one at this moment has it locked, or makes another when it is gone.
+            if lock(&path).is_ok() {
+                let _ = fs_err::remove_dir_all(&path);
+            }
+        }
+        loop {
+            let path = tempfile::Builder::new()
+                .prefix("session-")
+                .tempdir_in(tmp)?
+                .keep();
+            match lock(&path) {
+                Ok(lock) if path.is_dir() => return Ok(Self { path, _lock: lock }),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next process.
+        let _ = fs_err::remove_dir_all(&self.path);
+    }
+}
+
+/// Locks a directory, without waiting.
+fn lock(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    let directory = open(path, flags, Mode::empty())?;
+    flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(directory)
 }
 
 /// What a step left.
@@ -83,7 +136,8 @@ impl Cache {
         for name in ["blobs/sha256", "layers", "cache", "tmp"] {
             fs_err::create_dir_all(root.join(name))?;
         }
-        Ok(Self { root })
+        let session = Arc::new(Session::start(&root.join("tmp"))?);
+        Ok(Self { root, session })
     }
 
     /// The directory that was opened.
@@ -150,7 +204,7 @@ impl Cache {
 
     /// Work in progress.
     pub fn tmp(&self) -> PathBuf {
-        self.root.join("tmp")
+        self.session.path.clone()
     }
 
     /// A new directory for work in progress, removed when the value is dropped.
@@ -258,6 +312,25 @@ mod tests {
         fs_err::write(cache.blob(&descriptor.digest), b"blo").unwrap();
         assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
         assert_eq!(fs_err::read_dir(cache.tmp()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_others_do_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let first = Cache::open(root.path()).unwrap();
+        let left = root.path().join("tmp/session-left");
+        fs_err::create_dir_all(left.join("deep")).unwrap();
+        let second = Cache::open(root.path()).unwrap();
+        assert!(!left.exists() && first.tmp().is_dir() && second.tmp().is_dir());
+        assert_ne!(first.tmp(), second.tmp());
+        let clone = first.clone();
+        drop(first);
+        assert!(clone.tmp().is_dir());
+        drop((clone, second));
+        assert_eq!(
+            fs_err::read_dir(root.path().join("tmp")).unwrap().count(),
+            0
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The program itself: builds with RUN in its namespaces, failures, stopping, and the requests of a pod. Needs root, crun
 //! and busybox; without one of them the tests say so and pass.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,10 @@ struct Shop {
 fn busybox() -> Option<PathBuf> {
     let root = rustix::process::geteuid().is_root();
     let find = |name: &str| {
-        ["/bin", "/usr/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
+        ["/bin", "/usr/bin"]
+            .iter()
+            .map(|dir| Path::new(dir).join(name))
+            .find(|path| path.exists())
     };
     let found = find("busybox").filter(|_| root && find("crun").is_some());
     if found.is_none() {
@@ -42,10 +46,16 @@ impl Shop {
         fs_err::create_dir_all(&bin).unwrap();
         fs_err::copy(busybox, bin.join("busybox")).unwrap();
         fs_err::set_permissions(bin.join("busybox"), PermissionsExt::from_mode(0o755)).unwrap();
-        for name in ["sh", "cat", "echo", "id", "env", "ls", "rm", "mkdir", "sleep", "seq", "hostname", "touch"] {
+        for name in [
+            "sh", "cat", "echo", "id", "env", "ls", "rm", "mkdir", "sleep", "seq", "hostname",
+            "touch",
+        ] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
-        shop.write("base/root/etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n");
+        shop.write(
+            "base/root/etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n",
+        );
         shop.write("base/root/etc/group", "root:x:0:\nweb:x:1000:\n");
         shop.write("base/Dockerfile", "FROM scratch\nCOPY root /\n");
         let output = format!("type=oci,tar=false,dest={}", shop.path("layout").display());
@@ -68,8 +78,15 @@ impl Shop {
     fn command(&self, flags: &[&str], context: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         let layout = format!("base=oci-layout://{}", self.path("layout").display());
-        command.arg("build").arg("--root").arg(self.path("root")).args(["--build-context", &layout]);
-        command.args(flags).arg(self.path(context)).stdin(Stdio::null());
+        command
+            .arg("build")
+            .arg("--root")
+            .arg(self.path("root"))
+            .args(["--build-context", &layout]);
+        command
+            .args(flags)
+            .arg(self.path(context))
+            .stdin(Stdio::null());
         command
     }
 
@@ -84,7 +101,10 @@ impl Shop {
     }
 
     fn is_tidy(&self) -> bool {
-        fs_err::read_dir(self.path("root/tmp")).unwrap().next().is_none()
+        fs_err::read_dir(self.path("root/tmp"))
+            .unwrap()
+            .next()
+            .is_none()
     }
 }
 
@@ -99,7 +119,14 @@ fn stages_run_and_what_they_make_is_copied() {
     let dockerfile = "FROM base AS build\nWORKDIR /src\nCOPY main .\nARG MODE=slow\nRUN echo mode $MODE; cat main > out; hostname\nFROM base\nRUN rm /etc/group && mkdir /app\nCOPY --from=build --chown=web:web /src/out /app/\nUSER web\nRUN <<EOF\nid\nls -l /app/out\nEOF\nENTRYPOINT [\"/bin/cat\"]\n";
     let archive = shop.path("app.tar");
     let output = format!("type=oci,dest={}", archive.display());
-    let flags = ["--build-arg", "MODE=fast", "-t", "team/app:1", "-o", &output];
+    let flags = [
+        "--build-arg",
+        "MODE=fast",
+        "-t",
+        "team/app:1",
+        "-o",
+        &output,
+    ];
     let first = shop.build(dockerfile, &flags);
     let log = text(&first.stderr);
     assert!(first.status.success(), "{log}");
@@ -111,12 +138,20 @@ fn stages_run_and_what_they_make_is_copied() {
     // Nothing changed: nothing runs, and the image is the same.
     let second = shop.build(dockerfile, &flags);
     assert_eq!(first.stdout, second.stdout);
-    assert_eq!(text(&second.stderr).matches("CACHED").count(), 6, "{}", text(&second.stderr));
+    assert_eq!(
+        text(&second.stderr).matches("CACHED").count(),
+        6,
+        "{}",
+        text(&second.stderr)
+    );
     // Only what depends on the changed file runs again.
     shop.write("context/main", "other\n");
     let third = shop.build(dockerfile, &flags);
     let log = text(&third.stderr);
-    assert!(log.contains("mode fast") && !log.contains("rm /etc/group && mkdir /app\n#5 DONE"), "{log}");
+    assert!(
+        log.contains("mode fast") && !log.contains("rm /etc/group && mkdir /app\n#5 DONE"),
+        "{log}"
+    );
     assert_ne!(first.stdout, third.stdout);
 }
 
@@ -124,12 +159,32 @@ fn stages_run_and_what_they_make_is_copied() {
 fn failures_are_told_with_place_and_exit_code() {
     let Some(shop) = Shop::open() else { return };
     for (dockerfile, code, words) in [
-        ("FROM base\nRUN echo the last line; exit 3\n", 1, &["Dockerfile:2:1", "exit code 3", "the last line"][..]),
-        ("FROM base\nRUNN x\n", 1, &["unknown instruction `RUNN`", "did you mean `RUN`?"]),
+        (
+            "FROM base\nRUN echo the last line; exit 3\n",
+            1,
+            &["Dockerfile:2:1", "exit code 3", "the last line"][..],
+        ),
+        (
+            "FROM base\nRUNN x\n",
+            1,
+            &["unknown instruction `RUNN`", "did you mean `RUN`?"],
+        ),
         ("FROM base\nRUN nosuchprogram\n", 1, &["exit code 127"]),
-        ("FROM base\nUSER nobody\nRUN true\n", 1, &["`nobody` is not in /etc/passwd"]),
-        ("FROM base\nCOPY absent /\n", 1, &["`absent`: no such file or directory"]),
-        ("FROM other\nRUN --mount=type=secret,id=x true\n", 1, &["`RUN --mount` is not supported"]),
+        (
+            "FROM base\nUSER nobody\nRUN true\n",
+            1,
+            &["`nobody` is not in /etc/passwd"],
+        ),
+        (
+            "FROM base\nCOPY absent /\n",
+            1,
+            &["`absent`: no such file or directory"],
+        ),
+        (
+            "FROM other\nRUN --mount=type=secret,id=x true\n",
+            1,
+            &["`RUN --mount` is not supported"],
+        ),
     ] {
         let output = shop.build(dockerfile, &[]);
         let log = text(&output.stderr);
@@ -140,8 +195,18 @@ fn failures_are_told_with_place_and_exit_code() {
         assert!(output.stdout.is_empty());
     }
     assert!(shop.is_tidy());
-    assert_eq!(shop.build("FROM base\nRUN true\n", &["--isolation", "no-run"]).status.code(), Some(2));
-    assert_eq!(shop.build("FROM base\n", &["--secret", "id=x"]).status.code(), Some(1));
+    assert_eq!(
+        shop.build("FROM base\nRUN true\n", &["--isolation", "no-run"])
+            .status
+            .code(),
+        Some(2)
+    );
+    assert_eq!(
+        shop.build("FROM base\n", &["--secret", "id=x"])
+            .status
+            .code(),
+        Some(1)
+    );
 }
 
 #[test]
@@ -149,18 +214,32 @@ fn sigterm_ends_everything_within_two_seconds() {
     let Some(shop) = Shop::open() else { return };
     // A number that no other process sleeps for.
     let mark = format!("86{:03}", std::process::id() % 1000);
-    shop.write("context/Dockerfile", &format!("FROM base\nRUN echo started; sleep {mark} & sleep {mark}\n"));
+    shop.write(
+        "context/Dockerfile",
+        &format!("FROM base\nRUN echo started; sleep {mark} & sleep {mark}\n"),
+    );
     let mut command = shop.command(&["--progress", "json"], "context");
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
-    let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains(r#""text":"started""#));
+    let started = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.contains(r#""text":"started""#));
     assert!(started);
     let drain = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
     let asked = Instant::now();
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = child.wait().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     assert_eq!(status.code(), Some(2));
     assert!(drain.join().unwrap().join("\n").contains("cancelled"));
     assert!(shop.is_tidy());
@@ -174,7 +253,10 @@ fn sigterm_ends_everything_within_two_seconds() {
 
 /// Lets a registry live while the program talks to it.
 fn with_registry(work: impl FnOnce(&MemoryRegistry)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let registry = runtime.block_on(MemoryRegistry::start());
     work(&registry);
 }
@@ -235,36 +317,80 @@ fn a_pod_builds_pushes_and_reports() {
         let pushed = shop.coopery(&["-t", &base, "--push"], "base");
         assert!(pushed.status.success(), "{}", text(&pushed.stderr));
 
-        let dockerfile = format!("FROM {base}\nRUN echo $HTTP_PROXY; id > /who\nCMD [\"cat\", \"/who\"]\n");
-        let (code, report, log) = pod(&shop, &inline(registry, &dockerfile, Isolation::UserNamespace));
-        let Report::Built(built) = report else { panic!("{report:?}\n{log}") };
+        let dockerfile =
+            format!("FROM {base}\nRUN echo $HTTP_PROXY; id > /who\nCMD [\"cat\", \"/who\"]\n");
+        let (code, report, log) = pod(
+            &shop,
+            &inline(registry, &dockerfile, Isolation::UserNamespace),
+        );
+        let Report::Built(built) = report else {
+            panic!("{report:?}\n{log}")
+        };
         assert_eq!(code, Some(0));
-        let digest = registry.manifest("team/app", "v1").unwrap().digest.to_string();
+        let digest = registry
+            .manifest("team/app", "v1")
+            .unwrap()
+            .digest
+            .to_string();
         assert_eq!(built.digest, digest);
-        assert_eq!(built.destinations[0].image, format!("{}/team/app@{digest}", registry.address()));
-        assert_eq!((built.base_images[0].reference.as_str(), built.steps, built.cached_steps), (base.as_str(), 1, 0));
+        assert_eq!(
+            built.destinations[0].image,
+            format!("{}/team/app@{digest}", registry.address())
+        );
+        assert_eq!(
+            (
+                built.base_images[0].reference.as_str(),
+                built.steps,
+                built.cached_steps
+            ),
+            (base.as_str(), 1, 0)
+        );
 
         let failing = format!("FROM {base}\nRUN echo the last line; exit 3\n");
         let (code, report, log) = pod(&shop, &inline(registry, &failing, Isolation::UserNamespace));
-        let Report::Failed(failure) = report else { panic!("{report:?}\n{log}") };
-        assert_eq!((code, failure.kind, failure.exit_code), (Some(1), FailureKind::StepFailed, Some(3)));
+        let Report::Failed(failure) = report else {
+            panic!("{report:?}\n{log}")
+        };
+        assert_eq!(
+            (code, failure.kind, failure.exit_code),
+            (Some(1), FailureKind::StepFailed, Some(3))
+        );
         assert_eq!(failure.output, "the last line");
-        assert_eq!(failure.step.as_deref(), Some("Dockerfile:2: RUN echo the last line; exit 3"));
+        assert_eq!(
+            failure.step.as_deref(),
+            Some("Dockerfile:2: RUN echo the last line; exit 3")
+        );
 
         let (_, report, _) = pod(&shop, &inline(registry, &failing, Isolation::NoRun));
-        let Report::Failed(failure) = report else { panic!("{report:?}") };
+        let Report::Failed(failure) = report else {
+            panic!("{report:?}")
+        };
         assert_eq!(failure.kind, FailureKind::IsolationUnavailable);
-        assert!(failure.message.contains("Dockerfile:2") && failure.message.contains("NoRun"), "{}", failure.message);
+        assert!(
+            failure.message.contains("Dockerfile:2") && failure.message.contains("NoRun"),
+            "{}",
+            failure.message
+        );
 
         let without = format!("FROM {base}\nCOPY <<EOF /etc/motd\nhello\nEOF\n");
         let (code, report, log) = pod(&shop, &inline(registry, &without, Isolation::NoRun));
-        assert!(matches!(report, Report::Built(_)) && code == Some(0), "{report:?}\n{log}");
+        assert!(
+            matches!(report, Report::Built(_)) && code == Some(0),
+            "{report:?}\n{log}"
+        );
 
         let mut guarded = inline(registry, &without, Isolation::NoRun);
         guarded.network.allow_cidrs.clear();
         let (_, report, _) = pod(&shop, &guarded);
-        let Report::Failed(failure) = report else { panic!("{report:?}") };
-        assert_eq!(failure.kind, FailureKind::AddressRefused, "{}", failure.message);
+        let Report::Failed(failure) = report else {
+            panic!("{report:?}")
+        };
+        assert_eq!(
+            failure.kind,
+            FailureKind::AddressRefused,
+            "{}",
+            failure.message
+        );
     });
 }
 
@@ -274,7 +400,11 @@ fn a_pod_mirrors_what_it_can() {
     with_registry(|registry| {
         let host = registry.address();
         let source = format!("{host}/base:1");
-        assert!(shop.coopery(&["-t", &source, "--push"], "base").status.success());
+        assert!(
+            shop.coopery(&["-t", &source, "--push"], "base")
+                .status
+                .success()
+        );
         let digest = registry.manifest("base", "1").unwrap().digest.to_string();
         let image = |from: &str, digest: Option<&str>, to: &str| MirrorImage {
             source: format!("{host}/{from}"),
@@ -287,12 +417,23 @@ fn a_pod_mirrors_what_it_can() {
         ];
         let mirror = request(registry, Task::Mirror(MirrorRequest { images }));
         let (code, report, _) = pod(&shop, &mirror);
-        let Report::Mirrored(mirrored) = report else { panic!("{report:?}") };
+        let Report::Mirrored(mirrored) = report else {
+            panic!("{report:?}")
+        };
         assert_eq!((code, mirrored.copied, mirrored.failed), (Some(2), 1, 1));
         assert_eq!(mirrored.images[1].digest.as_deref(), Some(digest.as_str()));
-        assert!(mirrored.images[0].failure.as_ref().unwrap().message.contains("absent:1"));
+        assert!(
+            mirrored.images[0]
+                .failure
+                .as_ref()
+                .unwrap()
+                .message
+                .contains("absent:1")
+        );
         let (_, report, _) = pod(&shop, &mirror);
-        let Report::Mirrored(mirrored) = report else { panic!("{report:?}") };
+        let Report::Mirrored(mirrored) = report else {
+            panic!("{report:?}")
+        };
         assert_eq!((mirrored.unchanged, mirrored.failed), (1, 1));
     });
 }

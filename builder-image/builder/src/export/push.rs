@@ -54,6 +54,14 @@ impl Pusher {
         self.destinations.is_empty()
     }
 
+    /// The names that [`Self::finish`] writes.
+    pub fn names(&self) -> impl Iterator<Item = oci::Reference> {
+        self.destinations.iter().flat_map(|(destination, _)| {
+            let tags = destination.tags.iter();
+            tags.map(|tag| destination.repository.tagged(tag.clone()))
+        })
+    }
+
     /// Sends a layer everywhere, unless it is there: mounted where the destination's registry has it with the base.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! What one instruction does to the state of its stage, and the step that it makes.
 
 use dockerfile::{
-    Add, ArgDecl, CommandForm, Copy, Diagnostic, Heredoc, Instruction, InstructionKind, KeyValue,
-    Mode, Run, RunCommand, Scope as _, Source, SourceLocation, Word,
+    ArgDecl, CommandForm, Diagnostic, Instruction, InstructionKind, KeyValue, Run, RunCommand,
+    Scope as _, Word,
 };
 use oci::Healthcheck;
 
@@ -10,14 +10,10 @@ use super::environment::{expand_word, expansion};
 use super::reach::{label, makes_layer};
 use super::stage::Builder;
 use super::text::{plain_list, quote_healthcheck, quote_list};
-use super::{
-    Action, CopyAction, Entry, Filesystem, RunAction, StageBase, Step, StepId, WorkdirAction,
-};
+use super::{Action, Entry, Filesystem, RunAction, Step, StepId, WorkdirAction};
 
-type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
-
-/// Sources of a copy: paths, and documents by name and content.
-type Selected = (Vec<String>, Vec<(String, String)>);
+/// What came of an instruction, or the diagnostic that prevents the build.
+pub(super) type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
 
 impl Builder<'_> {
     /// Carries out an instruction; `position` is its position in the stage.
@@ -76,11 +72,11 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn expand(&self, word: &Word) -> Outcome<String> {
+    pub(super) fn expand(&self, word: &Word) -> Outcome<String> {
         expand_word(word, self.plan.dockerfile.escape, &self.state.variables)
     }
 
-    fn expand_option(&self, word: Option<&Word>) -> Outcome<Option<String>> {
+    pub(super) fn expand_option(&self, word: Option<&Word>) -> Outcome<Option<String>> {
         word.map(|word| self.expand(word)).transpose()
     }
 
@@ -101,7 +97,13 @@ impl Builder<'_> {
     }
 
     /// Adds a step and its history, and moves the stage onto what it leaves.
-    fn step(&mut self, instruction: &Instruction, action: Action, created_by: String, text: &str) {
+    pub(super) fn step(
+        &mut self,
+        instruction: &Instruction,
+        action: Action,
+        created_by: String,
+        text: &str,
+    ) {
         let id = StepId(self.steps.len());
         self.steps.push(Step {
             below: self.state.filesystem,
@@ -325,179 +327,10 @@ impl Builder<'_> {
             .collect();
         format!("|{} {}", args.len(), texts.concat())
     }
-
-    fn copy(&mut self, position: usize, instruction: &Instruction, copy: &Copy) -> Outcome {
-        let from = self
-            .planned
-            .sources
-            .get(&position)
-            .map(|source| match source {
-                StageBase::Scratch => Filesystem::Scratch,
-                StageBase::Image(id) => Filesystem::Base(*id),
-                StageBase::Stage(index) => {
-                    let state = self.finished[*index].as_ref();
-                    state
-                        .expect("a stage comes behind what it copies from")
-                        .filesystem
-                }
-            });
-        let (sources, documents) = self.sources(&copy.sources, false)?;
-        self.copy_step(
-            instruction,
-            CopyParts {
-                add: false,
-                from,
-                sources,
-                documents,
-                destination: &copy.destination,
-                chown: copy.chown.as_ref(),
-                chmod: copy.chmod.as_ref(),
-                checksum: None,
-            },
-        )
-    }
-
-    fn add(&mut self, instruction: &Instruction, add: &Add) -> Outcome {
-        let (sources, documents) = self.sources(&add.sources, true)?;
-        self.copy_step(
-            instruction,
-            CopyParts {
-                add: true,
-                from: None,
-                sources,
-                documents,
-                destination: &add.destination,
-                chown: add.chown.as_ref(),
-                chmod: add.chmod.as_ref(),
-                checksum: add.checksum.as_ref(),
-            },
-        )
-    }
-
-    fn sources(&self, sources: &[Source], add: bool) -> Outcome<Selected> {
-        let mut paths = Vec::new();
-        let mut documents = Vec::new();
-        for source in sources {
-            match source {
-                Source::Path(word) => {
-                    let path = self.expand(word)?;
-                    check_source(&path, word, add)?;
-                    paths.push(path);
-                }
-                Source::Heredoc(heredoc) => {
-                    documents.push((heredoc.name.clone(), self.document(heredoc)?));
-                }
-            }
-        }
-        Ok((paths, documents))
-    }
-
-    fn document(&self, heredoc: &Heredoc) -> Outcome<String> {
-        let text = heredoc.text();
-        if !heredoc.expand {
-            return Ok(text);
-        }
-        dockerfile::expand_heredoc(&text, &self.state.variables).map_err(|error| {
-            Box::new(Diagnostic::error(
-                "expansion",
-                heredoc.body,
-                error.to_string(),
-            ))
-        })
-    }
-
-    fn copy_step(&mut self, instruction: &Instruction, parts: CopyParts<'_>) -> Outcome {
-        let destination = self.expand(parts.destination)?;
-        let chown = self
-            .expand_option(parts.chown)?
-            .filter(|chown| !chown.is_empty());
-        let chmod = self
-            .expand_option(parts.chmod)?
-            .filter(|chmod| !chmod.is_empty());
-        if let (Some(mode), Some(word)) = (&chmod, parts.chmod) {
-            Mode::parse(mode).map_err(|error| {
-                Box::new(Diagnostic::error(
-                    "invalid-mode",
-                    word.span,
-                    error.to_string(),
-                ))
-            })?;
-        }
-        let checksum = self.expand_option(parts.checksum)?;
-        let mut created_by = String::from(if parts.add { "ADD" } else { "COPY" });
-        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
-            if let Some(value) = value {
-                created_by.extend([" --", flag, "=", value]);
-            }
-        }
-        for source in &parts.sources {
-            created_by.extend([" ", source]);
-        }
-        for (name, _) in &parts.documents {
-            created_by.extend([" <<", name]);
-        }
-        created_by.extend([" ", &destination, " # buildkit"]);
-        let mut path = absolute(&self.state.config.working_dir, &destination);
-        let names_directory =
-            destination.is_empty() || destination.ends_with('/') || ends_in_dot(&destination);
-        if names_directory && path != "/" {
-            path.push('/');
-        }
-        let action = Action::Copy(CopyAction {
-            add: parts.add,
-            from: parts.from,
-            sources: parts.sources,
-            documents: parts.documents,
-            destination: path,
-            chown,
-            chmod,
-            checksum,
-        });
-        let text = instruction.source.clone();
-        self.step(instruction, action, created_by, &text);
-        Ok(())
-    }
-}
-
-/// What COPY and ADD have in common, sources expanded.
-struct CopyParts<'a> {
-    add: bool,
-    from: Option<Filesystem>,
-    sources: Vec<String>,
-    documents: Vec<(String, String)>,
-    destination: &'a Word,
-    chown: Option<&'a Word>,
-    chmod: Option<&'a Word>,
-    checksum: Option<&'a Word>,
-}
-
-/// Refuses what a source must not turn out to be once its variables are replaced.
-fn check_source(path: &str, word: &Word, add: bool) -> Outcome {
-    let message = match SourceLocation::of(path) {
-        SourceLocation::Local => return Ok(()),
-        SourceLocation::Http if add => return Ok(()),
-        SourceLocation::Http => format!("COPY can not copy from a URL: `{path}`"),
-        SourceLocation::Git if add => {
-            format!("a git repository as a source of ADD is not supported: `{path}`")
-        }
-        SourceLocation::Git => format!("COPY can not copy from a git repository: `{path}`"),
-    };
-    let help = if add {
-        "clone it in a RUN, or ADD the URL of an archive"
-    } else {
-        "use ADD"
-    };
-    Err(Box::new(
-        Diagnostic::error("unsupported", word.span, message).help(help),
-    ))
-}
-
-fn ends_in_dot(path: &str) -> bool {
-    matches!(path.rsplit('/').next(), Some("." | ".."))
 }
 
 /// `path` as seen from the directory `from`, normalised and absolute.
-fn absolute(from: &str, path: &str) -> String {
+pub(super) fn absolute(from: &str, path: &str) -> String {
     let joined = if path.starts_with('/') {
         path.to_owned()
     } else {

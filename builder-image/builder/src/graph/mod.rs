@@ -8,6 +8,7 @@
 //!
 //! Scopes, expansion and texts follow the reference frontend (`docs/dockerfile.md`).
 
+mod copy;
 mod environment;
 mod instruction;
 mod reach;

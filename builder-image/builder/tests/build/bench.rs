@@ -60,7 +60,8 @@ impl Bench {
     /// Sets the time of a file in the context.
     pub(crate) fn date(&self, path: &str, seconds: u64) {
         let file = std::fs::File::open(self.context.path().join(path)).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+            .unwrap();
     }
 
     /// Changes the time of a file and nothing else.
@@ -74,7 +75,7 @@ impl Bench {
     }
 
     /// Empties the engine's directory and the registry's log.
-    pub(crate) async fn forget(&self) {
+    pub(crate) fn forget(&self) {
         for entry in fs_err::read_dir(self.root.path()).unwrap() {
             fs_err::remove_dir_all(entry.unwrap().path()).unwrap();
         }
@@ -83,25 +84,36 @@ impl Bench {
 
     /// Whether any layer was unpacked or made.
     pub(crate) fn has_layers(&self) -> bool {
-        fs_err::read_dir(self.root.path().join("layers")).unwrap().next().is_some()
+        fs_err::read_dir(self.root.path().join("layers"))
+            .unwrap()
+            .next()
+            .is_some()
     }
 
     /// Whether no work in progress is left.
     pub(crate) fn is_tidy(&self) -> bool {
-        fs_err::read_dir(self.root.path().join("tmp")).unwrap().next().is_none()
+        fs_err::read_dir(self.root.path().join("tmp"))
+            .unwrap()
+            .next()
+            .is_none()
     }
 
     /// The paths in a layer of an image in the registry, but for the root.
     pub(crate) fn layer_names(&self, repository: &str, tag: &str, layer: usize) -> Vec<String> {
         let raw = self.registry.manifest(repository, tag).unwrap();
         let manifest: oci::Manifest = serde_json::from_slice(&raw.bytes).unwrap();
-        let blob = self.registry.blob(repository, &manifest.layers[layer].digest).unwrap();
+        let blob = self
+            .registry
+            .blob(repository, &manifest.layers[layer].digest)
+            .unwrap();
         let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(&blob[..]));
         let names = archive.entries().unwrap().map(|entry| {
             let path = entry.unwrap().path().unwrap().into_owned();
             path.display().to_string().trim_matches('/').to_owned()
         });
-        names.filter(|name| !matches!(name.as_str(), "" | ".")).collect()
+        names
+            .filter(|name| !matches!(name.as_str(), "" | "."))
+            .collect()
     }
 
     /// Builds `text` and pushes it to these images of the registry.
@@ -121,10 +133,19 @@ impl Bench {
             build_args: BTreeMap::new(),
         };
         change(&mut options);
-        let client = Client::builder().guard(Guard::Open).retry(RetryPolicy::never()).build().unwrap();
+        let client = Client::builder()
+            .guard(Guard::Open)
+            .retry(RetryPolicy::never())
+            .build()
+            .unwrap();
         let cache = Cache::open(self.root.path()).unwrap();
         let engine = Engine {
-            bases: Bases::new(client.clone(), cache.clone(), Owners::Recorded, BTreeMap::new()),
+            bases: Bases::new(
+                client.clone(),
+                cache.clone(),
+                Owners::Recorded,
+                BTreeMap::new(),
+            ),
             client,
             progress: Progress::new(Style::Quiet, std::io::sink()),
             runtime: None,
@@ -162,7 +183,10 @@ impl Bench {
         for image in images {
             let name: Reference = self.name(image).parse().unwrap();
             let tag = name.tag().unwrap().clone();
-            match destinations.iter_mut().find(|d| d.repository == *name.repository()) {
+            match destinations
+                .iter_mut()
+                .find(|d| d.repository == *name.repository())
+            {
                 Some(known) => known.tags.push(tag),
                 None => destinations.push(Destination {
                     name: (*image).into(),

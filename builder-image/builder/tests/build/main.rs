@@ -1,4 +1,5 @@
 //! Builds without RUN against in-memory registries: what is pushed, in which order, and what is never fetched.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bench;
 
@@ -8,8 +9,14 @@ use oci::{ImageConfig, Manifest};
 
 use bench::Bench;
 
-fn manifest(registry: &distribution::memory::MemoryRegistry, repository: &str, name: &str) -> Manifest {
-    let raw = registry.manifest(repository, name).expect("the manifest is there");
+fn manifest(
+    registry: &distribution::memory::MemoryRegistry,
+    repository: &str,
+    name: &str,
+) -> Manifest {
+    let raw = registry
+        .manifest(repository, name)
+        .expect("the manifest is there");
     serde_json::from_slice(&raw.bytes).unwrap()
 }
 
@@ -18,7 +25,10 @@ async fn an_image_goes_to_all_destinations_and_tags_come_last() {
     let bench = Bench::start().await;
     bench.file("a", "a").file("dir/b", "b");
     let built = bench
-        .build("FROM scratch\nCOPY a /\nCOPY dir /data/\nCMD [\"/a\"]\n", &["team/app:1", "team/app:2", "other:1"])
+        .build(
+            "FROM scratch\nCOPY a /\nCOPY dir /data/\nCMD [\"/a\"]\n",
+            &["team/app:1", "team/app:2", "other:1"],
+        )
         .await
         .unwrap();
     for (repository, tags) in [("team/app", &["1", "2"][..]), ("other", &["1"])] {
@@ -29,7 +39,10 @@ async fn an_image_goes_to_all_destinations_and_tags_come_last() {
             assert!(bench.registry.blob(repository, &blob.digest).is_some());
         }
     }
-    assert_eq!(built.image.descriptor.digest, bench.registry.manifest("other", "1").unwrap().digest);
+    assert_eq!(
+        built.image.descriptor.digest,
+        bench.registry.manifest("other", "1").unwrap().digest
+    );
     let puts: Vec<String> = bench
         .registry
         .requests()
@@ -37,17 +50,26 @@ async fn an_image_goes_to_all_destinations_and_tags_come_last() {
         .filter(|request| request.method == Method::PUT && request.path.contains("/manifests/"))
         .map(|request| request.path.rsplit('/').next().unwrap().to_owned())
         .collect();
-    assert!(puts[..2].iter().all(|name| name.starts_with("sha256:")), "{puts:?}");
-    assert!(puts[2..].iter().all(|name| !name.starts_with("sha256:")) && puts.len() == 5, "{puts:?}");
+    assert!(
+        puts[..2].iter().all(|name| name.starts_with("sha256:")),
+        "{puts:?}"
+    );
+    assert!(
+        puts[2..].iter().all(|name| !name.starts_with("sha256:")) && puts.len() == 5,
+        "{puts:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
     let bench = Bench::start().await;
     bench.file("rootfs/etc/passwd", "root:x:0:0::/:/bin/sh\n");
-    bench.build("FROM scratch\nCOPY rootfs /\nENV A=1\n", &["base:1"]).await.unwrap();
+    bench
+        .build("FROM scratch\nCOPY rootfs /\nENV A=1\n", &["base:1"])
+        .await
+        .unwrap();
     let layer = manifest(&bench.registry, "base", "1").layers[0].clone();
-    bench.forget().await;
+    bench.forget();
 
     let base = bench.name("base:1");
     let text = format!("FROM {base}\nLABEL b=1\nCOPY --from={base} /etc/passwd /nothing/\n");
@@ -56,10 +78,16 @@ async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
     let built = bench.build(&text, &["app:1"]).await.unwrap();
     let requests = bench.registry.requests();
     let about_layer = |method: Method| {
-        requests.iter().filter(|r| r.method == method && r.path.ends_with(layer.digest.as_str())).count()
+        requests
+            .iter()
+            .filter(|r| r.method == method && r.path.ends_with(layer.digest.as_str()))
+            .count()
     };
     assert_eq!(about_layer(Method::GET), 0, "the layer was fetched");
-    assert!(bench.registry.blob("app", &layer.digest).is_some(), "the layer was mounted");
+    assert!(
+        bench.registry.blob("app", &layer.digest).is_some(),
+        "the layer was mounted"
+    );
     let config: ImageConfig = serde_json::from_slice(&built.image.config).unwrap();
     assert!(config.config.env.contains(&"A=1".to_owned()));
     assert_eq!(config.config.labels["b"], "1");
@@ -70,9 +98,18 @@ async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
 async fn a_base_of_another_registry_is_copied_blob_by_blob() {
     let (upstream, bench) = (Bench::start().await, Bench::start().await);
     upstream.file("a", "a");
-    upstream.build("FROM scratch\nCOPY a /\n", &["base:1"]).await.unwrap();
+    upstream
+        .build("FROM scratch\nCOPY a /\n", &["base:1"])
+        .await
+        .unwrap();
     let layer = manifest(&upstream.registry, "base", "1").layers[0].clone();
-    bench.build(&format!("FROM {}\nLABEL b=1\n", upstream.name("base:1")), &["app:1"]).await.unwrap();
+    bench
+        .build(
+            &format!("FROM {}\nLABEL b=1\n", upstream.name("base:1")),
+            &["app:1"],
+        )
+        .await
+        .unwrap();
     assert!(bench.registry.blob("app", &layer.digest).is_some());
     assert!(!bench.has_layers(), "nothing was unpacked");
 }
@@ -80,17 +117,25 @@ async fn a_base_of_another_registry_is_copied_blob_by_blob() {
 #[tokio::test]
 async fn copies_look_into_stages_and_bases() {
     let bench = Bench::start().await;
-    bench.file("rootfs/usr/bin/tool", "tool").file("main", "main");
+    bench
+        .file("rootfs/usr/bin/tool", "tool")
+        .file("main", "main");
     bench.link("rootfs/bin", "usr/bin");
-    bench.build("FROM scratch\nCOPY rootfs /\n", &["base:1"]).await.unwrap();
-    bench.forget().await;
+    bench
+        .build("FROM scratch\nCOPY rootfs /\n", &["base:1"])
+        .await
+        .unwrap();
+    bench.forget();
     let base = bench.name("base:1");
     let text = format!(
         "FROM {base} AS build\nWORKDIR /out\nCOPY main .\nFROM {base}\nCOPY --from=build /out/main /bin/\nCOPY --from={base} /bin/tool /tool\n"
     );
     bench.build(&text, &["app:1"]).await.unwrap();
     // /bin is a link to usr/bin in the base, so the file is there.
-    assert_eq!(bench.layer_names("app", "1", 1), ["usr", "usr/bin", "usr/bin/main"]);
+    assert_eq!(
+        bench.layer_names("app", "1", 1),
+        ["usr", "usr/bin", "usr/bin/main"]
+    );
     assert_eq!(bench.layer_names("app", "1", 2), ["tool"]);
 }
 
@@ -98,7 +143,8 @@ async fn copies_look_into_stages_and_bases() {
 async fn what_did_not_change_is_answered_by_the_cache() {
     let bench = Bench::start().await;
     bench.file("a", "a").file("b", "b");
-    let text = "FROM scratch AS one\nCOPY a /\nFROM scratch\nCOPY b /\nCOPY --from=one /a /copied\n";
+    let text =
+        "FROM scratch AS one\nCOPY a /\nFROM scratch\nCOPY b /\nCOPY --from=one /a /copied\n";
     let first = bench.build(text, &["app:1"]).await.unwrap();
     assert_eq!((first.counts.steps, first.counts.cached), (3, 0));
     bench.registry.clear_requests();
@@ -107,7 +153,11 @@ async fn what_did_not_change_is_answered_by_the_cache() {
     assert_eq!((second.counts.steps, second.counts.cached), (3, 3));
     assert_eq!(first.image, second.image);
     let sent = bench.registry.requests();
-    assert!(sent.iter().all(|request| request.method != Method::PATCH && !(request.method == Method::PUT && request.path.contains("/blobs/"))), "blobs were sent again");
+    assert!(
+        sent.iter().all(|request| request.method != Method::PATCH
+            && !(request.method == Method::PUT && request.path.contains("/blobs/"))),
+        "blobs were sent again"
+    );
 
     // A file of another content reaches what depends on it, and nothing else.
     bench.file("a", "other");
@@ -115,8 +165,14 @@ async fn what_did_not_change_is_answered_by_the_cache() {
     assert_eq!((third.counts.steps, third.counts.cached), (3, 1));
     // Back to what it was: both ways of finding the copy still answer.
     bench.file("a", "a");
-    assert_eq!(bench.build(text, &["app:1"]).await.unwrap().counts.cached, 3);
-    let forced = bench.build_with(text, &["app:1"], |options| options.no_cache = true).await.unwrap();
+    assert_eq!(
+        bench.build(text, &["app:1"]).await.unwrap().counts.cached,
+        3
+    );
+    let forced = bench
+        .build_with(text, &["app:1"], |options| options.no_cache = true)
+        .await
+        .unwrap();
     assert_eq!(forced.counts.cached, 0);
 }
 
@@ -126,14 +182,19 @@ async fn equal_inputs_make_equal_images() {
     let mut digests = Vec::new();
     for threads in [1, 4] {
         let bench = Bench::start().await;
-        bench.file("a", "a").file("dir/z", "z").file("dir/b", &"b".repeat(3 << 20));
+        bench
+            .file("a", "a")
+            .file("dir/z", "z")
+            .file("dir/b", &"b".repeat(3 << 20));
         for path in ["a", "dir/z", "dir/b", "dir"] {
             bench.date(path, 1_000_000_000);
         }
         let built = bench
             .build_with(text, &["app:1"], |options| {
                 options.threads = threads;
-                options.build_args.insert("SOURCE_DATE_EPOCH".into(), "1700000000".into());
+                options
+                    .build_args
+                    .insert("SOURCE_DATE_EPOCH".into(), "1700000000".into());
             })
             .await
             .unwrap();
@@ -146,8 +207,14 @@ async fn equal_inputs_make_equal_images() {
 async fn a_failure_leaves_tags_as_they_were() {
     let bench = Bench::start().await;
     bench.file("a", "a");
-    let error = bench.build("FROM scratch\nCOPY a /\nCOPY nothing /x\n", &["app:1"]).await.unwrap_err();
-    assert_eq!(error.to_string(), "Dockerfile:3: `nothing`: no such file or directory");
+    let error = bench
+        .build("FROM scratch\nCOPY a /\nCOPY nothing /x\n", &["app:1"])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Dockerfile:3: `nothing`: no such file or directory"
+    );
     assert_eq!(error.kind(), protocol::FailureKind::ContextFile);
     assert_eq!(bench.registry.tags("app"), [""; 0]);
 
@@ -156,11 +223,21 @@ async fn a_failure_leaves_tags_as_they_were() {
         let refused = request.method == Method::PUT && request.path.contains("/other/manifests/");
         refused.then_some(Fault::Answer(400, vec![], String::new()))
     });
-    let error = bench.build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"]).await.unwrap_err();
-    assert_eq!(error.kind(), protocol::FailureKind::RegistryRefused, "{error}");
+    let error = bench
+        .build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        protocol::FailureKind::RegistryRefused,
+        "{error}"
+    );
     assert_eq!(bench.registry.tags("app"), [""; 0]);
     bench.registry.clear_faults();
-    bench.build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"]).await.unwrap();
+    bench
+        .build("FROM scratch\nCOPY a /\n", &["app:1", "other:1"])
+        .await
+        .unwrap();
     assert_eq!(bench.registry.tags("app"), ["1"]);
     assert!(bench.is_tidy(), "work in progress is left over");
 }
@@ -192,7 +269,10 @@ async fn failures_have_kinds_and_places() {
 async fn damaged_content_is_refused() {
     let (upstream, bench) = (Bench::start().await, Bench::start().await);
     upstream.file("a", &"a".repeat(10_000));
-    upstream.build("FROM scratch\nCOPY a /\n", &["base:1"]).await.unwrap();
+    upstream
+        .build("FROM scratch\nCOPY a /\n", &["base:1"])
+        .await
+        .unwrap();
     upstream.registry.set_faults(|request| {
         let blob = request.method == Method::GET && request.path.contains("/blobs/");
         blob.then_some(Fault::Corrupt)
@@ -200,6 +280,10 @@ async fn damaged_content_is_refused() {
     bench.file("b", "b");
     let text = format!("FROM {}\nCOPY b /\n", upstream.name("base:1"));
     let error = bench.build(&text, &["app:1"]).await.unwrap_err();
-    assert_eq!(error.kind(), protocol::FailureKind::DigestMismatch, "{error}");
+    assert_eq!(
+        error.kind(),
+        protocol::FailureKind::DigestMismatch,
+        "{error}"
+    );
     assert!(!bench.has_layers() && bench.is_tidy());
 }

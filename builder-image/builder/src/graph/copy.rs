@@ -1,0 +1,186 @@
+//! COPY and ADD: what they become once their words are expanded.
+
+use dockerfile::{Add, Copy, Diagnostic, Heredoc, Instruction, Mode, Source, SourceLocation, Word};
+
+use super::instruction::{Outcome, absolute};
+use super::stage::Builder;
+use super::{Action, CopyAction, Filesystem, StageBase};
+
+/// Sources of a copy: paths, and documents by name and content.
+type Selected = (Vec<String>, Vec<(String, String)>);
+
+impl Builder<'_> {
+    pub(super) fn copy(
+        &mut self,
+        position: usize,
+        instruction: &Instruction,
+        copy: &Copy,
+    ) -> Outcome {
+        let from = self
+            .planned
+            .sources
+            .get(&position)
+            .map(|source| match source {
+                StageBase::Scratch => Filesystem::Scratch,
+                StageBase::Image(id) => Filesystem::Base(*id),
+                StageBase::Stage(index) => {
+                    let state = self.finished[*index].as_ref();
+                    state
+                        .expect("a stage comes behind what it copies from")
+                        .filesystem
+                }
+            });
+        let (sources, documents) = self.sources(&copy.sources, false)?;
+        self.copy_step(
+            instruction,
+            CopyParts {
+                add: false,
+                from,
+                sources,
+                documents,
+                destination: &copy.destination,
+                chown: copy.chown.as_ref(),
+                chmod: copy.chmod.as_ref(),
+                checksum: None,
+            },
+        )
+    }
+
+    pub(super) fn add(&mut self, instruction: &Instruction, add: &Add) -> Outcome {
+        let (sources, documents) = self.sources(&add.sources, true)?;
+        self.copy_step(
+            instruction,
+            CopyParts {
+                add: true,
+                from: None,
+                sources,
+                documents,
+                destination: &add.destination,
+                chown: add.chown.as_ref(),
+                chmod: add.chmod.as_ref(),
+                checksum: add.checksum.as_ref(),
+            },
+        )
+    }
+
+    fn sources(&self, sources: &[Source], add: bool) -> Outcome<Selected> {
+        let mut paths = Vec::new();
+        let mut documents = Vec::new();
+        for source in sources {
+            match source {
+                Source::Path(word) => {
+                    let path = self.expand(word)?;
+                    check_source(&path, word, add)?;
+                    paths.push(path);
+                }
+                Source::Heredoc(heredoc) => {
+                    documents.push((heredoc.name.clone(), self.document(heredoc)?));
+                }
+            }
+        }
+        Ok((paths, documents))
+    }
+
+    fn document(&self, heredoc: &Heredoc) -> Outcome<String> {
+        let text = heredoc.text();
+        if !heredoc.expand {
+            return Ok(text);
+        }
+        dockerfile::expand_heredoc(&text, &self.state.variables).map_err(|error| {
+            Box::new(Diagnostic::error(
+                "expansion",
+                heredoc.body,
+                error.to_string(),
+            ))
+        })
+    }
+
+    fn copy_step(&mut self, instruction: &Instruction, parts: CopyParts<'_>) -> Outcome {
+        let destination = self.expand(parts.destination)?;
+        let chown = self
+            .expand_option(parts.chown)?
+            .filter(|chown| !chown.is_empty());
+        let chmod = self
+            .expand_option(parts.chmod)?
+            .filter(|chmod| !chmod.is_empty());
+        if let (Some(mode), Some(word)) = (&chmod, parts.chmod) {
+            Mode::parse(mode).map_err(|error| {
+                Box::new(Diagnostic::error(
+                    "invalid-mode",
+                    word.span,
+                    error.to_string(),
+                ))
+            })?;
+        }
+        let checksum = self.expand_option(parts.checksum)?;
+        let mut created_by = String::from(if parts.add { "ADD" } else { "COPY" });
+        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
+            if let Some(value) = value {
+                created_by.extend([" --", flag, "=", value]);
+            }
+        }
+        for source in &parts.sources {
+            created_by.extend([" ", source]);
+        }
+        for (name, _) in &parts.documents {
+            created_by.extend([" <<", name]);
+        }
+        created_by.extend([" ", &destination, " # buildkit"]);
+        let mut path = absolute(&self.state.config.working_dir, &destination);
+        let names_directory =
+            destination.is_empty() || destination.ends_with('/') || ends_in_dot(&destination);
+        if names_directory && path != "/" {
+            path.push('/');
+        }
+        let action = Action::Copy(CopyAction {
+            add: parts.add,
+            from: parts.from,
+            sources: parts.sources,
+            documents: parts.documents,
+            destination: path,
+            chown,
+            chmod,
+            checksum,
+        });
+        let text = instruction.source.clone();
+        self.step(instruction, action, created_by, &text);
+        Ok(())
+    }
+}
+
+/// What COPY and ADD have in common, sources expanded.
+struct CopyParts<'a> {
+    add: bool,
+    from: Option<Filesystem>,
+    sources: Vec<String>,
+    documents: Vec<(String, String)>,
+    destination: &'a Word,
+    chown: Option<&'a Word>,
+    chmod: Option<&'a Word>,
+    checksum: Option<&'a Word>,
+}
+
+/// Refuses what a source must not turn out to be once its variables are replaced.
+fn check_source(path: &str, word: &Word, add: bool) -> Outcome {
+    let message = match SourceLocation::of(path) {
+        SourceLocation::Local => return Ok(()),
+        SourceLocation::Http if add => return Ok(()),
+        SourceLocation::Http => format!("COPY can not copy from a URL: `{path}`"),
+        SourceLocation::Git if add => {
+            format!("a git repository as a source of ADD is not supported: `{path}`")
+        }
+        SourceLocation::Git => format!("COPY can not copy from a git repository: `{path}`"),
+    };
+    let help = if add {
+        "clone it in a RUN, or ADD the URL of an archive"
+    } else {
+        "use ADD"
+    };
+    Err(Box::new(
+        Diagnostic::error("unsupported", word.span, message).help(help),
+    ))
+}
+
+fn ends_in_dot(path: &str) -> bool {
+    matches!(path.rsplit('/').next(), Some("." | ".."))
+}
