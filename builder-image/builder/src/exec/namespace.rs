@@ -398,6 +398,8 @@ fn engine() -> Result<Entered, ProbeError> {
     }
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|errno| ProbeError::new(Prerequisite::Process, format!("prctl: {errno}")))?;
+    // Directories that are made for steps must not depend on who started the engine.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     Ok(Entered {
         crun: super::find_crun()?,
     })

@@ -112,7 +112,11 @@ pub fn execute(
     match runtime_error(&fs_err::read_to_string(job.scratch.join("crun.log")).unwrap_or_default()) {
         None => Ok(ExitStatus { code }),
         Some(message) if is_about_command(&message) => {
-            output(Stream::Stderr, message.as_bytes());
+            let program = job.container.args.first().map_or("", String::as_str);
+            // crun has written its message to the output of the step already, but often without saying about what.
+            if !message.contains(program) {
+                output(Stream::Stderr, format!("{program}: {message}").as_bytes());
+            }
             Ok(ExitStatus { code: 127 })
         }
         Some(message) => Err(ExecError::Runtime { message }),
@@ -306,7 +310,7 @@ fn watch(
 
 /// The errors in crun's log: one JSON object a line, with `msg` and `level`.
 fn runtime_error(log: &str) -> Option<String> {
-    let messages: Vec<String> = log
+    let mut messages: Vec<String> = log
         .lines()
         .filter_map(|line| {
             let value: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -316,6 +320,8 @@ fn runtime_error(log: &str) -> Option<String> {
             Some(value.get("msg")?.as_str()?.to_owned())
         })
         .collect();
+    // It says some things twice: where they happen, and where it gives up.
+    messages.dedup();
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
@@ -333,6 +339,7 @@ mod tests {
     #[test]
     fn errors_of_the_runtime_are_read_from_its_log() {
         let log = r#"{"msg":"executable file `nope` not found in $PATH: No such file or directory","level":"error","time":"2026"}
+{"msg":"executable file `nope` not found in $PATH: No such file or directory","level":"error","time":"2026"}
 {"msg":"a hint","level":"warning"}
 not json"#;
         let message = runtime_error(log);

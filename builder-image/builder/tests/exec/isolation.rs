@@ -38,10 +38,12 @@ pub(crate) fn exit_codes_are_handed_on(bench: &Bench) {
     container.args = vec!["nope".into()];
     let ran = bench.run(&container);
     assert_eq!(ran.status.code, 127, "{}", ran.stderr);
-    assert!(ran.stderr.contains("nope"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("nope").count(), 1, "{}", ran.stderr);
     container.args = vec!["/etc/passwd".into()];
     let ran = bench.run(&container);
     assert_eq!(ran.status.code, 127, "{} {}", ran.status.code, ran.stderr);
+    let line = "/etc/passwd: open executable: Permission denied\n";
+    assert!(ran.stderr.ends_with(line), "{}", ran.stderr);
 }
 
 pub(crate) fn nothing_of_the_engine_is_visible(bench: &Bench) {
