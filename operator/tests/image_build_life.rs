@@ -353,3 +353,40 @@ async fn old_pods_are_deleted_and_their_records_stay() {
         "a failure keeps the image"
     );
 }
+
+#[tokio::test]
+async fn a_certificate_of_the_git_secret_goes_with_the_request() {
+    let world = World::new();
+    push_commit(&world, 'a');
+    world.api.put(
+        &build_world::core("secrets", "git"),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {},
+            "data": {"username": "dQ==", "password": "cA==", "ca.crt": "UEVN"}}),
+    );
+    git(
+        &world,
+        &json!({"source": {"git": {"url": "https://git.example.com/a.git", "ref": {"branch": "main"},
+            "secretRef": {"name": "git"}}}}),
+    );
+    look(&world).await;
+    let pod = world.pod();
+    let request = request_of(&world, &pod);
+    assert_eq!(request.network.ca_certificates.as_deref(), Some("PEM"));
+    let Task::Build(task) = &request.task else {
+        panic!("no build");
+    };
+    let protocol::Source::Git {
+        revision,
+        credentials,
+        ..
+    } = &task.source
+    else {
+        panic!("no git source");
+    };
+    assert!(credentials);
+    assert_eq!(revision.commit, commit('a'));
+    assert_eq!(revision.reference.as_deref(), Some("refs/heads/main"));
+    assert_eq!(task.destinations[0].tags, ["aaaaaaa", "branch-main"]);
+    let text = request.to_json();
+    assert!(!text.contains("dQ==") && !text.contains("\"p\""), "{text}");
+}

@@ -280,6 +280,8 @@ fn report(status: &PodStatus, terminated: &ContainerStateTerminated) -> Ended {
             }
             Ended::Failed(PodFailure::reported(&failure))
         }
+        // A sync that failed for some images reports all of them, and exits with an error.
+        report @ Report::Mirrored(_) => Ended::Reported(Box::new(report)),
         report if exit == 0 && status.phase.as_deref() != Some("Failed") => {
             Ended::Reported(Box::new(report))
         }

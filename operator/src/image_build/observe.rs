@@ -37,6 +37,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         registries: BTreeMap::new(),
         plain_http: Vec::new(),
         source: SourceState::Fixed,
+        source_ca: None,
         look_again: None,
         pods: pods(context, build, &namespace).await?,
         read_back: None,
@@ -53,6 +54,10 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     if let Some(name) = spec.source.secret() {
         secrets.read(context, &namespace, name).await?;
     }
+    observed.source_ca = spec
+        .source
+        .secret()
+        .and_then(|name| secrets.text(name, "ca.crt"));
     registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
@@ -88,7 +93,9 @@ impl Secrets {
     }
 
     fn text(&self, name: &str, key: &str) -> Option<String> {
-        String::from_utf8(self.value(name, key)?.to_vec()).ok()
+        let text = String::from_utf8(self.value(name, key)?.to_vec()).ok()?;
+        // Secrets made from files end in a line end that no password has.
+        Some(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     fn docker_config(&self, name: &str) -> Option<DockerConfig> {
@@ -231,7 +238,7 @@ async fn source(
                     username: text("username").unwrap_or_default(),
                     password,
                 }),
-                ca_pem: text("ca.crt").map(String::into_bytes),
+                ca_pem: observed.source_ca.clone().map(String::into_bytes),
             };
             let asked = format!(
                 "{url} {reference:?} {version} {}",

@@ -31,6 +31,8 @@ pub struct Observed {
     pub plain_http: Vec<String>,
     /// What the source is at present.
     pub source: SourceState,
+    /// Certificates (PEM) with which the Secret of the source vouches for its server.
+    pub source_ca: Option<String>,
     /// When the source is to be looked at again.
     pub look_again: Option<Duration>,
     /// Own pods, the oldest first.

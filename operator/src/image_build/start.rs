@@ -115,8 +115,14 @@ fn request(
         isolation,
         source_date_epoch: None,
     });
+    // Certificates are no secrets: those for the server of the source go with the request.
+    let mut network = observed.builder.network.clone();
+    if let Some(more) = &observed.source_ca {
+        let known = network.ca_certificates.unwrap_or_default();
+        network.ca_certificates = Some(format!("{known}\n{more}").trim_start().to_owned());
+    }
     Request {
-        network: observed.builder.network.clone(),
+        network,
         credentials: credential_paths(credentials),
         plain_http: observed.plain_http.clone(),
         ..Request::new(task)

@@ -193,7 +193,8 @@ impl World {
 
     /// The pod ends with this report.
     pub fn end(&self, pod: &str, report: &Value) {
-        let failed = !report["failed"].is_null();
+        let partly = report["mirrored"]["failed"].as_u64().unwrap_or(0) > 0;
+        let failed = partly || !report["failed"].is_null();
         let message = json!({"version": 1, "report": report}).to_string();
         self.kubelet(
             pod,
