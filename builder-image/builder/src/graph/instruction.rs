@@ -199,6 +199,9 @@ impl Builder<'_> {
 
     fn expose(&mut self, words: &[Word]) -> Outcome {
         let mut ports = Vec::new();
+        // Sorted as they are written, so that their order never changes an image.
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by_key(|word| &word.value);
         for word in words {
             let escape = self.plan.dockerfile.escape;
             let expanded = dockerfile::expand_words(&word.value, escape, &self.state.variables)
