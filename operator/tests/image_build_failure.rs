@@ -609,3 +609,38 @@ async fn two_operators_make_one_pod() {
     .await;
     assert_eq!(world.pods(), [first]);
 }
+
+#[tokio::test]
+async fn what_a_pod_waits_for_is_told_and_a_moment_is_no_news() {
+    let world = World::new();
+    inline(&world, &json!({}));
+    look(&world).await;
+    let pod = world.pod();
+    world.kubelet(&pod, json!({"phase": "Pending"}));
+    world.api.writes();
+    look(&world).await;
+    assert_eq!(world.api.writes(), Vec::<String>::new());
+    world.kubelet(
+        &pod,
+        json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}]}),
+    );
+    look(&world).await;
+    assert_eq!(
+        ready(&world),
+        "Ready Unschedulable, Reconciling Unschedulable"
+    );
+    assert!(message(&build(&world)).contains("Insufficient cpu"));
+    world.api.put(
+        &core("events", "e"),
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {}, "type": "Warning", "reason": "FailedMount",
+            "message": "MountVolume.SetUp failed for volume \"credentials-0\" : secret \"main-credentials\" not found",
+            "involvedObject": {}}),
+    );
+    world.kubelet(&pod, json!({"phase": "Pending"}));
+    look(&world).await;
+    assert_eq!(
+        ready(&world),
+        "Ready SecretNotFound, Reconciling SecretNotFound"
+    );
+}

@@ -209,6 +209,14 @@ impl Case<'_> {
             .unwrap_or_default();
         let mut stop = None;
         let (reason, message, after) = match &self.fate {
+            // That a pod takes a moment to start is no news.
+            Fate::Active {
+                waiting: Some((Reason::Pending, _)),
+            } => (
+                Reason::Building,
+                format!("pod {name} is being started"),
+                POLL,
+            ),
             Fate::Active {
                 waiting: Some((reason, message)),
             } => (*reason, format!("pod {name}: {message}"), POLL),

@@ -179,6 +179,15 @@ impl<'a> Case<'a, '_> {
         let uid = attempt.and_then(|a| a.pod_uid.as_deref());
         Some(match fate {
             Fate::None | Fate::Ended { .. } => return None,
+            // That a pod takes a moment to start is no news.
+            Fate::Active {
+                waiting: Some((Reason::Pending, _)),
+            } => (
+                syncing(&format!("pod {name} is being started")),
+                Some(POLL),
+                None,
+                None,
+            ),
             Fate::Active {
                 waiting: Some((reason, message)),
             } => {
