@@ -218,6 +218,7 @@ fn pkt_lines(answer: &[u8]) -> Result<Vec<&str>, GitError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn pkt(line: &str) -> String {

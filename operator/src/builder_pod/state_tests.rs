@@ -1,4 +1,5 @@
 //! Tables of pod states as kubelets and schedulers write them, and what is read from them.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
 use serde_json::{Value, json};

@@ -41,6 +41,7 @@ pub fn spec_part(key: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use serde_json::json;
 

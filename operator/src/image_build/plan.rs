@@ -174,7 +174,7 @@ impl Case<'_> {
             .is_some_and(|attempt| wanted.as_ref().is_ok_and(|wanted| attempt.key == *wanted));
         let acted = start_made.is_some() || (reached && !held_up);
         let decision = Decision {
-            succeeded: self.succeeded(start_made.is_some()),
+            succeeded: self.succeeded(start_made.as_ref()),
             up_to_date: self.up_to_date(&wanted, &summary),
             requested_at: if acted {
                 requested_at(self.build)
@@ -461,9 +461,9 @@ impl Case<'_> {
         Ok(started)
     }
 
-    fn succeeded(&self, starting: bool) -> Option<(ConditionStatus, Reason, String)> {
-        if starting {
-            let message = "the build is being started".to_owned();
+    fn succeeded(&self, starting: Option<&Start>) -> Option<(ConditionStatus, Reason, String)> {
+        if let Some(start) = starting {
+            let message = format!("pod {} is being started", start.name);
             return Some((ConditionStatus::Unknown, Reason::Building, message));
         }
         match &self.fate {

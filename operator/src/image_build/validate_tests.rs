@@ -1,4 +1,5 @@
 //! Specs that are refused, with the field that the message names, and what is read of those that are not.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
 use serde_json::{Value, json};

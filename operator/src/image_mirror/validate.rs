@@ -130,6 +130,7 @@ pub fn validate(spec: &ImageMirrorSpec) -> Result<ValidatedMirror, Violation> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use serde_json::{Value, json};
 
