@@ -1,6 +1,7 @@
 //! `coopery pod`: one task of the operator, from the request's file to the outcome's. Credentials are read once and stay
 //! in memory; nothing of them reaches a step, a log or the outcome.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,13 +47,16 @@ pub struct Paths {
 /// Reads the request, does what it asks for, writes the outcome. The exit code is 0, 1 for what people can mend in their
 /// input, and 2 for the rest.
 pub fn run(paths: &Paths, style: Style) -> ExitCode {
-    let outcome = match read_request(&paths.request) {
+    let work = || match read_request(&paths.request) {
         Err(failure) => Outcome::new(Report::Failed(*failure)),
         Ok(request) => match &request.task {
             Task::Build(task) => build_task(paths, &request, task, style),
             Task::Mirror(task) => mirror_task(&request, task),
         },
     };
+    // Also a bug shall be told; its details are in the log.
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| outcome::failed(&Error::Panicked, Resolved::default()));
     let json = outcome.to_json();
     // The termination message is one file that is there already: it cannot be replaced by renaming.
     if let Err(error) = fs_err::write(&paths.outcome, &json) {

@@ -19,6 +19,7 @@ const MAX_LINE: usize = 16 * 1024;
 pub enum Style {
     /// Lines for people.
     #[default]
+    #[value(alias = "auto")]
     Plain,
     /// One JSON object a line.
     Json,
