@@ -6,6 +6,8 @@
 //! `distribution` only. This crate knows nothing of Kubernetes: [`pod`] reads a request of the crate `protocol` and
 //! answers with an outcome.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 pub mod account;
 pub mod base;
 pub mod build;
@@ -18,7 +20,6 @@ pub mod diff;
 pub mod error;
 pub mod exec;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod fixture;
 pub mod export;
 pub mod graph;
