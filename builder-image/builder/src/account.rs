@@ -180,6 +180,8 @@ pub fn run_user(user: &str, passwd: &str, group: &str) -> Result<RunUser, Accoun
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     const PASSWD_TEXT: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken:x:y:z\napp:x:100:101:App:/home/app:/bin/sh\n\

@@ -61,6 +61,8 @@ fn decoder<'a>(format: Format, stream: impl BufRead + 'a) -> io::Result<Box<dyn 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use std::io::Write;
 
     use super::*;

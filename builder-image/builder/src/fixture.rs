@@ -2,6 +2,8 @@
 //! with a slash is a directory; what is `= content`, `-> target`, `== other name`, `fifo`, `c1:3`, `b8:0`, `whiteout` or
 //! `opaque`. Modes and owners that are usual (755 or 644, 0:0) are left out.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{ffi::OsStr, fmt::Write, io::Read, path::Path, sync::Arc};
 
 use crate::{

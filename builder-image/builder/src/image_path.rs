@@ -178,6 +178,8 @@ impl fmt::Debug for ImagePath {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use proptest::prelude::*;
 
     use super::*;

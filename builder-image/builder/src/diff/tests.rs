@@ -1,5 +1,7 @@
 //! What is left of an upper directory: the upper directories are made as overlayfs and the mounts of a RUN leave them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use super::*;

@@ -304,6 +304,8 @@ fn compress_block(level: u32, input: &[u8], dictionary: &[u8]) -> io::Result<Com
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use std::io::Read;
 
     use super::*;

@@ -176,6 +176,8 @@ impl Default for Owners {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
     use crate::tree::Device;
 

@@ -205,6 +205,8 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
     use proptest::prelude::*;

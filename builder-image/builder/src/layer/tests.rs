@@ -1,5 +1,7 @@
 //! Packing: what goes in comes out, the same each time, and other programs agree.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     num::NonZero,
     path::Path,

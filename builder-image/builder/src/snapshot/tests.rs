@@ -1,5 +1,7 @@
 //! Stacks of layers: what shows, what is hidden, and how links are followed.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use super::*;
 use crate::{
     fixture::{all_owners, lines, show, snapshot},

@@ -1,6 +1,8 @@
 //! Unpacking: attacks that must stay inside, formats, whiteouts, bounds. Archives are written byte by byte, as no writer
 //! makes what an attacker makes.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{io::Write, path::PathBuf, sync::Arc};
 
 use super::*;

@@ -1,5 +1,7 @@
 //! ADD: which archives are unpacked and how, and downloads. The cases mirror DockerfileAddArchive*.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{io::Write, path::Path, sync::Arc};
 
 use super::*;

@@ -1,6 +1,8 @@
 //! The semantics of COPY, one row each. Rows name the test of BuildKit or the case of buildah that they mirror, where
 //! there is one.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use super::*;

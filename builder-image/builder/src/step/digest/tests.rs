@@ -1,5 +1,7 @@
 //! The digest of inputs: what changes it and what must not.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use super::*;

@@ -1,5 +1,7 @@
 //! WORKDIR: mirrors WorkdirUser, WorkdirExists and their like.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use super::*;
