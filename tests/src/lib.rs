@@ -1,8 +1,10 @@
 //! Harness of the tests: real API server, real cluster, real peers. No test is here.
 
 pub mod cluster;
+pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;
+pub mod operator_process;
 pub mod stage;
 pub mod tls;
 pub mod upstream;
