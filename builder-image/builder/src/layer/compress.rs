@@ -343,21 +343,12 @@ mod tests {
 
     #[test]
     fn gzip_is_the_same_on_any_number_of_threads() {
-        for length in [
-            0,
-            1,
-            1000,
-            BLOCK - 1,
-            BLOCK,
-            BLOCK + 1,
-            3 * BLOCK,
-            5 * BLOCK + 12_345,
-        ] {
+        for length in [0, 1, 1000, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 12_345] {
             let input = sample(length);
             let one = compress(&input, Compression::Gzip { level: 6 }, 1);
             assert_eq!(gunzip(&one), input, "{length}");
             // All counts once; elsewhere the edges of blocks matter, not the threads.
-            let counts = if length == 5 * BLOCK + 12_345 {
+            let counts = if length == 3 * BLOCK + 12_345 {
                 2..=8
             } else {
                 2..=3
@@ -379,7 +370,7 @@ mod tests {
             .chunks(2)
             .map(|pair| pair[0].wrapping_mul(31) ^ pair[1])
             .collect();
-        for level in 0..=9 {
+        for level in [0, 1, 4, 5, 9] {
             for input in [&noise, &sample(2 * BLOCK + 5)] {
                 assert!(
                     &gunzip(&compress(input, Compression::Gzip { level }, 2)) == input,
@@ -414,7 +405,7 @@ mod tests {
 
     #[test]
     fn zstd_is_the_same_on_any_number_of_threads() {
-        let input = sample(6 * BLOCK);
+        let input = sample(BLOCK).repeat(20);
         let one = compress(&input, Compression::Zstd { level: 3 }, 1);
         assert_eq!(zstd::decode_all(&one[..]).unwrap(), input);
         for threads in 2..=4 {
@@ -442,7 +433,7 @@ mod tests {
         }
         let mut compressor = Compressor::new(Full(100_000), Compression::default(), 2).unwrap();
         let written = compressor
-            .write_all(&sample(20 * BLOCK))
+            .write_all(&sample(9 * BLOCK))
             .and_then(|()| compressor.finish().map(drop));
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }

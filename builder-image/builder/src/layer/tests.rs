@@ -230,7 +230,7 @@ fn gzip_of_a_layer_does_not_depend_on_threads() {
         mode: 0o644,
         ..Attributes::default()
     };
-    for number in 0..40_u32 {
+    for number in 0..16_u32 {
         let lines: Vec<_> = (0..12_000)
             .map(|line| format!("{} {}", line * number, line ^ number))
             .collect();
@@ -244,7 +244,8 @@ fn gzip_of_a_layer_does_not_depend_on_threads() {
             .unwrap();
     }
     let layer = upper.finish().unwrap();
-    let packed: Vec<_> = (1..=8)
+    let packed: Vec<_> = [1, 2, 3, 8]
+        .into_iter()
         .map(|threads| {
             pack(
                 &layer,
