@@ -1,4 +1,4 @@
-//! What is left of an upper directory: the upper directories are made as overlayfs and the mounts of a RUN leave them.
+//! What is left of an upper directory: as the fixture makes it, and as overlayfs itself leaves it.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -6,121 +6,144 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    fixture::{FIXTURE_TIME, layer, lines, show_layer, snapshot},
+    fixture::{FIXTURE_TIME, all_owners, layer, lines, show, snapshot},
     layer::Owners,
-    tree::Timestamp,
 };
 
-/// The layer of a RUN that left `upper` over `base`.
-fn diff(base: &str, upper: &str, stubs: &[&str]) -> (tempfile::TempDir, Arc<LayerDir>, Snapshot) {
-    // Only the listing matters here, and recorded owners work for every user.
-    let owners = Owners::Recorded;
-    let dir = tempfile::tempdir().unwrap();
-    let base = snapshot(&[base], dir.path(), owners);
-    let path = dir.path().join("upper");
-    layer(upper, &path, owners);
-    let stubs: Vec<_> = stubs.iter().map(ImagePath::new).collect();
-    let made = layer_of_run(&path, &base, &stubs).unwrap();
-    (dir, Arc::new(made), base)
-}
-
 #[test]
-#[rustfmt::skip] // One row, one line.
-fn stubs_and_idle_whiteouts_are_taken_out() {
-    let stubs = &["/etc", "/etc/hosts", "/etc/resolv.conf", "/proc", "/dev"][..];
-    for (name, base, upper, expected) in [
-        ("nothing but stubs", "/etc/x = o", "/etc/hosts; /etc/resolv.conf; /proc/; /dev/", ""),
-        ("all of it made for the step", "", "/etc/hosts; /etc/resolv.conf; /proc/", ""),
-        ("a stub that was written", "/etc/", "/etc/hosts = 127.0.0.1; /proc/", "/etc/; /etc/hosts = 127.0.0.1"),
-        ("a stub that was filled", "/etc/", "/proc/x = y", "/proc/; /proc/x = y"),
-        ("a stub that the image has", "/etc/hosts = old", "/etc/hosts", "/etc/; /etc/hosts"),
-        ("a link in place of a stub", "/etc/", "/etc/hosts -> /run/hosts", "/etc/; /etc/hosts -> /run/hosts"),
-        ("a link above a stub", "/real/hosts = keep", "/etc -> real", "/etc -> real"),
-        ("other changes beside a stub", "/etc/", "/etc/hosts; /etc/new = n", "/etc/; /etc/new = n"),
-        ("a directory that the step changed", "/etc/", "700 /etc/; /etc/hosts", "700 /etc/"),
-        ("changes elsewhere", "/etc/", "/usr/bin/x = y; /etc/hosts", "/usr/; /usr/bin/; /usr/bin/x = y"),
-    ] {
-        let (_dir, layer, _) = diff(base, upper, stubs);
-        assert_eq!(show_layer(&layer), lines(expected), "{name}");
+fn marks_stay_where_the_image_has_something() {
+    let base = "/a = x; /d/b = y; /d/c = z; /e/f = g; /o/old = h; /file = i";
+    let upper = "/a whiteout; /never whiteout; /d/b whiteout; /d/never whiteout; /e/f whiteout; \
+         /new/never whiteout; /new/x = n; /new opaque; /o/in = o; /o opaque; /file/in = p; /file opaque";
+    for owners in all_owners() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = snapshot(&[base], dir.path(), owners);
+        let path = dir.path().join("upper");
+        layer(upper, &path, owners);
+        let made = Arc::new(layer_of_run(&path, &base).unwrap());
+        let names = |path: &str| -> Vec<_> {
+            let entries = made.entries(&ImagePath::new(path)).unwrap().unwrap();
+            let shown = |(name, entry): (std::ffi::OsString, Entry)| {
+                (name.into_string().unwrap(), entry.kind == Kind::Whiteout)
+            };
+            entries.into_iter().map(shown).collect()
+        };
+        let named = |expected: &[(&str, bool)]| -> Vec<(String, bool)> {
+            let owned = |(name, whiteout): &(&str, bool)| ((*name).to_owned(), *whiteout);
+            expected.iter().map(owned).collect()
+        };
+        let root = [
+            ("a", true),
+            ("d", false),
+            ("e", false),
+            ("file", false),
+            ("new", false),
+            ("o", false),
+        ];
+        assert_eq!(names("/"), named(&root));
+        assert_eq!(names("/d"), named(&[("b", true)]));
+        assert_eq!(names("/new"), named(&[("x", false)]));
+        let opaque = |path: &str| made.is_opaque(&ImagePath::new(path)).unwrap();
+        assert!(opaque("/o") && !opaque("/new") && !opaque("/file"));
+        assert_eq!(
+            show(&base.with(Arc::clone(&made))),
+            lines("/d/; /d/c = z; /e/; /file/; /file/in = p; /new/; /new/x = n; /o/; /o/in = o")
+        );
+        let mtime = |path: &str| made.entry(&ImagePath::new(path)).unwrap().unwrap().mtime;
+        assert_eq!(
+            (mtime("/d"), mtime("/new")),
+            (FIXTURE_TIME, FIXTURE_TIME),
+            "taking out changes no time"
+        );
     }
-}
-
-#[test]
-fn whiteouts_stay_where_the_image_has_something() {
-    let (_dir, layer, base) = diff(
-        "/a = x; /d/b = y; /d/c = z; /e/f = g",
-        "/a whiteout; /never whiteout; /d/b whiteout; /d/never whiteout; /e/f whiteout; /new/never whiteout; /new/x = n",
-        &[],
-    );
-    let names = |path: &str| -> Vec<_> {
-        let entries = layer.entries(&ImagePath::new(path)).unwrap().unwrap();
-        entries
-            .into_iter()
-            .map(|(name, entry)| (name.into_string().unwrap(), entry.kind == Kind::Whiteout))
-            .collect()
-    };
-    let owned = |expected: &[(&str, bool)]| -> Vec<(String, bool)> {
-        expected
-            .iter()
-            .map(|(name, whiteout)| ((*name).to_owned(), *whiteout))
-            .collect()
-    };
-    assert_eq!(
-        names("/"),
-        owned(&[("a", true), ("d", false), ("e", false), ("new", false)])
-    );
-    assert_eq!(names("/d"), owned(&[("b", true)]));
-    assert_eq!(names("/new"), owned(&[("x", false)]));
-    let merged = base.with(Arc::clone(&layer));
-    assert_eq!(
-        crate::fixture::show(&merged),
-        lines("/d/; /d/c = z; /e/; /new/; /new/x = n")
-    );
-    let mtime = |path: &str| layer.entry(&ImagePath::new(path)).unwrap().unwrap().mtime;
-    assert_eq!(
-        (mtime("/d"), mtime("/new")),
-        (FIXTURE_TIME, FIXTURE_TIME),
-        "taking out changes no time"
-    );
-}
-
-#[test]
-fn a_directory_that_only_stubs_changed_gets_its_time_back() {
-    let owners = Owners::Recorded;
-    let dir = tempfile::tempdir().unwrap();
-    let base = snapshot(&["/etc/app/conf = old"], dir.path(), owners);
-    let path = dir.path().join("upper");
-    layer("/etc/hosts; /etc/app/conf = new", &path, owners);
-    // The mount made `hosts` while the step ran.
-    let root = Root::open(&path).unwrap();
-    let now = Timestamp::from_seconds(9_000_000);
-    root.set_directory_mtime(&ImagePath::new("/etc"), now)
-        .unwrap();
-    root.set_directory_mtime(&ImagePath::new("/etc/app"), now)
-        .unwrap();
-    let made = layer_of_run(&path, &base, &[ImagePath::new("/etc/hosts")]).unwrap();
-    let mtime = |path: &str| made.entry(&ImagePath::new(path)).unwrap().unwrap().mtime;
-    assert_eq!(mtime("/etc"), FIXTURE_TIME);
-    assert_eq!(
-        mtime("/etc/app"),
-        now,
-        "what the step changed keeps its time"
-    );
 }
 
 #[test]
 fn nothing_outside_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let probe = dir.path().join("probe");
-    fs_err::create_dir(&probe).unwrap();
-    fs_err::write(probe.join("hosts"), "").unwrap();
+    let base = Snapshot::empty();
+    layer("/x whiteout; /y/z = keep", &probe, Owners::Recorded);
     let upper = dir.path().join("upper");
     fs_err::create_dir(&upper).unwrap();
-    // The step put links where the stubs were (CVE-2024-23652).
-    std::os::unix::fs::symlink(&probe, upper.join("etc")).unwrap();
-    std::os::unix::fs::symlink("../probe", upper.join("proc")).unwrap();
-    let stubs = ["/etc/hosts", "/proc/hosts", "/proc"].map(ImagePath::new);
-    let made = layer_of_run(&upper, &Snapshot::empty(), &stubs).unwrap();
-    assert!(probe.join("hosts").exists());
-    assert_eq!(made.entries(&ImagePath::root()).unwrap().unwrap().len(), 2);
+    std::os::unix::fs::symlink(&probe, upper.join("absolute")).unwrap();
+    std::os::unix::fs::symlink("../probe", upper.join("relative")).unwrap();
+    let made = layer_of_run(&upper, &base).unwrap();
+    let entries = |layer: &LayerDir| layer.entries(&ImagePath::root()).unwrap().unwrap().len();
+    assert_eq!(entries(&made), 2);
+    assert_eq!(entries(&LayerDir::open(&probe).unwrap()), 2);
+}
+
+/// Changes made through a real overlay mount, as a RUN makes them.
+#[test]
+fn the_layer_of_a_real_run_holds_its_changes_and_nothing_else() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root may mount.
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = snapshot(
+        &[
+            "/etc/app/conf = old; /usr/bin/a = 1; /usr/bin/b = 2; /gone/x = y; /re/old = o; 5:6 /own = z",
+        ],
+        dir.path(),
+        Owners::OnDisk,
+    );
+    let path = |name: &str| dir.path().join(name);
+    for name in ["upper", "work", "merged"] {
+        fs_err::create_dir(path(name)).unwrap();
+    }
+    let script = "set -e; cd $0; mount -t overlay o -o userxattr,lowerdir=layer0,upperdir=upper,workdir=work merged
+        cd merged; rm -r gone usr/bin/a; rm -r re; mkdir re; echo -n n > re/new; mkdir -p made/deep; echo -n m > made/deep/f
+        echo -n c > etc/app/conf; mv usr/bin/b usr/bin/c; ln usr/bin/c usr/bin/d; ln -s c usr/bin/l; chmod 4711 own
+        touch temporary; rm temporary";
+    let done = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let made = Arc::new(layer_of_run(&path("upper"), &base).unwrap());
+    assert_eq!(
+        show(&base.with(Arc::clone(&made))),
+        lines(
+            "/etc/; /etc/app/; /etc/app/conf = c; /made/; /made/deep/; /made/deep/f = m; 4711 5:6 /own = z; \
+             /re/; /re/new = n; /usr/; /usr/bin/; /usr/bin/c = 2; /usr/bin/d = 2; /usr/bin/l -> c"
+        )
+    );
+    let options = crate::layer::PackOptions {
+        compression: crate::layer::Compression::None,
+        ..Default::default()
+    };
+    let packed = crate::layer::pack(&made, &options, dir.path()).unwrap();
+    let listing = std::process::Command::new("tar")
+        .arg("-tf")
+        .arg(packed.blob)
+        .output()
+        .unwrap();
+    let names = String::from_utf8(listing.stdout).unwrap();
+    let expected = [
+        "etc/",
+        "etc/app/",
+        "etc/app/conf",
+        ".wh.gone",
+        "made/",
+        "made/deep/",
+        "made/deep/f",
+        "own",
+        "re/",
+        "re/.wh..wh..opq",
+        "re/new",
+        "usr/",
+        "usr/bin/",
+        "usr/bin/.wh.a",
+        "usr/bin/.wh.b",
+        "usr/bin/c",
+        "usr/bin/d",
+        "usr/bin/l",
+    ];
+    assert_eq!(names.lines().collect::<Vec<_>>(), expected);
 }

@@ -114,17 +114,19 @@ impl Root {
         }
     }
 
-    /// Removes the file or empty directory `path`.
-    pub(crate) fn remove(&self, path: &ImagePath, is_directory: bool) -> io::Result<()> {
+    /// Removes `path`, which is no directory.
+    pub(crate) fn remove(&self, path: &ImagePath) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
             return Err(Errno::BUSY.into());
         };
-        let flags = if is_directory {
-            AtFlags::REMOVEDIR
-        } else {
-            AtFlags::empty()
-        };
-        Ok(rustix::fs::unlinkat(self.directory(&parent)?, name, flags)?)
+        let parent = self.directory(&parent)?;
+        Ok(rustix::fs::unlinkat(parent, name, AtFlags::empty())?)
+    }
+
+    /// Takes overlayfs's mark of an opaque directory from the directory `path`.
+    pub(crate) fn clear_opaque(&self, path: &ImagePath) -> io::Result<()> {
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(rustix::fs::fremovexattr(directory, OPAQUE_XATTR)?)
     }
 
     /// Sets the time of the last change of the directory `path`.

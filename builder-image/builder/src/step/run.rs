@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     account::{self, RunUser},
+    diff::layer_of_run,
     exec::{Bind, Container, ExecError, ExitStatus, Identity, Job, Runtime, Stream, execute},
     layer::{LayerDir, Owners},
     snapshot::{Snapshot, settle_implied},
@@ -115,7 +116,7 @@ pub fn run(
     scratch
         .close()
         .map_err(ExecError::system("removing the scratch directory"))?;
-    Ok((LayerDir::open(into).map_err(snapshot)?, status))
+    Ok((layer_of_run(into, base).map_err(snapshot)?, status))
 }
 
 fn snapshot(error: impl std::error::Error) -> ExecError {
