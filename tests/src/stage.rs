@@ -502,6 +502,7 @@ impl TestNamespace {
 }
 
 /// The top of this repository.
+#[expect(clippy::missing_panics_doc, reason = "it cannot panic")]
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

@@ -191,9 +191,10 @@ fn nullable_map<'de, D: serde::Deserializer<'de>>(
 
 /// Sets are written as Go writes `map[string]struct{}`: `{"80/tcp": {}}`.
 mod set {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
-    use serde::{Deserialize, Deserializer, Serializer, de::IgnoredAny, ser::SerializeMap};
+    use serde::{Deserialize, Deserializer, Serializer, ser::SerializeMap};
+    use serde_json::{Map, Value};
 
     pub(super) fn serialize<S: Serializer>(
         set: &BTreeSet<String>,
@@ -209,14 +210,17 @@ mod set {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeSet<String>, D::Error> {
-        let map: Option<BTreeMap<String, IgnoredAny>> = Option::deserialize(deserializer)?;
-        Ok(map.unwrap_or_default().into_keys().collect())
+        let map: Option<Map<String, Value>> = Option::deserialize(deserializer)?;
+        Ok(map
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use serde_json::json;
 
     use super::*;

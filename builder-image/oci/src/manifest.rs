@@ -108,6 +108,10 @@ impl Index {
 }
 
 /// What a registry serves under a tag or a manifest digest.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few values, and each is read at once"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     /// One image.
@@ -195,7 +199,6 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use serde_json::json;
 
     use super::*;

@@ -72,12 +72,12 @@ impl Platform {
                     Some(v @ ("5" | "6" | "8")) if other == "arm" => Some(format!("v{v}")),
                     v => v.map(str::to_owned),
                 };
-                self.architecture = other.to_owned();
+                other.clone_into(&mut self.architecture);
                 self.variant = v;
                 return self;
             }
         };
-        self.architecture = architecture.to_owned();
+        architecture.clone_into(&mut self.architecture);
         self.variant = variant;
         self
     }
@@ -124,7 +124,6 @@ impl fmt::Display for Platform {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

@@ -417,7 +417,6 @@ text_type!(RegistryHost, Repository, Tag, Reference);
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use proptest::prelude::*;
 
     use super::*;

@@ -39,6 +39,7 @@ impl Outcome {
     }
 
     /// The outcome as JSON of at most [`MAX_OUTCOME_BYTES`]; lists and messages are cut where it would be longer.
+    #[expect(clippy::missing_panics_doc, reason = "it cannot panic")]
     pub fn to_json(&self) -> String {
         let mut bounded = self.clone();
         loop {
@@ -316,7 +317,6 @@ pub(crate) fn check_version(what: &'static str, json: &[u8]) -> Result<(), Proto
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

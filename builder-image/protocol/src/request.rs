@@ -27,6 +27,7 @@ pub struct Request {
 
 impl Request {
     /// The request as JSON.
+    #[expect(clippy::missing_panics_doc, reason = "it cannot panic")]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("maps have string keys and nothing else can fail")
     }
@@ -237,7 +238,6 @@ pub struct MirrorImage {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

@@ -24,6 +24,7 @@ use tokio::process::Command;
 const CLUSTER: &str = "demo";
 /// Namespace of its resources.
 const NAMESPACE: &str = "coopery-demo";
+/// Source package of Debian that is built.
 const PACKAGE: &str = "zlib";
 const BASE_PACKAGES: &str = "gcc,libc6-dev,make";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -152,12 +153,23 @@ async fn run() -> anyhow::Result<()> {
     report(&build)?;
     teller.say("ImageBuild zlib is Ready");
 
+    show(&stage, &teller, &namespace, &registry_host, build).await
+}
+
+/// Runs the built image as a Pod and prints what people see with kubectl.
+async fn show(
+    stage: &Stage,
+    teller: &Teller,
+    namespace: &TestNamespace,
+    registry_host: &str,
+    build: ImageBuild,
+) -> anyhow::Result<()> {
     let image = build
         .status
         .and_then(|s| s.image)
         .context("a Ready build has an image")?;
-    stage.cluster.trust_plain_http(&registry_host)?;
-    let output = run_image(&namespace, &image).await?;
+    stage.cluster.trust_plain_http(registry_host)?;
+    let output = run_image(namespace, &image).await?;
     teller.say(&format!("a Pod ran {image}; it printed:"));
     for line in output.lines() {
         println!("           {line}");
@@ -167,7 +179,12 @@ async fn run() -> anyhow::Result<()> {
         "{}",
         stage
             .cluster
-            .kubectl(&["get", "coopery", "-n", NAMESPACE])
+            .kubectl(&[
+                "get",
+                "registries,imagemirrors,imagebuilds",
+                "-n",
+                NAMESPACE
+            ])
             .await?
     );
     println!(
@@ -227,7 +244,7 @@ fn report(build: &ImageBuild) -> anyhow::Result<()> {
         .context("a Ready build has a status")?;
     for condition in &status.conditions {
         println!(
-            "           {:<12} {:?} {} {}",
+            "           {:<12} {} {} {}",
             condition.type_, condition.status, condition.reason, condition.message
         );
     }

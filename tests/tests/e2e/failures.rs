@@ -196,6 +196,7 @@ fn refused_credentials_are_told_before_and_cured_by_the_secret() {
         let wrong = tests::upstream::docker_config(&stage.private.host(), ("puller", "wrong"));
         namespace.docker_secret("push", &wrong).await?;
         let mut spec = inline(stage, "RUN true");
+        spec["imagePullSecrets"] = json!([]);
         spec["destinations"] = json!([{
             "name": "main", "image": format!("{}/pushed/app", stage.private.host()), "secretRef": {"name": "push"}, "tags": ["1"],
         }]);

@@ -28,7 +28,10 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     if left_out("an end-to-end test") {
-        assert!(std::env::var_os("CI").is_none(), "CI leaves nothing out: run as root");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI leaves nothing out: run as root"
+        );
         return;
     }
     let result = RUNTIME.block_on(async {
@@ -36,7 +39,7 @@ where
         test(stage).await
     });
     if let Err(error) = result {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }
 

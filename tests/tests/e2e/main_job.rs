@@ -41,8 +41,10 @@ pub(crate) fn image_build(name: &str, spec: Value) -> Value {
             "destinations": [{"name": "main", "registry": {"name": "main"}, "repository": name, "tags": ["latest"]}],
         },
     });
-    for (key, value) in spec.as_object().cloned().unwrap_or_default() {
-        object["spec"][key] = value;
+    if let Value::Object(spec) = spec {
+        for (key, value) in spec {
+            object["spec"][key] = value;
+        }
     }
     object
 }
