@@ -94,8 +94,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let config = client_config(&settings).await?;
     let client = Client::try_from(config.clone()).map_err(RunError::Client)?;
     let network = GuardedNetwork::new(&settings).map_err(RunError::Settings)?;
-    let context = Context::new(client, settings.clone(), metrics.clone())
-        .with_network(Arc::new(network));
+    let context =
+        Context::new(client, settings.clone(), metrics.clone()).with_network(Arc::new(network));
     if !settings.leader_election.enabled {
         health.set_ready();
         metrics.set_leader(true);
