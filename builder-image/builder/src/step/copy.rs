@@ -145,14 +145,6 @@ pub(super) fn select(
     }
     let (start, pattern) = text.split_once("/./").unwrap_or(("/", text));
     let pattern = ImagePath::new(pattern);
-    let literal = !text.contains(['*', '?', '[']);
-    if literal
-        && from
-            .stat(&ImagePath::new(start).join([b"./", pattern.as_bytes()].concat()))?
-            .is_none()
-    {
-        return Err(StepError::SourceNotFound(text.to_owned()));
-    }
     let include = if pattern.is_root() {
         Vec::new()
     } else {
@@ -188,11 +180,6 @@ pub fn copy(
         None => None,
     };
     let (destination, is_directory) = spec.destination();
-    if spec.sources.len() > 1 && !is_directory {
-        return Err(StepError::DestinationNotADirectory(
-            spec.destination.clone(),
-        ));
-    }
     let (uid, gid) = owner.unwrap_or((0, 0));
     // A symbolic mode has nothing to work on where BuildKit makes a directory itself.
     let mode = match &spec.chmod {
@@ -213,6 +200,7 @@ pub fn copy(
         },
         destination,
         is_directory,
+        several: spec.sources.len() > 1,
         filter: Filter::default(),
         links: HashMap::new(),
         linked: HashMap::new(),
@@ -253,6 +241,8 @@ struct Copier<'a> {
     /// As written, links not followed.
     destination: ImagePath,
     is_directory: bool,
+    /// Whether more than one file or directory is copied, so that files need a directory.
+    several: bool,
     filter: Filter,
     /// The first copy of each file with several names, within one source.
     links: HashMap<FileId, ImagePath>,
@@ -264,18 +254,7 @@ struct Copier<'a> {
 impl Copier<'_> {
     fn path(&mut self, spec: &CopySpec, text: &str) -> Result<(), StepError> {
         let selections = select(spec, self.from, text)?;
-        if selections.len() > 1 && !self.is_directory && !spec.parents {
-            let resolved = self.upper.resolve(&self.destination)?;
-            if !self
-                .upper
-                .lookup(&resolved)?
-                .is_some_and(|entry| entry.is_directory())
-            {
-                return Err(StepError::DestinationNotADirectory(
-                    spec.destination.clone(),
-                ));
-            }
-        }
+        self.several |= selections.len() > 1;
         for Selection { source, filter } in selections {
             self.filter = filter;
             self.links.clear();
@@ -383,8 +362,15 @@ impl Copier<'_> {
         self.upper.make_directories(&needed, &directory, false)?;
         let mut target = self.upper.resolve(&self.destination)?;
         let existing = self.upper.lookup(&target)?;
-        if !source_is_directory && existing.as_ref().is_some_and(Entry::is_directory) {
-            target = target.child(name);
+        if !source_is_directory {
+            if existing.as_ref().is_some_and(Entry::is_directory) {
+                target = target.child(name);
+            } else if self.several {
+                // BuildKit writes one file over the other; its documentation asks for a directory.
+                return Err(StepError::DestinationNotADirectory(
+                    self.destination.clone(),
+                ));
+            }
         }
         if source_is_directory && existing.is_none() {
             self.upper.make_directories(&target, &directory, false)?;

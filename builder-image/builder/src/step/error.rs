@@ -15,7 +15,7 @@ pub enum StepError {
     SourceNotFound(String),
     /// Several sources and a destination that is no directory.
     #[error("several sources need a directory as destination: write `{0}/` instead of `{0}`")]
-    DestinationNotADirectory(String),
+    DestinationNotADirectory(ImagePath),
     /// A directory of the image is where a file is to be written.
     #[error("cannot replace the directory {0} with a file")]
     ReplacesDirectory(ImagePath),

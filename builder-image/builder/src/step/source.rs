@@ -23,7 +23,7 @@ pub(super) struct Source {
 }
 
 /// Everything in `tree` that `text` names, in the order of a walk. A text without wildcards must name something; a
-/// pattern may match nothing.
+/// pattern may match nothing, but the directory before its first wildcard must be there.
 pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError> {
     let named = ImagePath::new(text);
     let components: Vec<&OsStr> = named.components().collect();
@@ -40,11 +40,10 @@ pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError
                 .collect::<Result<Vec<_>, _>>()?;
             let start = tree.resolve(&above)?;
             let mut found = Vec::new();
-            if tree
-                .lookup(&start)?
-                .is_some_and(|entry| entry.is_directory())
-            {
-                walk(tree, &start, &patterns, &mut found)?;
+            match tree.lookup(&start)? {
+                None => return Err(StepError::SourceNotFound(text.to_owned())),
+                Some(entry) if entry.is_directory() => walk(tree, &start, &patterns, &mut found)?,
+                Some(_) => {}
             }
             found
         }

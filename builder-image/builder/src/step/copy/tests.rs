@@ -130,7 +130,10 @@ fn names_of_the_destination() {
         ("several sources to a directory", "", "/a = x; /b = y", "a b /d/", "/d/; /d/a = x; /d/b = y"),
         ("several sources to the working directory", "", "/a = x; /b = y", "a b .", "/a = x; /b = y"),
         ("several sources need a directory", "", "/a = x; /b = y", "a b /d", "error: several sources need a directory as destination: write `/d/`"),
-        ("even where there is one", "/d/", "/a = x; /b = y", "a b /d", "error: several sources"),
+        ("where there is one, a slash is not needed", "/d/", "/a = x; /b = y", "a b /d", "/d/; /d/a = x; /d/b = y"),
+        ("several directories need no slash", "", "/s/a = x; /t/b = y", "s t /d", "/d/; /d/a = x; /d/b = y"),
+        ("the first makes the directory", "", "/s/a = x; /b = y", "s b /d", "/d/; /d/a = x; /d/b = y"),
+        ("a file first does not", "", "/s/a = x; /b = y", "b s /d", "error: several sources"),
         ("files and directories together", "", "/a = x; /s/b = y", "a s /d/", "/d/; /d/a = x; /d/b = y"),
         ("a later source replaces an earlier one", "", "/a = x; /s/a = y", "a s /d/", "/d/; /d/a = y"),
         ("a missing source is named", "", "/a = x", "b /c", "error: `b`: no such file or directory"),
@@ -160,7 +163,8 @@ fn wildcards() {
         ("several matches need a directory", "", files, "*.txt /d", "error: several sources need a directory"),
         ("several matches into an existing one", "/d/", files, "*.txt /d", "/d/; /d/a.txt = a; /d/b.txt = b"),
         ("a malformed pattern", "", files, "[ /d/", "error: syntax error in pattern"),
-        ("a wildcard below a missing directory", "", files, "none/* /d/", ""),
+        ("a wildcard below a missing directory", "", files, "none/* /d/", "error: `none/*`: no such file"),
+        ("a wildcard below a file", "", files, "c.md/* /d/", ""),
         ("wildcards do not walk through links", "", "/s/x/f = f; /s/l -> x", "s/*/f /d/", "/d/; /d/f = f"),
     ]);
 }
@@ -267,7 +271,7 @@ fn link_exclude_and_parents() {
         ("--parents with a directory", "", tree, "--parents s/t /d/", "/d/; /d/s/; /d/s/t/; /d/s/t/c.md = o; /d/s/t/c.txt = c"),
         ("--parents with wildcards before the pivot", "", tree, "--parents p/q*/./f /d/", "/d/; /d/f = g"),
         ("--parents and --exclude", "", tree, "--parents --exclude=**/*.md s /d/", "/d/; /d/s/; /d/s/b.txt = b; /d/s/t/; /d/s/t/c.txt = c"),
-        ("--parents with nothing", "", tree, "--parents s/none /d/", "error: `s/none`: no such file"),
+        ("--parents with nothing, a pattern as any", "", tree, "--parents s/none /d/", "/d/"),
         ("--parents into an existing directory changes its mode only", "700 1:2 /d/p/", tree, "--parents p/q/f /d/", "/d/; 700 1:2 /d/p/; 711 5:6 /d/p/q/; /d/p/q/f = f"),
         ("--parents to the root", "", tree, "--parents s/b.txt /", "/s/; /s/b.txt = b"),
     ]);
