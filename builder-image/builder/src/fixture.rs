@@ -28,6 +28,21 @@ pub(crate) fn all_owners() -> Vec<Owners> {
     }
 }
 
+/// Whether overlayfs can be mounted below `dir`: not without root, and not in every container.
+pub(crate) fn can_mount_overlay(dir: &Path) -> bool {
+    let probe = dir.join("overlay-probe");
+    for name in ["a", "b", "merged"] {
+        fs_err::create_dir_all(probe.join(name)).unwrap();
+    }
+    let script = "cd \"$0\" && mount -t overlay probe -o userxattr,lowerdir=a:b merged";
+    std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(&probe)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
 /// The layer that `text` describes, in the new directory `into`.
 pub(crate) fn layer(text: &str, into: &Path, owners: Owners) -> Arc<LayerDir> {
     let base = Snapshot::empty();

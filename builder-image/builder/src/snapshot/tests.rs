@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    fixture::{all_owners, lines, show, snapshot},
+    fixture::{all_owners, can_mount_overlay, lines, show, snapshot},
     layer::Owners,
 };
 
@@ -47,9 +47,9 @@ fn stacks_show_what_overlayfs_would_show() {
     }
 }
 
-/// What the kernel shows of a stack, one line an entry; `None` where it cannot be asked: only root may mount.
+/// What the kernel shows of a stack, one line an entry; `None` where it cannot be asked.
 fn listing_of_overlayfs(tree: &Snapshot, dir: &Path) -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
+    if !can_mount_overlay(dir) {
         return None;
     }
     let (empty, merged) = (dir.join("empty"), dir.join("merged"));
