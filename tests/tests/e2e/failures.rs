@@ -193,7 +193,7 @@ fn a_build_that_takes_too_long_times_out() {
 fn refused_credentials_are_told_before_and_cured_by_the_secret() {
     on_stage(|stage| async move {
         let namespace = stage.namespace("credentials", "baseline").await?;
-        let wrong = tests::upstream::docker_config(&stage.private.host(), ("puller", "wrong"));
+        let wrong = tests::upstream::docker_config(&stage.private.host(), ("puller", "xyzzy-4711"));
         namespace.docker_secret("push", &wrong).await?;
         let mut spec = inline(stage, "RUN true");
         spec["imagePullSecrets"] = json!([]);
@@ -209,7 +209,7 @@ fn refused_credentials_are_told_before_and_cured_by_the_secret() {
             "{}",
             message(&build)
         );
-        assert!(!message(&build).contains("wrong"), "{}", message(&build));
+        assert!(!message(&build).contains("xyzzy-4711"), "{}", message(&build));
         namespace
             .docker_secret("push", &stage.private.docker_config())
             .await?;

@@ -4,6 +4,7 @@
 
 mod chart;
 mod failures;
+mod gitops;
 mod lifecycle;
 mod main_job;
 #[path = "../chart/rights.rs"]
