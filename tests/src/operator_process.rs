@@ -71,6 +71,11 @@ impl OperatorProcess {
     pub async fn start(&self) -> anyhow::Result<()> {
         let mut child = self.child.lock().await;
         anyhow::ensure!(child.is_none(), "the operator runs already");
+        *child = Some(self.spawn()?);
+        Ok(())
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
         let log = fs_err::OpenOptions::new()
             .create(true)
             .append(true)
@@ -102,9 +107,9 @@ impl OperatorProcess {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        *child = Some(command.spawn()?);
+        let child = command.spawn()?;
         self.starts.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(child)
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
@@ -115,6 +120,18 @@ impl OperatorProcess {
         let mut child = self.child.lock().await;
         let mut running = child.take().context("the operator does not run")?;
         Ok(running.kill().await?)
+    }
+
+    /// As [`crash`](Self::crash), and starts it again; nobody sees it absent.
+    ///
+    /// # Errors
+    /// It does not run, or cannot be started.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        let mut child = self.child.lock().await;
+        let running = child.as_mut().context("the operator does not run")?;
+        running.kill().await?;
+        *child = Some(self.spawn()?);
+        Ok(())
     }
 
     /// Sends it a signal.

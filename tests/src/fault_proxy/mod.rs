@@ -273,8 +273,7 @@ impl Shared {
             .operator
             .get()
             .context("there is no operator to kill")?;
-        operator.crash().await?;
-        operator.start().await
+        operator.restart().await
     }
 
     /// Answers one request; an error breaks the connection.

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use crds::Registry;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -65,7 +64,7 @@ async fn life(
     let operator = candidate(stage, &namespace, "operator", target).await?;
     live(stage, &namespace, &operator)
         .await
-        .with_context(|| operator.story())?;
+        .map_err(|error| operator.explain(&error))?;
     let done = (lease_writes(&operator), operator.proxy.hit());
     operator.process.crash().await?;
     forget(stage, &namespace).await?;
@@ -177,7 +176,7 @@ fn a_fault_at_any_write_of_the_lease_ends_with_a_leader() {
             .map(async |(point, fault)| {
                 let what = format!("{fault:?} at {} #{}", point.write, point.occurrence);
                 let lived = life(stage, Some((point.clone(), *fault))).await;
-                let (came, hit) = lived.map_err(|error| format!("{what}: {error:?}"))?;
+                let (came, hit) = lived.map_err(|error| format!("{what}: {error:#}"))?;
                 if !hit || !came.is_subset(&writes) {
                     return Err(format!("{what}: met: {hit}; writes: {came:?}"));
                 }

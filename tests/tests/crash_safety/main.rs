@@ -44,7 +44,7 @@ where
         test(stage).await
     });
     if let Err(error) = result {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }
 

@@ -114,6 +114,11 @@ impl Operator {
         writes
     }
 
+    /// The error with what the operator did.
+    pub(crate) fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow::anyhow!("{error:#}\n{}", self.story())
+    }
+
     /// What to look at when something went wrong: the writes and the end of the log.
     pub(crate) fn story(&self) -> String {
         let writes = self.proxy.writes();
@@ -153,11 +158,15 @@ pub(crate) fn job(stage: &Stage) -> [Value; 3] {
 
 /// An ImageBuild that runs a step and pushes to the Registry `main`.
 pub(crate) fn build(stage: &Stage, name: &str) -> Value {
-    let inline = format!("FROM {}\nRUN echo {name} > /name\n", stage.busybox());
+    // Every run is to make the same bytes: the one file that a step makes has a fixed time.
+    let inline = format!(
+        "FROM {}\nRUN echo {name} > /name && touch -d @0 /name\n",
+        stage.busybox()
+    );
     json!({
         "apiVersion": "coopery.dev/v1alpha1", "kind": "ImageBuild", "metadata": {"name": name},
         "spec": {
-            "dockerfile": {"inline": inline},
+            "dockerfile": {"inline": inline, "buildArgs": {"SOURCE_DATE_EPOCH": "0"}},
             "imagePullSecrets": [{"name": "main-credentials"}],
             "destinations": [{"name": "main", "registry": {"name": "main"}, "repository": name, "tags": ["latest"]}],
         },

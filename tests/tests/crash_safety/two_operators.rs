@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use crds::{ImageBuild, Registry};
 use rustix::process::Signal;
 use tests::fault_proxy::{Fault, Point};
@@ -35,9 +34,13 @@ async fn built(namespace: &TestNamespace, names: &[String]) -> anyhow::Result<()
     Ok(())
 }
 
-/// The end of both operators' stories.
-fn stories(first: &Operator, second: &Operator) -> String {
-    format!("first {}\n\nsecond {}", first.story(), second.story())
+/// The error with what both operators did.
+fn explain(error: &anyhow::Error, first: &Operator, second: &Operator) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{error:#}\nfirst {}\nsecond {}",
+        first.story(),
+        second.story()
+    )
 }
 
 /// A leader is stopped (as a machine that hangs) at the write that makes the pod; the second takes over and builds; then the
@@ -100,7 +103,8 @@ fn a_leader_that_hung_ends_before_it_acts_again() {
                 })
                 .await
         };
-        test.await.with_context(|| stories(&first, &second))?;
+        test.await
+            .map_err(|error| explain(&error, &first, &second))?;
         forget(stage, &namespace).await
     });
 }
@@ -127,7 +131,8 @@ fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
             anyhow::ensure!(status.success(), "the first ended with {status}");
             second.check().await
         };
-        test.await.with_context(|| stories(&first, &second))?;
+        test.await
+            .map_err(|error| explain(&error, &first, &second))?;
         forget(stage, &namespace).await
     });
 }
@@ -172,7 +177,8 @@ fn two_operators_without_a_lease_make_one_pod_for_each_build() {
             anyhow::ensure!(both.iter().all(|acts| *acts > 0), "both act: {both:?}");
             built(&namespace, &names).await
         };
-        test.await.with_context(|| stories(&first, &second))?;
+        test.await
+            .map_err(|error| explain(&error, &first, &second))?;
         forget(stage, &namespace).await
     });
 }
