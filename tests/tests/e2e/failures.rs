@@ -209,7 +209,11 @@ fn refused_credentials_are_told_before_and_cured_by_the_secret() {
             "{}",
             message(&build)
         );
-        assert!(!message(&build).contains("xyzzy-4711"), "{}", message(&build));
+        assert!(
+            !message(&build).contains("xyzzy-4711"),
+            "{}",
+            message(&build)
+        );
         namespace
             .docker_secret("push", &stage.private.docker_config())
             .await?;

@@ -9,6 +9,7 @@ mod lifecycle;
 mod main_job;
 #[path = "../chart/rights.rs"]
 mod rights;
+mod security;
 
 use std::future::Future;
 use std::sync::LazyLock;
