@@ -7,8 +7,9 @@
 //! <root>/tmp/<session>/        work in progress of one process, on the same file system
 //! ```
 //!
-//! A record is written after the blob that it names, by rename, so it never promises what is not there; a blob that went
-//! missing makes it a miss. Several processes may share a root: whoever comes second replaces like with like.
+//! A record is written after the blob that it names was flushed to the disk, by rename, so it never promises what is not
+//! there, not even after a power cut; a blob that went missing makes it a miss. Unpacked layers, many small files each, are
+//! left to the system to flush. Several processes may share a root: whoever comes second replaces like with like.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use oci::{Descriptor, DiffId, Digest};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
+use store::{flush, publish};
 
 use crate::cache_key::CacheKey;
 use crate::layer::Owners;
@@ -193,8 +195,7 @@ impl Cache {
         if let Some(parent) = path.parent() {
             fs_err::create_dir_all(parent)?;
         }
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        publish(file, &path)
     }
 
     /// The directory of the unpacked layer `name`.
@@ -234,19 +235,21 @@ impl Cache {
         (record.packed.is_some() || record.layer.is_some()).then_some(record)
     }
 
-    /// Writes a record under each of `keys`.
+    /// Writes a record under each of `keys`, after the blob that it names is on the disk.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written, or the blob is not there.
     pub fn record(&self, keys: &[&CacheKey], record: &Record) -> std::io::Result<()> {
         let text = serde_json::to_vec(record).map_err(std::io::Error::other)?;
+        if let Some(packed) = &record.packed {
+            flush(&self.blob(&packed.descriptor.digest))?;
+        }
         for key in keys {
             let mut file = tempfile::Builder::new()
                 .prefix("record-")
                 .tempfile_in(self.tmp())?;
             file.write_all(&text)?;
-            file.persist(self.record_path(key))
-                .map_err(|error| error.error)?;
+            publish(file, &self.record_path(key))?;
         }
         Ok(())
     }

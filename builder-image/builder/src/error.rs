@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dockerfile::{Diagnostic, Span, UnknownStage};
 use protocol::{Failure, FailureKind};
+use store::StoreError;
 
 use crate::context::ContextError;
 use crate::exec::{ExecError, ProbeError};
@@ -191,6 +192,9 @@ pub enum BaseError {
     /// The registry cannot be talked to.
     #[error(transparent)]
     Registry(#[from] distribution::Error),
+    /// The layout that it is in does not have it whole.
+    #[error(transparent)]
+    Layout(#[from] StoreError),
     /// A document of it cannot be read.
     #[error("its manifest cannot be read: {0}")]
     Document(#[from] oci::DocumentError),
@@ -400,6 +404,10 @@ impl BaseError {
                 }
                 kind => kind,
             },
+            Self::Layout(StoreError::NotALayout(_) | StoreError::Missing(_)) => {
+                FailureKind::BaseImageNotFound
+            }
+            Self::Layout(error) => disk_or(error, FailureKind::RegistryRefused),
             Self::Document(_) | Self::Malformed(_) => FailureKind::RegistryRefused,
             Self::DiffId { .. } => FailureKind::DigestMismatch,
             Self::Unpack { source, .. } => disk_or(source, FailureKind::RegistryRefused),

@@ -6,21 +6,20 @@ use std::{
     io::{Read, Write},
 };
 
-use oci::{Descriptor, Digest, Document, Index, Manifest, MediaType, Platform, Reference};
+use oci::{
+    Descriptor, Digest, Index, MAX_MANIFEST_BYTES, Manifest, MediaType, Platform, Reference,
+};
 use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
 use crate::{
-    Doing, Layout, Result, StoreError,
-    layout::{
-        IMAGE_NAME, INDEX_FILE, REF_NAME, VERSION_FILE, VERSION_JSON, is_version, parse,
-        read_bounded,
-    },
+    Blobs, Doing, IMAGE_NAME, Layout, REF_NAME, Result, StoreError,
+    image::{Parts, entries, read_bounded},
+    layout::{INDEX_FILE, VERSION_FILE, VERSION_JSON, is_version, parse, to_json},
 };
 
 const DOCKER_FILE: &str = "manifest.json";
-/// How deep indexes may be nested, and how many files an archive may have.
-const MAX_DEPTH: usize = 4;
+/// How many files an archive may have.
 const MAX_FILES: usize = 100_000;
 
 /// One image in an archive, as Docker describes it.
@@ -28,8 +27,8 @@ const MAX_FILES: usize = 100_000;
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
     config: String,
-    repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
+    repo_tags: Option<Vec<String>>,
 }
 
 /// An image that an archive held.
@@ -41,57 +40,48 @@ pub struct Archived {
     pub descriptor: Descriptor,
 }
 
-/// Writes `images` of `layout`, each with its name, as an archive for `ctr images import`, `docker load`, `skopeo` and
-/// [`read_archive`]. Children of an index that are not in the layout are left out.
+/// What an archive is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// What reads OCI layouts: `skopeo`, `podman load`, `ctr images import`.
+    Oci,
+    /// `docker load` as well, by a `manifest.json`.
+    Docker,
+}
+
+/// An image that is to be written, with all its names.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// The names, in full; an image may have none.
+    pub names: Vec<Reference>,
+    /// Its manifest or index.
+    pub image: Descriptor,
+}
+
+/// Writes images, whose blobs `source` has, as an archive that [`read_archive`] reads, too. Children of an index that are
+/// not there are left out.
 ///
 /// # Errors
-/// [`StoreError::Missing`] when a blob of an image is not there.
+/// [`StoreError::Missing`] when a blob of an image is not there; then nothing has been written.
 pub fn write_archive(
-    layout: &Layout,
-    images: &[(Option<Reference>, Descriptor)],
+    source: &impl Blobs,
+    images: &[Named],
+    form: Form,
     out: impl Write,
 ) -> Result<()> {
     let action = "write the archive";
-    let mut blobs = BTreeSet::new();
     let mut index = Index::new(Vec::new());
-    let mut docker: Vec<DockerImage> = Vec::new();
-    for (name, descriptor) in images {
-        let mut manifests = Vec::new();
-        collect(layout, descriptor, 0, &mut blobs, &mut manifests)?;
-        let mut named = descriptor.clone();
-        named.annotations.remove(REF_NAME);
-        if let Some(name) = name {
-            named
-                .annotations
-                .insert(IMAGE_NAME.into(), name.to_string());
-            if let Some(tag) = name.tag() {
-                named.annotations.insert(REF_NAME.into(), tag.to_string());
-            }
-        }
-        index.manifests.push(named);
-        // Docker takes one image for a name; of several platforms the one of this machine.
-        let host = Platform::host();
-        let ours = manifests
-            .iter()
-            .find(|(platform, _)| platform.as_ref().is_some_and(|p| host.matches(p)))
-            .or(manifests.first());
-        if let Some((_, manifest)) = ours {
-            let tags = name.iter().filter(|name| name.tag().is_some());
-            docker.push(DockerImage {
-                config: path_of(&manifest.config.digest),
-                repo_tags: Some(tags.map(Reference::familiar).collect()),
-                layers: manifest.layers.iter().map(|l| path_of(&l.digest)).collect(),
-            });
-        }
+    let mut docker = Vec::new();
+    let mut blobs = Vec::new();
+    for Named { names, image } in images {
+        let parts = Parts::of(image, source)?;
+        index.manifests.extend(entries(image, names));
+        docker.extend(docker_image(&parts, names));
+        blobs.extend(parts.blobs);
     }
-    let json = |name: &str, value: serde_json::Result<Vec<u8>>| {
-        value.map_err(|source| StoreError::Json {
-            name: name.into(),
-            source,
-        })
-    };
-    let index = json(INDEX_FILE, serde_json::to_vec(&index))?;
-    let docker = json(DOCKER_FILE, serde_json::to_vec(&docker))?;
+    let mut seen = BTreeSet::new();
+    blobs.retain(|blob| seen.insert(blob.digest.clone()));
+
     let mut tar = Builder::new(out);
     let mut append = |name: &str, size: u64, content: &mut dyn Read| {
         let mut header = Header::new_gnu();
@@ -103,55 +93,33 @@ pub fn write_archive(
     };
     let mut document = |name: &str, bytes: &[u8]| append(name, bytes.len() as u64, &mut &*bytes);
     document(VERSION_FILE, VERSION_JSON.as_bytes())?;
-    document(INDEX_FILE, &index)?;
-    document(DOCKER_FILE, &docker)?;
-    for digest in &blobs {
-        let mut file = layout.open_blob(digest)?;
-        let size = file.metadata().doing(action)?.len();
-        append(&path_of(digest), size, &mut file)?;
+    document(INDEX_FILE, &to_json(INDEX_FILE, &index)?)?;
+    if form == Form::Docker {
+        document(DOCKER_FILE, &to_json(DOCKER_FILE, &docker)?)?;
+    }
+    for blob in &blobs {
+        append(&path_of(&blob.digest), blob.size, &mut source.open(blob)?)?;
     }
     tar.into_inner().doing(action)?.flush().doing(action)
 }
 
-fn path_of(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+/// An image as Docker describes it. It takes one for a name: of several platforms that of this machine.
+fn docker_image(parts: &Parts, names: &[Reference]) -> Option<DockerImage> {
+    let host = Platform::host();
+    let is_ours = |platform: &Option<Platform>| platform.as_ref().is_some_and(|p| host.matches(p));
+    let mut manifests = parts.manifests.iter();
+    let ours = manifests.find(|(platform, _)| is_ours(platform));
+    let (_, manifest) = ours.or(parts.manifests.first())?;
+    let tags = names.iter().filter(|name| name.tag().is_some());
+    Some(DockerImage {
+        config: path_of(&manifest.config.digest),
+        layers: manifest.layers.iter().map(|l| path_of(&l.digest)).collect(),
+        repo_tags: Some(tags.map(Reference::familiar).collect()),
+    })
 }
 
-/// The blobs of an image, and its manifests with their platforms.
-fn collect(
-    layout: &Layout,
-    descriptor: &Descriptor,
-    depth: usize,
-    blobs: &mut BTreeSet<Digest>,
-    manifests: &mut Vec<(Option<Platform>, Manifest)>,
-) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(StoreError::NotAnArchive(
-            "its indexes are nested too deeply",
-        ));
-    }
-    let document = layout.document(descriptor)?;
-    blobs.insert(descriptor.digest.clone());
-    match document {
-        Document::Index(index) => {
-            for child in &index.manifests {
-                if layout.has_blob(child) && !blobs.contains(&child.digest) {
-                    collect(layout, child, depth + 1, blobs, manifests)?;
-                }
-            }
-        }
-        Document::Manifest(manifest) => {
-            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                if layout.has_blob(blob) {
-                    blobs.insert(blob.digest.clone());
-                } else if blob.urls.is_empty() {
-                    return Err(StoreError::Missing(blob.digest.clone()));
-                }
-            }
-            manifests.push((descriptor.platform.clone(), manifest));
-        }
-    }
-    Ok(())
+fn path_of(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// Reads the images of an archive (a plain tar file) into `layout`, and tells which they are. No name is given to them
@@ -183,7 +151,7 @@ pub fn read_archive(reader: impl Read, layout: &Layout) -> Result<Vec<Archived>>
             }
             EntryType::Regular | EntryType::Continuous => match path.as_str() {
                 VERSION_FILE | INDEX_FILE | DOCKER_FILE => {
-                    let bytes = read_bounded(entry, &path)?;
+                    let bytes = read_bounded(entry, &path, MAX_MANIFEST_BYTES)?;
                     documents.insert(path, bytes);
                 }
                 _ => {
@@ -221,13 +189,8 @@ fn named_digest(path: &str) -> Option<Digest> {
 fn images_of_layout(layout: &Layout, index: Index) -> Result<Vec<Archived>> {
     let mut images = Vec::new();
     for mut descriptor in index.manifests {
-        collect(
-            layout,
-            &descriptor,
-            0,
-            &mut BTreeSet::new(),
-            &mut Vec::new(),
-        )?;
+        // Fails where something is missing.
+        Parts::of(&descriptor, layout)?;
         let annotation = |key: &str| descriptor.annotations.get(key).cloned();
         // A bare tag is no name.
         let full = |name: &String| name.contains(['/', ':']);
@@ -256,15 +219,13 @@ fn images_of_docker(
         let config = Descriptor::new(MediaType::OciConfig, digest, size);
         let layers = image.layers.iter().map(|path| {
             let (digest, size) = find(path)?;
-            let media_type = layer_type(layout, &digest)?;
-            Ok(Descriptor::new(media_type, digest, size))
+            let mut layer = Descriptor::new(MediaType::OciLayer, digest, size);
+            layer.media_type = layer_type(layout, &layer)?;
+            Ok(layer)
         });
         let manifest = Manifest::new(config, layers.collect::<Result<_>>()?);
         layout.config(&manifest)?;
-        let json = serde_json::to_vec(&manifest).map_err(|source| StoreError::Json {
-            name: DOCKER_FILE.into(),
-            source,
-        })?;
+        let json = to_json(DOCKER_FILE, &manifest)?;
         let descriptor = layout.write_bytes(MediaType::OciManifest, &json)?;
         let tags = image.repo_tags.unwrap_or_default();
         let mut names: Vec<Option<Reference>> = tags.iter().map(|t| t.parse().ok()).collect();
@@ -280,9 +241,9 @@ fn images_of_docker(
 }
 
 /// The media type of a layer by its first bytes.
-fn layer_type(layout: &Layout, digest: &Digest) -> Result<MediaType> {
+fn layer_type(layout: &Layout, layer: &Descriptor) -> Result<MediaType> {
     let mut magic = Vec::new();
-    let file = layout.open_blob(digest)?;
+    let file = layout.open(layer)?;
     file.take(4).read_to_end(&mut magic).doing("read a layer")?;
     Ok(match magic.as_slice() {
         [0x1f, 0x8b, ..] => MediaType::OciLayerGzip,
@@ -293,6 +254,8 @@ fn layer_type(layout: &Layout, digest: &Digest) -> Result<MediaType> {
 
 #[cfg(test)]
 mod tests {
+    use oci::Document;
+
     use super::*;
 
     fn layout() -> (tempfile::TempDir, Layout) {
@@ -310,6 +273,11 @@ mod tests {
             .unwrap();
         let json = serde_json::to_vec(&Manifest::new(config, vec![layer])).unwrap();
         layout.write_bytes(MediaType::OciManifest, &json).unwrap()
+    }
+
+    fn named(names: Vec<Reference>, image: &Descriptor) -> Named {
+        let image = image.clone();
+        Named { names, image }
     }
 
     fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -331,12 +299,12 @@ mod tests {
         let json = serde_json::to_vec(&Index::new(vec![child, absent])).unwrap();
         let index = layout.write_bytes(MediaType::OciIndex, &json).unwrap();
         let images = [
-            (Some(name.clone()), index.clone()),
-            (None, image(&layout, "x")),
+            named(vec![name.clone()], &index),
+            named(Vec::new(), &image(&layout, "x")),
         ];
         let write = || {
             let mut archive = Vec::new();
-            write_archive(&layout, &images, &mut archive).unwrap();
+            write_archive(&layout, &images, Form::Oci, &mut archive).unwrap();
             archive
         };
         assert_eq!(write(), write());
@@ -353,9 +321,10 @@ mod tests {
     fn other_tools_find_names_and_layers() {
         let (_directory, layout) = layout();
         let image = image(&layout, "layer");
-        let name = "docker.io/library/app:1".parse().unwrap();
+        let names = ["docker.io/library/app:1", "app:2"].map(|name| name.parse().unwrap());
         let mut archive = Vec::new();
-        write_archive(&layout, &[(Some(name), image)], &mut archive).unwrap();
+        let images = [named(names.into(), &image)];
+        write_archive(&layout, &images, Form::Docker, &mut archive).unwrap();
         let mut found = BTreeMap::new();
         for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -379,7 +348,7 @@ mod tests {
         let docker: Vec<DockerImage> = serde_json::from_str(&found[DOCKER_FILE]).unwrap();
         assert_eq!(
             docker[0].repo_tags.as_deref(),
-            Some(&["app:1".to_owned()][..])
+            Some(&["app:1".to_owned(), "app:2".to_owned()][..])
         );
         assert_eq!(found[&docker[0].layers[0]], "layer");
     }

@@ -9,15 +9,19 @@ use std::{
 use fs_err as fs;
 use oci::{
     Algorithm, Descriptor, Digest, Digester, Document, ImageConfig, Index, MAX_MANIFEST_BYTES,
-    Manifest, MediaType,
+    Manifest, MediaType, Reference,
 };
 use rustix::fs::FlockOperation;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tempfile::NamedTempFile;
 
-use crate::{Doing, Result, StoreError};
+use crate::{
+    Blobs, Doing, Result, StoreError,
+    durable::publish,
+    image::{Parts, document, entries, read_bounded, read_small},
+};
 
-/// The annotation of a descriptor in `index.json` that names it: here the full name of the image.
+/// The annotation of a descriptor in `index.json` that names it: by the tag alone, or in full.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation that containerd and Docker read the full name of an image from.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -112,7 +116,7 @@ impl Layout {
                 found: digest.to_string(),
             });
         }
-        persist(file, &self.blob_path(&digest), action)?;
+        publish_for_all(file, &self.blob_path(&digest), action)?;
         Ok((digest, size))
     }
 
@@ -122,54 +126,30 @@ impl Layout {
         Ok(Descriptor::new(media_type, digest, size))
     }
 
-    /// Opens a blob for reading. Its content is not verified.
+    /// Reads a blob of at most `limit` bytes, and makes sure that it is what its digest says.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] when it is not there.
-    pub fn open_blob(&self, digest: &Digest) -> Result<fs::File> {
-        match fs::File::open(self.blob_path(digest)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(StoreError::Missing(digest.clone()))
-            }
-            opened => opened.doing("open a blob"),
-        }
-    }
-
-    /// Reads a manifest, an index or a configuration: at most 4 MiB, and what its digest says.
-    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let name = digest.to_string();
-        let bytes = read_bounded(self.open_blob(digest)?, &name)?;
-        let mut digester = Digester::new(digest.algorithm());
-        digester.update(&bytes);
-        let found = digester.finish();
-        if found == *digest {
-            return Ok(bytes);
-        }
-        Err(StoreError::Mismatch {
-            expected: name,
-            found: found.to_string(),
-        })
+    /// [`StoreError::Missing`], [`StoreError::TooLarge`] and [`StoreError::Mismatch`].
+    pub fn read_small(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        read_small(self, blob, limit)
     }
 
     /// The manifest or index that a descriptor names.
     pub fn document(&self, descriptor: &Descriptor) -> Result<Document> {
-        let bytes = self.read_document(&descriptor.digest)?;
-        Document::parse(&descriptor.media_type, &bytes).map_err(|source| StoreError::Document {
-            digest: descriptor.digest.clone(),
-            source,
-        })
+        document(self, descriptor)
     }
 
     /// The configuration of an image.
     pub fn config(&self, manifest: &Manifest) -> Result<ImageConfig> {
-        let digest = &manifest.config.digest;
-        parse(&self.read_document(digest)?, digest.as_str())
+        let json = self.read_small(&manifest.config, MAX_MANIFEST_BYTES)?;
+        parse(&json, manifest.config.digest.as_str())
     }
 
     /// All named descriptors, in the order of `index.json`.
     pub fn index(&self) -> Result<Index> {
         let file = fs::File::open(self.root.join(INDEX_FILE)).doing("read the index")?;
-        parse(&read_bounded(file, INDEX_FILE)?, INDEX_FILE)
+        let json = read_bounded(file, INDEX_FILE, MAX_MANIFEST_BYTES)?;
+        parse(&json, INDEX_FILE)
     }
 
     /// What `name` stands for.
@@ -180,12 +160,39 @@ impl Layout {
 
     /// Lets `name` stand for `descriptor` alone.
     pub fn tag(&self, name: &str, mut descriptor: Descriptor) -> Result<()> {
-        let name = name.to_owned();
-        descriptor.annotations.insert(REF_NAME.into(), name.clone());
+        descriptor.annotations.insert(REF_NAME.into(), name.into());
+        self.enter(vec![descriptor])
+    }
+
+    /// Copies an image, whose blobs `source` has, into the layout. Each of `names` stands for it alone then, by its tag;
+    /// an image without names takes the place of the one without names.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when a blob is not there, [`StoreError::Mismatch`] when one is not what it should be. Names
+    /// are then as they were.
+    pub fn import(
+        &self,
+        source: &impl Blobs,
+        names: &[Reference],
+        image: &Descriptor,
+    ) -> Result<()> {
+        for blob in Parts::of(image, source)?.blobs {
+            if !self.has_blob(&blob) {
+                self.write_blob(source.open(&blob)?, Some(&blob.digest))?;
+            }
+        }
+        self.enter(entries(image, names))
+    }
+
+    /// Writes `new` into `index.json`, in place of what has the same names.
+    fn enter(&self, new: Vec<Descriptor>) -> Result<()> {
+        let name_of = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
         let lock = self.lock()?;
         let mut index = self.index()?;
-        index.manifests.retain(|d| !has_name(d, &name));
-        index.manifests.push(descriptor);
+        index
+            .manifests
+            .retain(|old| !new.iter().any(|new| name_of(new) == name_of(old)));
+        index.manifests.extend(new);
         self.write_index(&index)?;
         drop(lock);
         Ok(())
@@ -206,19 +213,14 @@ impl Layout {
     }
 
     fn write_index(&self, index: &Index) -> Result<()> {
-        let json = serde_json::to_vec(index).map_err(|source| StoreError::Json {
-            name: INDEX_FILE.into(),
-            source,
-        })?;
-        self.replace(INDEX_FILE, &json)
+        self.replace(INDEX_FILE, &to_json(INDEX_FILE, index)?)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let action = "write the image layout";
         let mut file = NamedTempFile::with_prefix_in(".new-", &self.root).doing(action)?;
         file.write_all(bytes).doing(action)?;
-        file.as_file().sync_all().doing(action)?;
-        persist(file, &self.root.join(name), action)
+        publish_for_all(file, &self.root.join(name), action)
     }
 
     /// Waits for other writers of the index. The lock ends with the value.
@@ -232,14 +234,13 @@ impl Layout {
     }
 }
 
-/// Renames a temporary file, readable by all as files of a layout are.
-fn persist(file: NamedTempFile, path: &Path, action: &'static str) -> Result<()> {
+/// Publishes a file, readable by all as files of a layout are.
+fn publish_for_all(file: NamedTempFile, path: &Path, action: &'static str) -> Result<()> {
     let mode = rustix::fs::Mode::from_raw_mode(0o644);
     rustix::fs::fchmod(file.as_file(), mode)
         .map_err(std::io::Error::from)
         .doing(action)?;
-    file.persist(path).map_err(|e| e.error).doing(action)?;
-    Ok(())
+    publish(file, path).doing(action)
 }
 
 fn has_name(descriptor: &Descriptor, name: &str) -> bool {
@@ -251,20 +252,15 @@ pub(crate) fn is_version(json: &[u8]) -> bool {
         .is_ok_and(|version| version["imageLayoutVersion"] == "1.0.0")
 }
 
-pub(crate) fn read_bounded(reader: impl Read, name: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader
-        .take(MAX_MANIFEST_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .doing("read a document")?;
-    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-        return Err(StoreError::TooLarge(name.into()));
-    }
-    Ok(bytes)
-}
-
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
     serde_json::from_slice(json).map_err(|source| StoreError::Json {
+        name: name.into(),
+        source,
+    })
+}
+
+pub(crate) fn to_json(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|source| StoreError::Json {
         name: name.into(),
         source,
     })
@@ -299,21 +295,23 @@ mod tests {
         let wanted = Digest::of(b"wanted");
         let error = layout.write_blob(&b"other"[..], Some(&wanted)).unwrap_err();
         assert!(matches!(error, StoreError::Mismatch { .. }));
-        assert!(matches!(
-            layout.open_blob(&wanted),
-            Err(StoreError::Missing(_))
-        ));
+        let blob = Descriptor::of(MediaType::OciConfig, b"wanted");
+        let read = |limit| layout.read_small(&blob, limit);
+        assert!(matches!(read(9), Err(StoreError::Missing(_))));
         let left: Vec<_> = fs::read_dir(directory.path().join("blobs/sha256"))
             .unwrap()
             .collect();
         assert!(left.is_empty());
         layout.write_blob(&b"wanted"[..], Some(&wanted)).unwrap();
-        assert_eq!(layout.read_document(&wanted).unwrap(), b"wanted");
-        fs::write(layout.blob_path(&wanted), "changed").unwrap();
+        assert_eq!(read(6).unwrap(), b"wanted");
         assert!(matches!(
-            layout.read_document(&wanted),
-            Err(StoreError::Mismatch { .. })
+            read(5),
+            Err(StoreError::TooLarge { limit: 5, .. })
         ));
+        fs::write(layout.blob_path(&wanted), "change").unwrap();
+        assert!(matches!(read(9), Err(StoreError::Mismatch { .. })));
+        fs::write(layout.blob_path(&wanted), "changed").unwrap();
+        assert!(matches!(read(9), Err(StoreError::Missing(_))));
         let long: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
         assert!(layout.write_blob(&b"x"[..], Some(&long)).is_err());
     }
@@ -335,6 +333,56 @@ mod tests {
         assert_eq!(layout.find("a:1").unwrap().unwrap().digest, second.digest);
         assert!(layout.untag("a:1").unwrap() && !layout.untag("a:1").unwrap());
         assert_eq!(layout.find("a:1").unwrap(), None);
+    }
+
+    #[test]
+    fn images_come_from_elsewhere_and_replace_their_namesakes() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = Layout::create(first.path()).unwrap();
+        let to = Layout::create(second.path()).unwrap();
+        let image = |text: &str| {
+            let config = from.write_bytes(MediaType::OciConfig, b"{}").unwrap();
+            let layer = from.write_bytes(MediaType::OciLayer, text.as_bytes());
+            let manifest = Manifest::new(config, vec![layer.unwrap()]);
+            let json = serde_json::to_vec(&manifest).unwrap();
+            let image = from.write_bytes(MediaType::OciManifest, &json).unwrap();
+            (image, manifest.layers[0].clone())
+        };
+        let names: Vec<Reference> = ["acme/app:1", "acme/app:2"]
+            .map(|n| n.parse().unwrap())
+            .into();
+        let ((old, _), (new, layer)) = (image("old"), image("new"));
+        for (image, names) in [
+            (&old, &names[..]),
+            (&new, &names[1..]),
+            (&old, &[]),
+            (&new, &[]),
+        ] {
+            to.import(&from, names, image).unwrap();
+        }
+        let index = to.index().unwrap();
+        let shown: Vec<_> = index
+            .manifests
+            .iter()
+            .map(|d| {
+                (
+                    d.annotations.get(REF_NAME).map(String::as_str),
+                    d.digest.clone(),
+                )
+            })
+            .collect();
+        let (old, new) = (old.digest, new.digest);
+        assert_eq!(
+            shown,
+            [(Some("1"), old), (Some("2"), new.clone()), (None, new)]
+        );
+        assert!(to.has_blob(&layer));
+
+        let (broken, layer) = image("gone");
+        fs::remove_file(from.blob_path(&layer.digest)).unwrap();
+        let error = to.import(&from, &names, &broken).unwrap_err();
+        assert!(matches!(error, StoreError::Missing(missing) if missing == layer.digest));
+        assert_eq!(to.index().unwrap(), index);
     }
 
     #[test]

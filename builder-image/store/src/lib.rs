@@ -2,13 +2,17 @@
 //! read and write. All calls block. It neither unpacks layers nor talks to registries.
 
 mod archive;
+mod durable;
+mod image;
 mod layout;
 
 use std::io;
 
 use oci::{Digest, DocumentError};
 
-pub use archive::{Archived, read_archive, write_archive};
+pub use archive::{Archived, Form, Named, read_archive, write_archive};
+pub use durable::{flush, publish};
+pub use image::{Blobs, open_file};
 pub use layout::{IMAGE_NAME, Layout, REF_NAME};
 
 /// Why an image cannot be stored or read.
@@ -53,8 +57,13 @@ pub enum StoreError {
         found: String,
     },
     /// A document is larger than documents may be.
-    #[error("`{0}` is larger than 4 MiB")]
-    TooLarge(String),
+    #[error("`{name}` is larger than {limit} bytes")]
+    TooLarge {
+        /// Its file or digest.
+        name: String,
+        /// How many bytes it may have.
+        limit: u64,
+    },
     /// The archive is neither an OCI layout nor what `docker save` writes.
     #[error("the archive holds no image: {0}")]
     NotAnArchive(&'static str),

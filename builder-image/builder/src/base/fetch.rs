@@ -84,7 +84,7 @@ impl Bases {
     pub fn blob_path(&self, base: &Base, descriptor: &Descriptor) -> std::path::PathBuf {
         match &base.origin {
             Origin::Layout(layout) if !self.cache.has_blob(descriptor) => {
-                layout.blob(&descriptor.digest)
+                layout.blob_path(&descriptor.digest)
             }
             _ => self.cache.blob(&descriptor.digest),
         }
@@ -148,7 +148,7 @@ impl Bases {
         match &base.origin {
             Origin::Layout(layout) => {
                 // A layout's blobs stay where they are.
-                let path = layout.blob(&descriptor.digest);
+                let path = layout.blob_path(&descriptor.digest);
                 let descriptor = descriptor.clone();
                 blocking(move || {
                     let mut reader = Verified::open(&path, &descriptor)?;
@@ -184,9 +184,9 @@ impl Bases {
                         return Ok(());
                     }
                 }
-                self.cache
-                    .adopt(file, &descriptor.digest)
-                    .map_err(io("writing a layer"))
+                // Flushing a large layer takes its time.
+                let (cache, digest) = (self.cache.clone(), descriptor.digest.clone());
+                blocking(move || cache.adopt(file, &digest).map_err(io("writing a layer"))).await
             }
         }
     }

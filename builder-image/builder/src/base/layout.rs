@@ -1,95 +1,38 @@
-//! Reading one image of an OCI layout directory (image-spec, image-layout.md). Content is verified as it is read; nothing
-//! is written.
-
-use std::path::{Path, PathBuf};
+//! Which image of an OCI layout `oci-layout://DIRECTORY[:TAG|@DIGEST]` means. The layout itself is the crate `store`'s.
 
 use oci::{Descriptor, Digest, Index};
+use store::REF_NAME;
 
-use super::is_content_of;
 use crate::error::BaseError;
 
-/// The annotation of an index's entry that names it.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-
-/// A directory in the OCI layout.
-#[derive(Clone, Debug)]
-pub struct Layout {
-    directory: PathBuf,
-}
-
-impl Layout {
-    /// The layout in `directory`.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-        }
-    }
-
-    /// The image of that tag or digest; without either the only image there is.
-    ///
-    /// # Errors
-    /// When there is none, or several to choose from.
-    pub fn find(&self, image: Option<&str>) -> Result<Descriptor, BaseError> {
-        let path = self.directory.join("index.json");
-        let text = read(&path, "reading the index of the layout")?;
-        let index: Index = serde_json::from_slice(&text).map_err(|error| {
-            BaseError::Malformed(format!("the layout's index.json cannot be read: {error}"))
-        })?;
-        let found = |wanted: &str| {
-            let by_digest = wanted.parse::<Digest>().ok();
-            index.manifests.iter().find(|child| match &by_digest {
-                Some(digest) => child.digest == *digest,
-                None => child
-                    .annotations
-                    .get(REF_NAME)
-                    .is_some_and(|name| is_name(name, wanted)),
-            })
-        };
-        match (image, index.manifests.as_slice()) {
-            (Some(wanted), _) => found(wanted).cloned().ok_or(BaseError::NotFound),
-            (None, [only]) => Ok(only.clone()),
-            (None, []) => Err(BaseError::NotFound),
-            (None, several) => found("latest").cloned().ok_or_else(|| {
-                BaseError::Malformed(format!(
-                    "the layout has {} images: name one, `oci-layout://DIRECTORY:TAG` or `…@DIGEST`",
-                    several.len()
-                ))
-            }),
-        }
-    }
-
-    /// The file of a blob.
-    pub fn blob(&self, digest: &Digest) -> PathBuf {
-        let mut path = self.directory.join("blobs");
-        path.push(digest.algorithm().as_str());
-        path.push(digest.hex());
-        path
-    }
-
-    /// A small blob, verified.
-    ///
-    /// # Errors
-    /// When it is not there, larger than `limit` bytes, or not what its digest says.
-    pub fn small(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, BaseError> {
-        if descriptor.size > limit {
-            return Err(BaseError::Malformed(format!(
-                "{} has more than {limit} bytes",
-                descriptor.digest
-            )));
-        }
-        let bytes = read(
-            &self.blob(&descriptor.digest),
-            "reading a document of the layout",
-        )?;
-        if is_content_of(&bytes, &descriptor.digest) {
-            Ok(bytes)
-        } else {
-            Err(BaseError::Malformed(format!(
-                "{} is damaged in the layout",
-                descriptor.digest
-            )))
-        }
-    }
+/// The image of that tag or digest; without either the only image there is, or `latest` of several.
+///
+/// # Errors
+/// When there is none, or several to choose from.
+pub(super) fn choose(index: &Index, wanted: Option<&str>) -> Result<Descriptor, BaseError> {
+    let find = |wanted: &str| {
+        let by_digest = wanted.parse::<Digest>().ok();
+        let mut entries = index.manifests.iter();
+        entries.find(|entry| match &by_digest {
+            Some(digest) => entry.digest == *digest,
+            None => entry
+                .annotations
+                .get(REF_NAME)
+                .is_some_and(|name| is_name(name, wanted)),
+        })
+    };
+    let found = match (wanted, index.manifests.as_slice()) {
+        (Some(wanted), _) => find(wanted),
+        (None, [only]) => Some(only),
+        (None, []) => None,
+        (None, several) => Some(find("latest").ok_or_else(|| {
+            BaseError::Malformed(format!(
+                "the layout has {} images: name one, `oci-layout://DIRECTORY:TAG` or `…@DIGEST`",
+                several.len()
+            ))
+        })?),
+    };
+    found.cloned().ok_or(BaseError::NotFound)
 }
 
 /// Whether an entry called `name` is meant by `wanted`: some tools write a tag, some a whole reference.
@@ -97,9 +40,35 @@ fn is_name(name: &str, wanted: &str) -> bool {
     name == wanted || name.rsplit_once(':').is_some_and(|(_, tag)| tag == wanted)
 }
 
-fn read(path: &Path, doing: &'static str) -> Result<Vec<u8>, BaseError> {
-    fs_err::read(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => BaseError::NotFound,
-        _ => BaseError::Io { doing, source },
-    })
+#[cfg(test)]
+mod tests {
+    use oci::MediaType;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_chosen_by_name_or_because_it_is_alone() {
+        let entry = |name: &str| {
+            let mut entry = Descriptor::of(MediaType::OciManifest, name.as_bytes());
+            if !name.is_empty() {
+                entry.annotations.insert(REF_NAME.into(), name.into());
+            }
+            entry
+        };
+        let digest = Digest::of(b"1").to_string();
+        for (names, wanted, found) in [
+            (&["1"][..], None, Some("1")),
+            (&["1"], Some("1"), Some("1")),
+            (&["1"], Some("2"), None),
+            (&[], None, None),
+            (&["", "1"], None, None),
+            (&["", "latest"], None, Some("latest")),
+            (&["", "acme/app:1"], Some("1"), Some("acme/app:1")),
+            (&["", "1"], Some(&digest), Some("1")),
+        ] {
+            let index = Index::new(names.iter().map(|name| entry(name)).collect());
+            let chosen = choose(&index, wanted).ok();
+            assert_eq!(chosen, found.map(entry), "{names:?} {wanted:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use oci::{
     ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
     Repository,
 };
+use store::Layout;
 
 use crate::cache::Cache;
 use crate::error::BaseError;
@@ -20,7 +21,6 @@ use crate::image::Layer;
 use crate::layer::Owners;
 
 pub(crate) use fetch::unpack_cached;
-pub use layout::Layout;
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -100,8 +100,8 @@ impl Bases {
             BaseName::Context(context) => match self.contexts.get(context) {
                 Some(NamedContext::Image(reference)) => self.of_registry(reference, platform).await,
                 Some(NamedContext::Layout { directory, image }) => {
-                    let layout = Layout::new(directory);
-                    let root = layout.find(image.as_deref())?;
+                    let layout = Layout::open(directory)?;
+                    let root = layout::choose(&layout.index()?, image.as_deref())?;
                     let origin = Origin::Layout(layout);
                     self.read(context.clone(), root, origin, platform).await
                 }
@@ -194,7 +194,7 @@ impl Bases {
         }
         let is_document = descriptor.media_type.is_index() || descriptor.media_type.is_manifest();
         let bytes = match origin {
-            Origin::Layout(layout) => return layout.small(descriptor, limit),
+            Origin::Layout(layout) => return Ok(layout.read_small(descriptor, limit)?),
             Origin::Registry(repository) if is_document => {
                 let pinned = repository.at(descriptor.digest.clone());
                 self.client.manifest(&pinned).await?.bytes
