@@ -35,7 +35,7 @@ pub struct OperatorOptions {
     pub directory: PathBuf,
 }
 
-/// An operator, running or not. Dropping it kills the process.
+/// An operator, running or not. Dropping it kills the process, and so does the end of the thread that started it.
 pub struct OperatorProcess {
     options: OperatorOptions,
     admin: SocketAddr,
@@ -88,6 +88,9 @@ impl OperatorProcess {
                 "--mount",
                 "--propagation",
                 "private",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
                 "sh",
                 "-ec",
                 WITH_RESOLVER,

@@ -9,7 +9,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -100,7 +100,7 @@ pub struct FaultProxy {
 struct Shared {
     client: Client,
     target: Option<(Point, Fault)>,
-    operator: OnceLock<Arc<OperatorProcess>>,
+    operator: OnceLock<Weak<OperatorProcess>>,
     released: Notify,
     log: Mutex<Log>,
 }
@@ -172,8 +172,8 @@ impl FaultProxy {
     }
 
     /// Names the process that crashes kill and restart. Only the first call counts.
-    pub fn set_operator(&self, operator: Arc<OperatorProcess>) {
-        let _ = self.shared.operator.set(operator);
+    pub fn set_operator(&self, operator: &Arc<OperatorProcess>) {
+        let _ = self.shared.operator.set(Arc::downgrade(operator));
     }
 
     /// Every write that came so far, in order.
@@ -272,6 +272,7 @@ impl Shared {
         let operator = self
             .operator
             .get()
+            .and_then(Weak::upgrade)
             .context("there is no operator to kill")?;
         operator.restart().await
     }

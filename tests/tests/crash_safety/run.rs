@@ -62,7 +62,7 @@ impl Operator {
             arguments,
             directory,
         })?);
-        proxy.set_operator(process.clone());
+        proxy.set_operator(&process);
         Ok(Self { proxy, process })
     }
 
