@@ -63,14 +63,17 @@ test-unit: prerequisites ## Tables, snapshots, in-memory registry, mock API serv
 	cargo test --locked --workspace --exclude tests
 	cargo test --locked -p tests --lib --test architecture
 
-test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry
-	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
+test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry; the cluster itself
+	cargo test --locked -p tests --test cluster_lifecycle --test cluster_pull --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
-	cargo test --locked -p tests --test e2e --test chart_lifecycle -- --nocapture --test-threads=6
+	cargo test --locked -p tests --test e2e --test chart_lifecycle --test crash_safety -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full
-	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e -- --nocapture --test-threads=6
+	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e --test crash_safety -- --nocapture --test-threads=6
+
+test-conformance: build peers ## The engine against BuildKit on our own cases
+	cargo test --locked -p tests --test conformance -- --nocapture
 
 bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md
 	cargo run --locked --release -p tests --bin bench
@@ -81,4 +84,4 @@ demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=
 demo-down: ## Remove everything that `make demo` made
 	cargo run --locked -q -p tests --bin demo -- --down $(if $(CONTEXT),--context '$(CONTEXT)' --image-prefix unused)
 
-.PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak bench demo demo-down
+.PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak test-conformance bench demo demo-down
