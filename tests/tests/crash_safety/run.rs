@@ -41,7 +41,11 @@ impl Operator {
         let kubeconfig = stage.cluster.kubeconfig();
         let proxy = FaultProxy::start(&kubeconfig, &directory, target).await?;
         let mut arguments: Vec<String> = [
-            "--builder-image=ghcr.io/coopery/builder:0.1.0",
+            // The name that `make image` gives it.
+            concat!(
+                "--builder-image=ghcr.io/coopery/builder:",
+                env!("CARGO_PKG_VERSION")
+            ),
             "--registry-image=docker.io/library/registry:3",
             "--reconcile-timeout=10s",
             "--log-format=text",
