@@ -319,6 +319,9 @@ impl Error {
                     failure.message = format!("{}; {help}", failure.message);
                 }
             }
+            Self::Base { name, source, .. } if source.may_appear() => {
+                failure.image = Some(name.clone());
+            }
             _ => {}
         }
         failure
@@ -393,6 +396,11 @@ impl From<ContextError> for Error {
 }
 
 impl BaseError {
+    /// Whether the same build can succeed once a registry has the image: not where the image is there and lacks something.
+    fn may_appear(&self) -> bool {
+        matches!(self, Self::NotFound)
+    }
+
     fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound | Self::NoPlatform { .. } => FailureKind::BaseImageNotFound,
@@ -402,6 +410,7 @@ impl BaseError {
                 {
                     FailureKind::BaseImageNotFound
                 }
+                FailureKind::RegistryUnauthorized => FailureKind::BaseImageUnauthorized,
                 kind => kind,
             },
             Self::Layout(StoreError::NotALayout(_) | StoreError::Missing(_)) => {

@@ -176,6 +176,10 @@ pub struct Failure {
     /// How the step's process ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// The base image that its registry does not have, as a whole reference: host, path, tag or digest. Only where another
+    /// attempt can succeed as soon as the registry has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Last lines of the step's output, at most 1 KiB.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
@@ -192,6 +196,7 @@ impl Failure {
             message: message.into(),
             step: None,
             exit_code: None,
+            image: None,
             output: String::new(),
             source: Resolved::default(),
         }
@@ -253,7 +258,9 @@ pub enum FailureKind {
     SourceRefused,
     /// A base image does not exist, or not for this platform.
     BaseImageNotFound,
-    /// A registry refused the credentials, or there are none for it.
+    /// A registry refused the credentials for a base image, or there are none for it.
+    BaseImageUnauthorized,
+    /// A registry refused the credentials for what was sent, or there are none for it.
     RegistryUnauthorized,
     /// A registry could not be reached, answered with a server error, or asked to slow down.
     RegistryUnavailable,
@@ -290,6 +297,7 @@ impl FailureKind {
             | Self::SourceUnauthorized
             | Self::SourceRefused
             | Self::BaseImageNotFound
+            | Self::BaseImageUnauthorized
             | Self::RegistryUnauthorized
             | Self::RegistryRefused
             | Self::AddressRefused => false,
@@ -331,6 +339,29 @@ mod tests {
         };
         assert!(read.output.ends_with("last line"));
         assert_eq!(read.step.as_deref(), Some("Dockerfile:7: RUN make"));
+    }
+
+    #[test]
+    fn a_missing_image_is_named_and_kept_whatever_is_cut() {
+        let mut failure = Failure::new(FailureKind::BaseImageNotFound, "x".repeat(8000));
+        failure.image = Some(format!("h.example.com:5000/{}:1", "a".repeat(200)));
+        let json = Outcome::new(Report::Failed(failure.clone())).to_json();
+        assert!(json.len() <= MAX_OUTCOME_BYTES, "{}", json.len());
+        let Report::Failed(read) = Outcome::parse(json.as_bytes()).unwrap().report else {
+            panic!("not a failure")
+        };
+        assert_eq!(read.image, failure.image);
+        // An engine that knows of no such member is understood.
+        let old =
+            br#"{"version":1,"report":{"failed":{"kind":"BaseImageNotFound","message":"m"}}}"#;
+        let old = Outcome::parse(old).unwrap();
+        assert_eq!(
+            old,
+            Outcome::new(Report::Failed(Failure::new(
+                FailureKind::BaseImageNotFound,
+                "m"
+            )))
+        );
     }
 
     #[test]

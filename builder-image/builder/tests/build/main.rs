@@ -261,8 +261,39 @@ async fn failures_have_kinds_and_places() {
         let failure = error.to_failure();
         assert_eq!(failure.kind, kind, "{text}: {error}");
         assert!(failure.message.starts_with(&message), "{text}: {}", failure.message);
+        let missing = (kind == Kind::BaseImageNotFound).then(|| absent.clone());
+        assert_eq!(failure.image, missing, "{text}");
     }
     assert!(bench.is_tidy(), "work in progress is left over");
+}
+
+#[tokio::test]
+async fn refusals_of_what_is_read_and_of_what_is_written_are_told_apart() {
+    use protocol::FailureKind as Kind;
+    let (upstream, bench) = (Bench::start().await, Bench::start().await);
+    let refuse = |bench: &Bench| {
+        bench
+            .registry
+            .set_faults(|_| Some(Fault::Answer(401, vec![], String::new())));
+    };
+    refuse(&upstream);
+    let text = format!("FROM {}\n", upstream.name("base:1"));
+    let failure = bench
+        .build(&text, &["app:1"])
+        .await
+        .unwrap_err()
+        .to_failure();
+    assert_eq!(
+        (failure.kind, failure.image),
+        (Kind::BaseImageUnauthorized, None)
+    );
+    refuse(&bench);
+    bench.file("a", "a");
+    let error = bench
+        .build("FROM scratch\nCOPY a /\n", &["app:1"])
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::RegistryUnauthorized, "{error}");
 }
 
 #[tokio::test]
