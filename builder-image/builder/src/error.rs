@@ -192,6 +192,9 @@ pub enum BaseError {
     /// The registry cannot be talked to.
     #[error(transparent)]
     Registry(#[from] distribution::Error),
+    /// The layout does not say which of its images is meant, or has no such image.
+    #[error("{0}")]
+    Choice(String),
     /// The layout that it is in does not have it whole.
     #[error(transparent)]
     Layout(#[from] StoreError),
@@ -403,7 +406,12 @@ impl BaseError {
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::NotFound | Self::NoPlatform { .. } => FailureKind::BaseImageNotFound,
+            Self::NotFound
+            | Self::NoPlatform { .. }
+            | Self::Choice(_)
+            | Self::Layout(StoreError::NotALayout(_) | StoreError::Missing(_)) => {
+                FailureKind::BaseImageNotFound
+            }
             Self::Registry(error) => match registry_kind(error) {
                 FailureKind::RegistryRefused
                     if error.kind() == distribution::ErrorKind::NotFound =>
@@ -413,9 +421,6 @@ impl BaseError {
                 FailureKind::RegistryUnauthorized => FailureKind::BaseImageUnauthorized,
                 kind => kind,
             },
-            Self::Layout(StoreError::NotALayout(_) | StoreError::Missing(_)) => {
-                FailureKind::BaseImageNotFound
-            }
             Self::Layout(error) => disk_or(error, FailureKind::RegistryRefused),
             Self::Document(_) | Self::Malformed(_) => FailureKind::RegistryRefused,
             Self::DiffId { .. } => FailureKind::DigestMismatch,

@@ -437,3 +437,49 @@ fn a_pod_mirrors_what_it_can() {
         assert_eq!((mirrored.unchanged, mirrored.failed), (1, 1));
     });
 }
+
+#[test]
+fn slips_cost_no_build_and_say_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let context = directory.path().join("context");
+    fs_err::create_dir(&context).unwrap();
+    fs_err::write(context.join("Dockerfile"), "FROM scratch\n").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).current_dir(&directory);
+        command.env("XDG_DATA_HOME", directory.path().join("data"));
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    for (args, code, words) in [
+        (&["build", "--help"][..], 0, ""),
+        (&["build"], 1, "as in `coopery build --tag NAME .`"),
+        (&["build", "-t", "."], 1, "not the name of an image"),
+        (&["build", "--load", "context"], 1, "type=docker,dest=FILE"),
+        (&["build", "absent"], 1, "`absent` does not exist"),
+        (&["build", "context/Dockerfile"], 1, "is not a directory"),
+        (&["build", "."], 1, "`.` has no Dockerfile"),
+        (
+            &["build", "-f", "Dockerfile", "context"],
+            1,
+            "did you mean --file context/Dockerfile?",
+        ),
+        (
+            &["build", "--iidfile", "no/id", "context"],
+            1,
+            "--iidfile: there is no directory `no`",
+        ),
+        (
+            &["build", "-t", "127.0.0.1:1/x", "--push", "context"],
+            2,
+            "127.0.0.1:1/x",
+        ),
+    ] {
+        let output = run(args);
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {log}");
+        assert!(log.contains(words), "{args:?}: no `{words}` in {log}");
+        assert_eq!(output.stdout.is_empty(), code != 0, "{args:?}");
+        // Nothing was begun, except where all was right but the registry.
+        assert_eq!(directory.path().join("data").exists(), code == 2);
+    }
+}

@@ -5,6 +5,9 @@ use store::REF_NAME;
 
 use crate::error::BaseError;
 
+/// How many names an error lists.
+const MOST_NAMES: usize = 10;
+
 /// The image of that tag or digest; without either the only image there is, or `latest` of several.
 ///
 /// # Errors
@@ -21,18 +24,28 @@ pub(super) fn choose(index: &Index, wanted: Option<&str>) -> Result<Descriptor, 
                 .is_some_and(|name| is_name(name, wanted)),
         })
     };
-    let found = match (wanted, index.manifests.as_slice()) {
-        (Some(wanted), _) => find(wanted),
-        (None, [only]) => Some(only),
-        (None, []) => None,
-        (None, several) => Some(find("latest").ok_or_else(|| {
-            BaseError::Malformed(format!(
-                "the layout has {} images: name one, `oci-layout://DIRECTORY:TAG` or `…@DIGEST`",
-                several.len()
-            ))
-        })?),
+    let known = || {
+        let mut names = index.manifests.iter().map(|entry| {
+            let name = entry.annotations.get(REF_NAME);
+            name.map_or(entry.digest.as_str(), String::as_str)
+        });
+        let first: Vec<_> = names.by_ref().take(MOST_NAMES).collect();
+        let more = if names.next().is_some() { ", …" } else { "" };
+        format!("{}{more}", first.join(", "))
     };
-    found.cloned().ok_or(BaseError::NotFound)
+    let found = match (wanted, index.manifests.as_slice()) {
+        (_, []) => Err("the layout has no image".to_owned()),
+        (Some(wanted), _) => find(wanted)
+            .ok_or_else(|| format!("the layout has no image `{wanted}`; it has {}", known())),
+        (None, [only]) => Ok(only),
+        (None, _) => find("latest").ok_or_else(|| {
+            format!(
+                "the layout has the images {}: name one, `oci-layout://DIRECTORY:TAG` or `…@DIGEST`",
+                known()
+            )
+        }),
+    };
+    found.cloned().map_err(BaseError::Choice)
 }
 
 /// Whether an entry called `name` is meant by `wanted`: some tools write a tag, some a whole reference.
@@ -70,5 +83,11 @@ mod tests {
             let chosen = choose(&index, wanted).ok();
             assert_eq!(chosen, found.map(entry), "{names:?} {wanted:?}");
         }
+        let index = Index::new(["1", "2"].map(entry).into());
+        let error = choose(&index, Some("3")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the layout has no image `3`; it has 1, 2"
+        );
     }
 }

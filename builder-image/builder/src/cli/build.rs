@@ -1,6 +1,7 @@
 //! `coopery build`: an image from a Dockerfile and a directory, with the flags of `docker buildx build`. What is not
 //! supported yet is refused by name.
 
+mod input;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use oci::{Platform, Reference};
 
-use self::spec::{Exports, KeyValue, NamedContextArg, OutputArg};
+use self::input::{check_directory, check_file, check_outputs, open_context, read_dockerfile};
+use self::spec::{Exports, KeyValue, NamedContextArg, OutputArg, image_name};
 use super::network::NetworkArgs;
 use super::output;
 use crate::base::{Bases, NamedContext};
@@ -37,13 +39,25 @@ enum Isolation {
     NoRun,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  coopery build -t app:1 -o type=docker,dest=app.tar .        then: docker load -i app.tar
+  coopery build -t registry.example.com/team/app:1 --push .
+  coopery build --build-context base=oci-layout://base -f build/Dockerfile .
+
+Exit codes:
+  0  the image was built; its digest is on standard output
+  1  a mistake in the arguments, the Dockerfile or the context, or a step failed
+  2  anything else, such as a registry that cannot be reached";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct BuildArgs {
-    /// Path of the Dockerfile (default: CONTEXT/Dockerfile)
+    /// Path of the Dockerfile, from the working directory (default: CONTEXT/Dockerfile)
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Name of the image, with an optional tag
-    #[arg(short, long, value_name = "NAME")]
+    /// Name of the image, with an optional tag; may be given several times
+    #[arg(short, long, value_name = "NAME", value_parser = image_name)]
     tag: Vec<Reference>,
     /// Set a build argument; without a value, that of the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -54,16 +68,17 @@ pub(super) struct BuildArgs {
     /// Stage to build (default: the last one)
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
-    /// Label of the image
+    /// Add a label to the image
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<KeyValue>,
-    /// Execute every step
+    /// Execute every step, whatever the cache has
     #[arg(long)]
     no_cache: bool,
-    /// Platform of the image
+    /// Platform of the image (default: that of this machine)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
-    /// Where the image goes: type=oci|docker,dest=FILE[,tar=false] or type=push
+    /// Where the image goes: type=oci,dest=FILE or type=oci,tar=false,dest=DIR (OCI layout), type=docker,dest=FILE (for
+    /// docker load), or type=push; without dest to standard output
     #[arg(short, long, value_name = "TYPE=…")]
     output: Vec<OutputArg>,
     /// Push the image to its names
@@ -122,18 +137,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
 
 impl BuildArgs {
     fn prepare(&self) -> Result<Prepared, Error> {
-        if self
-            .context
-            .to_str()
-            .is_some_and(|text| text == "-" || text.contains("://"))
-        {
-            return Err(Error::Request(
-                "the build context must be a directory; archives and URLs are not supported yet"
-                    .into(),
-            ));
-        }
-        let context = BuildContext::open(&self.context)?;
-        let (file, ignore_for) = self.read_dockerfile(&context)?;
+        let context = open_context(&self.context)?;
+        let (file, ignore_for) = read_dockerfile(&context, &self.context, self.file.as_deref())?;
         let context = context.with_dockerignore(ignore_for.as_deref())?;
         let contexts: BTreeMap<_, _> = self
             .build_context
@@ -152,41 +157,18 @@ impl BuildArgs {
             build_platform: Platform::host(),
             contexts: contexts.keys().cloned().collect(),
         };
+        let exports = Exports::new(&self.output, self.push, &self.tag)?;
+        check_outputs(&exports.outputs)?;
+        check_file("--iidfile", self.iidfile.as_deref())?;
+        check_file("--metadata-file", self.metadata_file.as_deref())?;
         Ok(Prepared {
             file: Arc::new(file),
             context,
             options,
             contexts,
-            exports: Exports::new(&self.output, self.push, &self.tag)?,
+            exports,
             root: self.root()?,
         })
-    }
-
-    /// The Dockerfile, and its path in the context where it is in it.
-    fn read_dockerfile(
-        &self,
-        context: &BuildContext,
-    ) -> Result<(SourceFile, Option<String>), Error> {
-        let Some(path) = &self.file else {
-            let (name, text) = context.read_dockerfile("")?;
-            return Ok((
-                SourceFile {
-                    name: name.clone(),
-                    text,
-                },
-                Some(name),
-            ));
-        };
-        if path.as_os_str() == "-" {
-            return Err(Error::Request(
-                "a Dockerfile from standard input is not supported yet".into(),
-            ));
-        }
-        let text =
-            fs_err::read_to_string(path).map_err(|error| Error::Request(error.to_string()))?;
-        let inside = inside(&self.context, path);
-        let name = inside.clone().unwrap_or_else(|| path.display().to_string());
-        Ok((SourceFile { name, text }, inside))
     }
 
     fn build_args(&self) -> BTreeMap<String, String> {
@@ -206,6 +188,7 @@ impl BuildArgs {
 
     fn root(&self) -> Result<PathBuf, Error> {
         if let Some(root) = &self.root {
+            check_directory("--root", root)?;
             return Ok(root.clone());
         }
         let data = match std::env::var_os("XDG_DATA_HOME") {
@@ -293,18 +276,4 @@ impl BuildArgs {
             output::line(digest)
         }
     }
-}
-
-/// The path of `file` inside the directory `context`, where it is in it.
-fn inside(context: &Path, file: &Path) -> Option<String> {
-    let context = fs_err::canonicalize(context).ok()?;
-    // A link counts by where it is, not by what it points to.
-    let directory = fs_err::canonicalize(
-        file.parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new(".")),
-    )
-    .ok()?;
-    let path = directory.join(file.file_name()?);
-    path.strip_prefix(context).ok()?.to_str().map(str::to_owned)
 }

@@ -6,6 +6,7 @@ mod copy;
 mod digest;
 mod network;
 mod output;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -82,6 +83,7 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = usage::explain(error);
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()));
         }
@@ -105,13 +107,12 @@ pub fn run() -> ExitCode {
 }
 
 fn start_logging() {
-    use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("COOPERY_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second call, as in tests, is no matter.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(output::is_colored())
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)

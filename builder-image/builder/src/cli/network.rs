@@ -33,8 +33,14 @@ impl NetworkArgs {
             .proxies(Proxies::from_env())
             .plain_http(self.plain_http.iter().cloned());
         if let Some(path) = &self.ca_file {
-            builder = builder
-                .ca_pem(fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?);
+            let pem = fs_err::read(path).map_err(refused("--ca-file"))?;
+            if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+                return Err(refused("--ca-file")(format!(
+                    "`{}` holds no certificate in PEM",
+                    path.display()
+                )));
+            }
+            builder = builder.ca_pem(pem);
         }
         if let Some(config) = self.credentials()? {
             builder = builder.keychain(config);
@@ -46,18 +52,25 @@ impl NetworkArgs {
 
     fn credentials(&self) -> Result<Option<DockerConfig>, Error> {
         let text = match &self.authfile {
-            Some(path) => fs_err::read(path).map_err(|error| Error::Request(error.to_string()))?,
+            Some(path) => fs_err::read(path).map_err(refused("--authfile"))?,
             None => match default_config().map(fs_err::read) {
                 Some(Ok(text)) => text,
                 // Who never logged in is anonymous.
                 _ => return Ok(None),
             },
         };
+        let path = self.authfile.clone().or_else(default_config);
+        let path = path.unwrap_or_default();
         let config = DockerConfig::parse(&text);
         config
             .map(Some)
-            .map_err(|error| Error::Request(error.to_string()))
+            .map_err(refused(&path.display().to_string()))
     }
+}
+
+/// A mistake in what `origin` stands for.
+fn refused<E: std::fmt::Display>(origin: &str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Request(format!("{origin}: {error}"))
 }
 
 fn default_config() -> Option<PathBuf> {

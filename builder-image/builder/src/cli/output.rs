@@ -11,6 +11,12 @@ pub(super) fn line(text: &str) -> Result<(), Error> {
 
 /// Writes a failure, drawn where it has a place.
 pub(super) fn error(error: &Error) {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let _ = writeln!(std::io::stderr().lock(), "{}", error.render(color));
+    let text = error.render(is_colored());
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Whether standard error is drawn in colors: for a person who does not object (<https://no-color.org>).
+pub(super) fn is_colored() -> bool {
+    let objection = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !objection
 }

@@ -129,3 +129,74 @@ pub fn write_layout(
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use oci::{MediaType, Platform};
+
+    use super::*;
+
+    #[test]
+    fn images_are_written_alike_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs_err::write(path("layer"), "layer").unwrap();
+        let layer = Descriptor::of(MediaType::OciLayer, b"layer");
+        let config =
+            br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let config_descriptor = Descriptor::of(MediaType::OciConfig, config);
+        // The same layer twice is one blob.
+        let layers = vec![layer.clone(), layer];
+        let manifest = oci::Manifest::new(config_descriptor.clone(), layers.clone());
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let image = Image {
+            platform: Platform::host(),
+            config: config.to_vec(),
+            descriptor: Descriptor::of(MediaType::OciManifest, &manifest),
+            manifest,
+            config_descriptor,
+            layers,
+        };
+        let output = |form, name: &str| Output {
+            form,
+            path: Some(path(name)),
+            names: vec!["acme/app:1".parse().unwrap()],
+        };
+        let file = |_: &Descriptor| path("layer");
+        for (form, entries) in [(Form::OciArchive, 5), (Form::DockerArchive, 6)] {
+            let write = |name| {
+                write_archive(&image, &output(form, name), &file).unwrap();
+                fs_err::read(path(name)).unwrap()
+            };
+            let written = write("first.tar");
+            assert_eq!(written, write("second.tar"));
+            let mut tar = tar::Archive::new(written.as_slice());
+            assert_eq!(tar.entries().unwrap().count(), entries, "{form:?}");
+            let store = Layout::create(path("store")).unwrap();
+            let read = store::read_archive(written.as_slice(), &store).unwrap();
+            assert_eq!(read[0].name, Some("acme/app:1".parse().unwrap()));
+            assert_eq!(read[0].descriptor.digest, image.descriptor.digest);
+        }
+        let names = output(Form::OciDirectory, "layout").names;
+        for _ in 0..2 {
+            write_layout(&image, &names, &path("layout"), &file).unwrap();
+            let layout = Layout::open(path("layout")).unwrap();
+            let index = layout.index().unwrap();
+            assert_eq!(index.manifests.len(), 1);
+            assert_eq!(index.manifests[0].platform, Some(Platform::host()));
+            assert_eq!(layout.find("1").unwrap(), Some(index.manifests[0].clone()));
+        }
+
+        fs_err::write(path("layer"), "damage").unwrap();
+        let failed = write_archive(&image, &output(Form::OciArchive, "first.tar"), &file);
+        assert!(matches!(failed, Err(ArchiveError::Store { .. })));
+        // What was there is there still, and nothing besides.
+        assert_eq!(
+            fs_err::read(path("first.tar")).unwrap(),
+            fs_err::read(path("second.tar")).unwrap()
+        );
+        let hidden = |name: std::ffi::OsString| name.to_string_lossy().starts_with('.');
+        let mut left = fs_err::read_dir(directory.path()).unwrap();
+        assert!(!left.any(|entry| hidden(entry.unwrap().file_name())));
+    }
+}

@@ -9,6 +9,22 @@ use crate::base::NamedContext;
 use crate::error::Error;
 use crate::export::{Destination, Form, Output};
 
+/// The name of an image, on which `--tag .` is a common slip.
+pub(super) fn image_name(text: &str) -> Result<Reference, String> {
+    let is_path = matches!(text, "." | "..")
+        || ["./", "../", "/", "~"]
+            .iter()
+            .any(|start| text.starts_with(start));
+    if is_path {
+        return Err(
+            "this is a directory, not the name of an image: give a name first, as in `--tag NAME .`"
+                .into(),
+        );
+    }
+    text.parse()
+        .map_err(|error: oci::ReferenceError| error.to_string())
+}
+
 /// `KEY[=VALUE]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyValue {
@@ -109,9 +125,9 @@ impl FromStr for OutputArg {
         let (mut kind, mut dest, mut tar, mut push) = (None, None, true, false);
         let mut names = Vec::new();
         for field in text.split(',') {
-            let (key, value) = field
-                .split_once('=')
-                .ok_or(format!("`{field}` is not KEY=VALUE"))?;
+            let (key, value) = field.split_once('=').ok_or_else(|| {
+                format!("`{field}` is not KEY=VALUE; for a file say type=oci,dest={field}")
+            })?;
             match key {
                 "type" => kind = Some(value),
                 "dest" => dest = Some(value),
@@ -329,7 +345,10 @@ mod tests {
                 "type=oci,compression=zstd",
                 Err("`compression` is not supported; known are type, dest, tar, push and name"),
             ),
-            ("x", Err("`x` is not KEY=VALUE")),
+            (
+                "x",
+                Err("`x` is not KEY=VALUE; for a file say type=oci,dest=x"),
+            ),
         ] {
             let found = text.parse::<OutputArg>();
             match (found, expected) {

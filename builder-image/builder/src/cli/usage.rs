@@ -1,0 +1,123 @@
+//! Mistakes in arguments, with advice that fits: what to do instead of a flag that `docker build` has and this program has
+//! not, and what is missing. The parsing itself is clap's.
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Flags of `docker build` that are not supported, and what to do without them.
+const UNSUPPORTED: &[(&[&str], &str)] = &[
+    (
+        &["--secret", "--ssh"],
+        "RUN is given neither secrets nor SSH agents yet; fetch what needs them before the build",
+    ),
+    (
+        &["--cache-from", "--cache-to"],
+        "the cache is the directory that --root names; keep that instead",
+    ),
+    (
+        &["--load"],
+        "there is no image store; use --output type=docker,dest=FILE and `docker load -i FILE`",
+    ),
+    (
+        &["--pull"],
+        "leave it out: base images are looked up in their registries each time",
+    ),
+    (
+        &["--network", "--add-host"],
+        "leave it out: RUN has the network of this machine",
+    ),
+    (
+        &["--provenance", "--sbom", "--attest"],
+        "leave it out: attestations are not made yet",
+    ),
+];
+
+/// The error with better advice, where there is some.
+pub(super) fn explain(mut error: clap::Error) -> clap::Error {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.clone(),
+        Some(ContextValue::Strings(arguments)) => arguments.join(" "),
+        _ => return error,
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            // Nobody who misspells a flag means a value that looks like one.
+            error.remove(ContextKind::Suggested);
+            if let Some(advice) = instead_of(&argument) {
+                error.remove(ContextKind::SuggestedArg);
+                advise(&mut error, format!("there is no {argument} here: {advice}"));
+            } else if !argument.starts_with('-') {
+                advise(&mut error, "values of flags that hold spaces need quotes");
+            }
+        }
+        ErrorKind::MissingRequiredArgument if argument.contains("<CONTEXT>") => advise(
+            &mut error,
+            "name the directory to build last, as in `coopery build --tag NAME .`",
+        ),
+        _ => {}
+    }
+    error
+}
+
+fn instead_of(argument: &str) -> Option<&'static str> {
+    let flag = argument.split(['=', ' ']).next()?;
+    let found = UNSUPPORTED.iter().find(|(flags, _)| flags.contains(&flag));
+    found.map(|(_, advice)| *advice)
+}
+
+fn advise(error: &mut clap::Error, advice: impl Into<String>) {
+    let advice = ContextValue::StyledStrs(vec![StyledStr::from(advice.into())]);
+    error.insert(ContextKind::Suggested, advice);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Cli;
+    use super::*;
+
+    #[test]
+    fn advice_fits_the_mistake() {
+        for (args, words) in [
+            (
+                &["build"][..],
+                &["<CONTEXT>", "coopery build --tag NAME ."][..],
+            ),
+            (
+                &["build", "-t", "."],
+                &["a directory, not the name of an image", "--tag NAME ."],
+            ),
+            (
+                &["build", "-t", "./app", "."],
+                &["a directory, not the name of an image"],
+            ),
+            (
+                &["build", "--secret", "id=x", "."],
+                &["'--secret'", "tip: there is no --secret here: RUN is"],
+            ),
+            (
+                &["build", "--ssh=default", "."],
+                &["tip: there is no --ssh here: RUN is"],
+            ),
+            (&["build", "--load", "."], &["type=docker,dest=FILE"]),
+            (
+                &["build", "--targte", "x", "."],
+                &["a similar argument exists: '--target'"],
+            ),
+            (&["build", ".", "other"], &["'other'", "need quotes"]),
+            (&["build", "-o", "app.tar", "."], &["type=oci,dest=app.tar"]),
+        ] {
+            let args = ["coopery"].iter().chain(args);
+            let Err(error) = Cli::try_parse_from(args.clone()) else {
+                panic!("{args:?} is no mistake");
+            };
+            assert!(error.use_stderr());
+            let text = explain(error).to_string();
+            for word in words {
+                assert!(text.contains(word), "{args:?}: no `{word}` in {text}");
+            }
+            assert!(!text.contains("as a value"), "{text}");
+        }
+    }
+}
