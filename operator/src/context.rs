@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::git::GitError;
+use crate::image_build::observed::BaseLook;
 use crate::image_mirror::observed::TagLook;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
@@ -32,6 +33,8 @@ pub struct Context {
     pub lookups: Arc<Lookups<Result<String, GitError>>>,
     /// What registries answered about the tags of mirrors.
     pub tag_lookups: Arc<Lookups<Arc<Vec<TagLook>>>>,
+    /// What registries answered about base images that builds miss.
+    pub base_lookups: Arc<Lookups<BaseLook>>,
     clock: fn() -> Timestamp,
 }
 
@@ -46,6 +49,7 @@ impl Context {
             network: Arc::new(NoNetwork),
             lookups: Arc::default(),
             tag_lookups: Arc::default(),
+            base_lookups: Arc::default(),
             clock: Timestamp::now,
         }
     }

@@ -81,8 +81,8 @@ reasons! {
     InvalidDockerfile: "The Dockerfile cannot be built.", "Correct the line that the message names.";
     BuildFailed: "A step of the Dockerfile failed.", "Read the last lines of output in the message, or the whole log with kubectl logs.";
     BaseImageNotFound: "An image that the Dockerfile names does not exist, or may not be seen.", "Correct its name, or name its credentials in imagePullSecrets.";
-    ImageUnauthorized: "A registry refused the credentials for an image that is read.", "Check the Secret that the message names.";
-    RegistryUnauthorized: "A registry refused the credentials, or there were none.", "Check the Secret of the destination, or name that of an image that is read in imagePullSecrets.";
+    ImageUnauthorized: "A registry refused the credentials for an image that is read, or there were none.", "Check the Secret with its credentials: imagePullSecrets of a build or source.secretRef of a mirror must name it.";
+    RegistryUnauthorized: "A registry refused the credentials for an image that is written, or there were none.", "Check the Secret of the destination.";
     RegistryUnavailable: "A registry did not answer or was too busy.", "Check the registry; the operator tries again.";
     PushFailed: "A registry refused the image.", "See the registry's answer in the message.";
     DigestMismatch: "A registry served bytes that are not those of the digest.", "Check the registry; nothing was published.";

@@ -20,6 +20,8 @@ pub struct PodFailure {
     pub message: String,
     /// Whether the same may succeed when it is tried again.
     pub transient: bool,
+    /// The base image that its registry does not have: another attempt can succeed once it is there.
+    pub missing_image: Option<String>,
 }
 
 impl PodFailure {
@@ -29,6 +31,7 @@ impl PodFailure {
             reason,
             message: message.into(),
             transient: false,
+            missing_image: None,
         }
     }
 
@@ -38,6 +41,7 @@ impl PodFailure {
             reason,
             message: message.into(),
             transient: true,
+            missing_image: None,
         }
     }
 
@@ -47,6 +51,12 @@ impl PodFailure {
             reason: reason_of(failure.kind),
             message: describe(failure),
             transient: failure.kind.is_transient(),
+            missing_image: failure
+                .image
+                .clone()
+                .filter(|_| failure.kind == FailureKind::BaseImageNotFound)
+                // A pod may claim anything.
+                .filter(|image| image.parse::<oci::Reference>().is_ok()),
         }
     }
 }
@@ -65,6 +75,7 @@ pub const fn reason_of(kind: FailureKind) -> Reason {
         FailureKind::SourceUnavailable => Reason::SourceUnavailable,
         FailureKind::SourceChanged | FailureKind::SourceRefused => Reason::SourceInvalid,
         FailureKind::BaseImageNotFound => Reason::BaseImageNotFound,
+        FailureKind::BaseImageUnauthorized => Reason::ImageUnauthorized,
         FailureKind::RegistryUnauthorized => Reason::RegistryUnauthorized,
         FailureKind::RegistryUnavailable => Reason::RegistryUnavailable,
         FailureKind::RegistryRefused => Reason::PushFailed,
@@ -202,10 +213,39 @@ mod tests {
                 Reason::RegistryUnauthorized,
                 false,
             ),
+            (
+                FailureKind::BaseImageUnauthorized,
+                Reason::ImageUnauthorized,
+                false,
+            ),
+            (
+                FailureKind::BaseImageNotFound,
+                Reason::BaseImageNotFound,
+                false,
+            ),
             (FailureKind::Internal, Reason::BuilderFailed, true),
         ] {
             let failure = PodFailure::reported(&Failure::new(kind, "x"));
             assert_eq!((failure.reason, failure.transient), (reason, transient));
+        }
+    }
+
+    #[test]
+    fn the_image_that_is_missing_is_taken_where_it_can_be_asked_for() {
+        let missing = |kind, image: &str| {
+            let mut failure = Failure::new(kind, "x");
+            failure.image = Some(image.to_owned());
+            PodFailure::reported(&failure).missing_image
+        };
+        let base = FailureKind::BaseImageNotFound;
+        for (kind, image, taken) in [
+            (base, "h.example.com:5000/a:1", true),
+            (base, "docker.io/library/alpine:3", true),
+            (base, "no reference", false),
+            (base, &format!("h.example.com/{}", "a/".repeat(600)), false),
+            (FailureKind::StepFailed, "h.example.com:5000/a:1", false),
+        ] {
+            assert_eq!(missing(kind, image).is_some(), taken, "{image}");
         }
     }
 }

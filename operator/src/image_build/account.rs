@@ -103,10 +103,12 @@ pub fn account(status: &mut ImageBuildStatus, observed: &Observed, wishes: &Wish
             recorded(status, &attempt, current)
         }
         Some(FAILED | CANCELLED) => {
-            if attempt.next_time.is_some() && wishes.cancel == attempt.pod.as_deref() {
+            let waits = attempt.next_time.is_some() || attempt.missing_image.is_some();
+            if waits && wishes.cancel == attempt.pod.as_deref() {
                 attempt.result = Some(CANCELLED.to_owned());
                 attempt.failure = Some(Reason::Cancelled.as_str().to_owned());
                 attempt.next_time = None;
+                attempt.missing_image = None;
             }
             recorded(status, &attempt, current)
         }
@@ -340,6 +342,7 @@ fn recorded(status: &ImageBuildStatus, attempt: &Attempt, current: Option<&PodVi
                     .or_else(kept)
                     .unwrap_or_else(|| reason.meaning().to_owned()),
                 transient: attempt.next_time.is_some(),
+                missing_image: attempt.missing_image.clone(),
             })
         }
     }
@@ -383,6 +386,7 @@ fn conclude(
             failure.transient &= retries < wishes.retry_limit;
             attempt.result = Some(FAILED.to_owned());
             attempt.failure = Some(failure.reason.as_str().to_owned());
+            attempt.missing_image.clone_from(&failure.missing_image);
             attempt.next_time = failure.transient.then(|| {
                 let next = observed.now + seconds(retry_delay(retries));
                 Time(whole_seconds(next))
@@ -409,7 +413,7 @@ fn conclude(
 }
 
 /// The wait before the retry after `retries` retries.
-fn retry_delay(retries: u32) -> Duration {
+pub fn retry_delay(retries: u32) -> Duration {
     FIRST_RETRY
         .saturating_mul(2u32.saturating_pow(retries.min(16)))
         .min(LONGEST_RETRY)

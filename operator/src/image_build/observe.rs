@@ -11,10 +11,10 @@ use oci::Reference;
 
 use super::key::spec_hash;
 use super::observed::{
-    Observed, PodView, ReadBack, RegistryState, SecretState, SourceState, ToVerify, Verification,
-    to_verify,
+    BaseLook, Observed, PodView, ReadBack, RegistryState, SecretState, SourceState, ToVerify,
+    Verification, missing_base, to_verify,
 };
-use super::plan::POLL;
+use super::plan::{POLL, POLL_FAILED};
 use super::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{ObservedPod, Owner, PodState};
@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::git::GitCredentials;
 use crate::network::{GitQuestion, RegistryAccess};
+use crate::registry;
 use crate::request::requested_at;
 
 /// Reads everything that a decision about `build` depends on.
@@ -36,6 +37,8 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         secrets: BTreeMap::new(),
         registries: BTreeMap::new(),
         plain_http: Vec::new(),
+        registry_hosts: Vec::new(),
+        base: None,
         source: SourceState::Fixed,
         source_ca: None,
         look_again: None,
@@ -62,8 +65,14 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
     let status = build.status.clone().unwrap_or_default();
-    if let Some(wanted) = to_verify(&status, &observed.pods, &spec_hash(&build.spec)) {
+    let spec_hash = spec_hash(&build.spec);
+    if let Some(wanted) = to_verify(&status, &observed.pods, &spec_hash) {
         observed.read_back = Some(read_back(context, &spec, &secrets, &observed, &wanted).await);
+    }
+    if let Some((image, pod)) = missing_base(&status, &observed.pods, &spec_hash)
+        && !build.spec.suspended()
+    {
+        observed.base = Some(base(context, build, &spec, &secrets, &observed, &image, &pod).await);
     }
     Ok(observed)
 }
@@ -173,6 +182,13 @@ async fn registries(
         }
     }
     observed.plain_http.sort();
+    observed.registry_hosts = all
+        .iter()
+        .map(|registry| {
+            let told = registry.status.as_ref().and_then(|s| s.host.clone());
+            told.unwrap_or_else(|| registry::host(&registry.name_any(), namespace))
+        })
+        .collect();
     for name in spec.registries() {
         let state = all
             .iter()
@@ -327,6 +343,42 @@ async fn verify(
         }
     }
     Verification::Same
+}
+
+/// Asks whether the image is there for want of which the build of `pod` failed: with the credentials that a pod has, and
+/// not before the last answer is as old as a failed build's interval.
+async fn base(
+    context: &Context,
+    build: &ImageBuild,
+    spec: &ValidatedBuild,
+    secrets: &Secrets,
+    observed: &Observed,
+    image: &str,
+    pod: &str,
+) -> BaseLook {
+    let reference: Reference = match image.parse() {
+        Ok(reference) => reference,
+        Err(error) => return BaseLook::Unknown(format!("{error}")),
+    };
+    let access = RegistryAccess {
+        credentials: spec
+            .registry_secrets()
+            .iter()
+            .filter_map(|name| secrets.docker_config(name))
+            .collect(),
+        plain_http: observed.is_registry_host(reference.repository().host()),
+    };
+    let question = format!("{image} {pod} {:?}", observed.secrets);
+    let ask = || async {
+        let found = match look(context, &reference, &access).await {
+            Ok(Some(_)) => BaseLook::There,
+            Ok(None) => BaseLook::Absent,
+            Err(why) => BaseLook::Unknown(why),
+        };
+        (found, POLL_FAILED)
+    };
+    let uid = build.uid().unwrap_or_default();
+    context.base_lookups.answer(&uid, &question, ask).await.0
 }
 
 async fn look(

@@ -29,6 +29,10 @@ pub struct Observed {
     pub registries: BTreeMap<String, RegistryState>,
     /// Hosts of all Registries of the namespace, which are reached by plain HTTP.
     pub plain_http: Vec<String>,
+    /// Hosts of all Registries of the namespace, whether they serve or not.
+    pub registry_hosts: Vec<String>,
+    /// Whether the base image that the last attempt failed for want of is there, where that was to be looked at.
+    pub base: Option<BaseLook>,
     /// What the source is at present.
     pub source: SourceState,
     /// Certificates (PEM) with which the Secret of the source vouches for its server.
@@ -87,6 +91,17 @@ pub enum SourceState {
     NotLookedUp,
     /// The digest of a ConfigMap, none when it is missing.
     ConfigMap(Option<String>),
+}
+
+/// Whether a base image that was missing is there now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseLook {
+    /// Its registry has it.
+    There,
+    /// Its registry does not have it.
+    Absent,
+    /// The operator could not find out; why, for people.
+    Unknown(String),
 }
 
 /// A pod of ours and what is said about it.
@@ -189,6 +204,37 @@ pub fn to_verify(status: &ImageBuildStatus, pods: &[PodView], spec_hash: &str) -
     })
 }
 
+/// The base image for want of which the present attempt at the spec of `spec_hash` has failed, and the pod's uid. From
+/// the pod where the status does not know yet how it ended.
+pub fn missing_base(
+    status: &ImageBuildStatus,
+    pods: &[PodView],
+    spec_hash: &str,
+) -> Option<(String, String)> {
+    let attempt = status.attempt.as_ref();
+    let view = current_pod(status, pods);
+    let known = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
+    let (key, image, uid) = match (view, attempt) {
+        (Some(view), attempt)
+            if known != Some(view.pod.identity.uid.as_str())
+                || attempt.is_none_or(|a| a.result.as_deref() == Some("Running")) =>
+        {
+            let PodState::Ended(Ended::Failed(failure)) = view.state() else {
+                return None;
+            };
+            let uid = view.pod.identity.uid.clone();
+            (view.pod.attempt.key.clone(), failure.missing_image?, uid)
+        }
+        (_, Some(attempt)) if attempt.result.as_deref() == Some("Failed") => (
+            attempt.key.clone(),
+            attempt.missing_image.clone()?,
+            attempt.pod_uid.clone().unwrap_or_default(),
+        ),
+        _ => return None,
+    };
+    (spec_part(&key) == spec_hash).then_some((image, uid))
+}
+
 /// The pod of the present attempt: the newest that the status does not know yet (a crash came between its creation and
 /// the status), else the one that the status names. A pod that is older than the last recorded build is not new: its
 /// record has left the list.
@@ -242,6 +288,18 @@ impl Observed {
             }
         }
         hash_hex(&parts, 16)
+    }
+
+    /// Whether `image` is of a Registry of the namespace, where things arrive by mirrors and builds.
+    pub fn is_of_registry(&self, image: &str) -> bool {
+        image
+            .parse::<oci::Reference>()
+            .is_ok_and(|image| self.is_registry_host(image.repository().host()))
+    }
+
+    /// Whether `host` is that of a Registry of the namespace.
+    pub fn is_registry_host(&self, host: &RegistryHost) -> bool {
+        self.registry_hosts.iter().any(|own| own == host.as_str())
     }
 
     /// What identifies the content of the source at present; none where it has no content of its own, or it is unknown.

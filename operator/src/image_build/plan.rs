@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::account::{Fate, Wishes, account};
+use super::account::{Fate, Wishes, account, retry_delay};
 use super::history::superfluous;
 use super::key::{key, spec_hash, spec_part};
 use super::need::Blocked;
-use super::observed::{Observed, SourceState};
+use super::observed::{BaseLook, Observed, SourceState};
 use super::start::{Start, start};
 use super::validate::ValidatedBuild;
 use crate::builder_pod::{Owner, PodFailure};
@@ -26,11 +26,13 @@ use crate::request::{annotation, force_at, requested_at};
 /// How often something is looked at that people must make or mend.
 pub const POLL: Duration = Duration::from_secs(5);
 /// How often a failed build looks whether its cause was mended.
-const POLL_FAILED: Duration = Duration::from_secs(10);
+pub const POLL_FAILED: Duration = Duration::from_secs(10);
 /// How often a finished build looks at its ConfigMap, and at destinations that could not be reached.
 const POLL_SETTLED: Duration = Duration::from_secs(30);
 /// How often a running pod is looked at, besides at each of its changes.
 const POLL_RUNNING: Duration = Duration::from_secs(30);
+/// Why an attempt is started whose base image was missing and is there.
+const BASE_IMAGE: &str = "BaseImage";
 /// `timeout` of a spec that cannot be read.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -298,10 +300,7 @@ impl Case<'_> {
                         retries: retries + 1,
                         reason: "Retry",
                     }),
-                    None => Next::Poll(
-                        Summary::stalled(failure.reason, &failure.message),
-                        POLL_FAILED,
-                    ),
+                    None => self.failed(failure, attempt, number),
                 }
             }
             // The spec was changed and then changed back.
@@ -317,6 +316,55 @@ impl Case<'_> {
             }
             _ => self.unless_suspended(again),
         }
+    }
+
+    /// A failure that is not tried again before its cause is mended. Where the cause is a base image that was not there,
+    /// that is seen here; where mirrors and builds bring it, the build waits for it.
+    fn failed(&self, failure: &PodFailure, attempt: &Attempt, number: u32) -> Next {
+        let Some(image) = &failure.missing_image else {
+            let summary = Summary::stalled(failure.reason, &failure.message);
+            return Next::Poll(summary, POLL_FAILED);
+        };
+        let found = self.observed.base.as_ref();
+        if found == Some(&BaseLook::There) && self.has_rested(attempt) {
+            return self.unless_suspended(Next::Start {
+                number,
+                retries: 0,
+                reason: BASE_IMAGE,
+            });
+        }
+        let message = match found {
+            Some(BaseLook::Unknown(why)) => format!(
+                "{}; the operator cannot see whether it is there now: {why}",
+                failure.message
+            ),
+            _ => format!("{}; the build starts when it is there", failure.message),
+        };
+        if self.observed.is_of_registry(image) {
+            let summary = Summary::waiting(failure.reason, &message);
+            self.unless_suspended(Next::Poll(summary, POLL_FAILED))
+        } else {
+            Next::Poll(Summary::stalled(failure.reason, &message), POLL_FAILED)
+        }
+    }
+
+    /// Whether an attempt that was started because its base had appeared may be followed by another for the same cause:
+    /// a registry that shows an image and does not serve it is asked more and more seldom.
+    fn has_rested(&self, attempt: &Attempt) -> bool {
+        if attempt.reason != BASE_IMAGE {
+            return true;
+        }
+        let record = self
+            .status
+            .builds
+            .iter()
+            .find(|build| Some(&build.name) == attempt.pod.as_ref());
+        let ended = record.and_then(|build| build.completion_time.as_ref());
+        let before = u32::try_from(attempt.number).unwrap_or(0).saturating_sub(1);
+        ended.is_none_or(|ended| {
+            let rested = self.observed.now.duration_since(ended.0);
+            Duration::try_from(rested).unwrap_or_default() >= retry_delay(before)
+        })
     }
 
     fn retry_later(&self, failure: &PodFailure, attempt: &Attempt, next: Timestamp) -> Next {

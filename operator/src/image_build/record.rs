@@ -47,6 +47,7 @@ pub fn adopt(status: &mut ImageBuildStatus, view: &PodView) {
         commit: made.commit.clone(),
         result: Some(RUNNING.to_owned()),
         failure: None,
+        missing_image: None,
         next_time: None,
     });
 }

@@ -73,6 +73,7 @@ pub fn start(
             commit: attempt.commit,
             result: Some(RUNNING.to_owned()),
             failure: None,
+            missing_image: None,
             next_time: None,
         },
         name,

@@ -265,7 +265,7 @@ fn a_private_base_needs_its_pull_secret() {
                 "the build without credentials to fail",
                 LIMIT,
                 |b| {
-                    tests::kstatus::reason(b) == "RegistryUnauthorized"
+                    tests::kstatus::reason(b) == "ImageUnauthorized"
                         && tests::kstatus::message(b).contains("imagePullSecrets")
                 },
             )
