@@ -8,8 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use oci::Digest;
 use protocol::Source;
-use sha2::{Digest as _, Sha256};
 
 use super::ContextError;
 
@@ -36,7 +36,7 @@ pub fn copy(mount: &Path, expected: &str, into: &Path) -> Result<(), ContextErro
         data.iter()
             .map(|(key, value)| (key.as_str(), value.as_slice())),
     );
-    let found = format!("sha256:{}", hex::encode(Sha256::digest(&input)));
+    let found = Digest::of(&input).to_string();
     if found != expected {
         return Err(ContextError::Changed {
             what: "the ConfigMap of the source",
@@ -96,7 +96,7 @@ mod tests {
         let input = Source::config_map_digest_input(
             data.iter().map(|(key, value)| (*key, value.as_bytes())),
         );
-        format!("sha256:{}", hex::encode(Sha256::digest(&input)))
+        Digest::of(&input).to_string()
     }
 
     /// A mount as the kubelet makes it.

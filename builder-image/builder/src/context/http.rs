@@ -4,7 +4,7 @@
 use std::{io::Write as _, path::Path};
 
 use futures::StreamExt;
-use sha2::{Digest as _, Sha256};
+use oci::Digester;
 use url::Url;
 
 use super::{ContextError, Fetcher, SourceCredentials, archive, check_http_url};
@@ -75,26 +75,25 @@ async fn download(
         return Err(too_large());
     }
     let announced = response.content_length();
-    let (mut hash, mut size) = (Sha256::new(), 0_u64);
+    let mut digester = Digester::sha256();
     let mut body = response.into_stream();
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
-        size += chunk.len() as u64;
-        if size > MAX_ARCHIVE {
+        digester.update(&chunk);
+        if digester.len() > MAX_ARCHIVE {
             return Err(too_large());
         }
-        hash.update(&chunk);
         file.write_all(&chunk)
             .map_err(|error| ContextError::io("writing the archive", error))?;
     }
-    if announced.is_some_and(|announced| announced != size) {
+    if announced.is_some_and(|announced| announced != digester.len()) {
         let problem = "the download ended early".to_owned();
         return Err(ContextError::Unavailable {
             url: shown(url),
             problem,
         });
     }
-    Ok(format!("sha256:{}", hex::encode(hash.finalize())))
+    Ok(digester.finish().to_string())
 }
 
 /// The URL without query and credentials.
@@ -205,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn archives_are_fetched_and_checked() {
         let server = server().await;
-        let digest = format!("sha256:{}", hex::encode(Sha256::digest(archive())));
+        let digest = oci::Digest::of(&archive()).to_string();
         let wrong = format!("sha256:{}", "0".repeat(64));
         let rows: &[(&str, Option<&str>, Option<FailureKind>)] = &[
             ("/app.tar", None, None),
