@@ -87,9 +87,8 @@ pub fn builder_settings(context: &Context) -> Result<BuilderSettings> {
     };
     Ok(BuilderSettings {
         image: settings.builder_image.clone(),
-        // Not left to the default, which is Always for the tag latest: nodes may have the image and no way to pull it.
-        image_pull_policy: Some("IfNotPresent".to_owned()),
-        image_pull_secrets: Vec::new(),
+        image_pull_policy: Some(settings.builder_image_pull_policy.as_str().to_owned()),
+        image_pull_secrets: settings.builder_image_pull_secrets.clone(),
         network: Network {
             ca_certificates,
             http_proxy: settings.builder_http_proxy.clone(),

@@ -22,6 +22,23 @@ pub struct Settings {
     )]
     pub builder_image: String,
 
+    /// When nodes pull the image of the builder pods
+    #[arg(
+        long,
+        env = "COOPERY_BUILDER_IMAGE_PULL_POLICY",
+        value_enum,
+        default_value_t = PullPolicy::IfNotPresent
+    )]
+    pub builder_image_pull_policy: PullPolicy,
+
+    /// Secret with which nodes pull the image of the builder pods, in the namespace of each build or mirror (repeatable)
+    #[arg(
+        long = "builder-image-pull-secret",
+        env = "COOPERY_BUILDER_IMAGE_PULL_SECRETS",
+        value_delimiter = ','
+    )]
+    pub builder_image_pull_secrets: Vec<String>,
+
     /// Image of managed registries (CNCF distribution 3)
     #[arg(
         long,
@@ -29,6 +46,15 @@ pub struct Settings {
         default_value = "docker.io/library/registry:3"
     )]
     pub registry_image: String,
+
+    /// When nodes pull the image of managed registries
+    #[arg(
+        long,
+        env = "COOPERY_REGISTRY_IMAGE_PULL_POLICY",
+        value_enum,
+        default_value_t = PullPolicy::IfNotPresent
+    )]
+    pub registry_image_pull_policy: PullPolicy,
 
     /// Watch only this namespace
     #[arg(long, env = "COOPERY_NAMESPACE")]
@@ -143,6 +169,20 @@ pub struct LeaderElection {
     pub retry_period: Duration,
 }
 
+/// When nodes pull an image, in the words of Kubernetes. Never left to the default there, which is Always for the tag
+/// latest: nodes may have the image and no way to pull it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum PullPolicy {
+    /// Each time a pod is started.
+    Always,
+    /// When the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never: the nodes have it.
+    Never,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogFormat {
@@ -165,6 +205,17 @@ impl Settings {
     pub fn identity(&self) -> String {
         let name = self.pod_name.as_deref().unwrap_or("coopery-operator");
         format!("{name}_{:08x}", rand::random::<u32>())
+    }
+}
+
+impl PullPolicy {
+    /// The word in a pod's spec.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
     }
 }
 
@@ -198,6 +249,21 @@ mod tests {
     fn the_command_line_is_consistent() {
         Settings::command().debug_assert();
         assert_eq!(Settings::defaults().leader_election.violation(), None);
+    }
+
+    #[test]
+    fn pull_policies_are_said_in_the_words_of_kubernetes() {
+        for policy in PullPolicy::value_variants() {
+            let flag = format!("--builder-image-pull-policy={}", policy.as_str());
+            let settings = Settings::parse_from(["coopery-operator", &flag]);
+            assert_eq!(settings.builder_image_pull_policy, *policy);
+        }
+        let settings = Settings::parse_from([
+            "coopery-operator",
+            "--builder-image-pull-secret=a",
+            "--builder-image-pull-secret=b",
+        ]);
+        assert_eq!(settings.builder_image_pull_secrets, ["a", "b"]);
     }
 
     #[test]

@@ -127,9 +127,13 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
         "resync": "5m",
         "log": {"format": "text", "level": "debug,hyper=info"},
         "network": {"allowCIDRs": ["169.254.1.0/24", "fd00::/8"]},
-        "builder": {"proxy": {
-            "http": "http://proxy.host.test:3128", "https": "http://proxy.host.test:3128", "noProxy": ".svc,.host.test,10.0.0.0/8",
-        }},
+        "builder": {
+            "image": {"pullPolicy": "Never"},
+            "imagePullSecrets": [{"name": "hub"}],
+            "proxy": {
+                "http": "http://proxy.host.test:3128", "https": "http://proxy.host.test:3128", "noProxy": ".svc,.host.test,10.0.0.0/8",
+            },
+        },
         "commonLabels": {"team": "images"},
         "podAnnotations": {"example.com/note": "yes: #1"},
         "podDisruptionBudget": {"enabled": true, "minAvailable": "50%"},
@@ -149,6 +153,9 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
         "--resync=5m",
         "--log-level=debug,hyper=info",
         "--allow-cidr=fd00::/8",
+        "--builder-image-pull-policy=Never",
+        "--builder-image-pull-secret=hub",
+        "--registry-image-pull-policy=IfNotPresent",
         "--builder-no-proxy=.svc,.host.test,10.0.0.0/8",
     ] {
         ensure!(

@@ -156,6 +156,18 @@ fn wrong_values_are_refused_by_name() {
             "builder.image.repository=",
             "at '/builder/image/repository'",
         ),
+        (
+            "builder.image.pullPolicy=Sometimes",
+            "at '/builder/image/pullPolicy'",
+        ),
+        (
+            "builder.imagePullSecrets={hub}",
+            "at '/builder/imagePullSecrets/0'",
+        ),
+        (
+            "registry.image.pullPolicy=Sometimes",
+            "at '/registry/image/pullPolicy'",
+        ),
         ("builder.caCertificates=abc", "at '/builder/caCertificates'"),
         (
             "builder.proxy.http=http://user:password@host",

@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::plan::{KIND_LABEL, UID_LABEL};
 use crate::registry::{config_name, credentials_name};
+use crate::settings::PullPolicy;
 
 /// What a decision about a Registry depends on.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Observed {
     pub fresh_password: String,
     /// The image that registries run.
     pub image: String,
+    /// When nodes pull it.
+    pub pull_policy: PullPolicy,
 }
 
 /// Reads everything that a decision about `registry` depends on.
@@ -59,6 +62,7 @@ pub async fn observe(context: &Context, registry: &Registry) -> Result<Observed>
         pods,
         fresh_password: random_password(),
         image: context.settings.registry_image.clone(),
+        pull_policy: context.settings.registry_image_pull_policy,
     })
 }
 

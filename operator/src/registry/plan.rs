@@ -71,7 +71,13 @@ pub fn plan(
     }
     plan.apply(&workload::service(registry), observed.service.as_ref());
     plan.apply(
-        &workload::deployment(registry, &observed.image, &validated.storage, &config_hash),
+        &workload::deployment(
+            registry,
+            &observed.image,
+            observed.pull_policy,
+            &validated.storage,
+            &config_hash,
+        ),
         observed.deployment.as_ref(),
     );
     plan.requeue_after(INTERVAL);

@@ -22,6 +22,7 @@ use crate::plan::{NAME_LABEL, UID_LABEL, child_labels, child_meta};
 use crate::registry::config::{CONFIG_DIRECTORY, DATA_DIRECTORY, DEBUG_PORT};
 use crate::registry::validate::Storage;
 use crate::registry::{PORT, config_name, credentials_name};
+use crate::settings::PullPolicy;
 
 /// Annotation of the pod with the hash of its configuration.
 pub const CONFIG_HASH_ANNOTATION: &str = "coopery.dev/config-hash";
@@ -101,6 +102,7 @@ pub fn service(registry: &Registry) -> Service {
 pub fn deployment(
     registry: &Registry,
     image: &str,
+    pull_policy: PullPolicy,
     storage: &Storage,
     config_hash: &str,
 ) -> Deployment {
@@ -126,7 +128,7 @@ pub fn deployment(
                     )])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(registry, image, storage)),
+                spec: Some(pod(registry, image, pull_policy, storage)),
             },
             ..DeploymentSpec::default()
         }),
@@ -143,7 +145,7 @@ fn selector(registry: &Registry) -> BTreeMap<String, String> {
 }
 
 /// The pod: it passes Pod Security restricted and has no token of the API server.
-fn pod(registry: &Registry, image: &str, storage: &Storage) -> PodSpec {
+fn pod(registry: &Registry, image: &str, pull_policy: PullPolicy, storage: &Storage) -> PodSpec {
     PodSpec {
         automount_service_account_token: Some(false),
         // A Service named `registry` would otherwise set REGISTRY_PORT, which distribution takes for configuration.
@@ -161,7 +163,7 @@ fn pod(registry: &Registry, image: &str, storage: &Storage) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
-        containers: vec![container(image)],
+        containers: vec![container(image, pull_policy)],
         volumes: Some(vec![
             Volume {
                 name: "config".to_owned(),
@@ -200,10 +202,11 @@ fn data_volume(registry: &Registry, storage: &Storage) -> Volume {
     volume
 }
 
-fn container(image: &str) -> Container {
+fn container(image: &str, pull_policy: PullPolicy) -> Container {
     Container {
         name: "registry".to_owned(),
         image: Some(image.to_owned()),
+        image_pull_policy: Some(pull_policy.as_str().to_owned()),
         command: Some(vec![
             "registry".to_owned(),
             "serve".to_owned(),
