@@ -44,7 +44,8 @@ fn marks_stay_where_the_image_has_something() {
         assert_eq!(names("/d"), named(&[("b", true)]));
         assert_eq!(names("/new"), named(&[("x", false)]));
         let opaque = |path: &str| made.is_opaque(&ImagePath::new(path)).unwrap();
-        assert!(opaque("/o") && !opaque("/new") && !opaque("/file"));
+        assert!(!opaque("/o") && !opaque("/new") && !opaque("/file"));
+        assert_eq!(names("/o"), named(&[("in", false), ("old", true)]));
         assert_eq!(
             show(&base.with(Arc::clone(&made))),
             lines("/d/; /d/c = z; /e/; /file/; /file/in = p; /new/; /new/x = n; /o/; /o/in = o")
@@ -55,6 +56,41 @@ fn marks_stay_where_the_image_has_something() {
             (FIXTURE_TIME, FIXTURE_TIME),
             "taking out changes no time"
         );
+    }
+}
+
+#[test]
+fn what_is_as_it_was_is_not_in_the_layer() {
+    let base = "/same = x; /time = x; /text = x; 600 /mode = x; 5:6 /owner = x; /link -> same; /d/a = y; /d/e/b = z; /d/gone = g";
+    // Directories that are opaque, made again with a part of what was in them.
+    let upper = "/same = x; /time = x; /text = y; /mode = x; 5:7 /owner = x; /link -> same; /d/a = y; /d/e/b = z; /d/e/n = n; \
+         /d opaque";
+    for owners in all_owners() {
+        if owners == Owners::Recorded {
+            // There is no RUN without owners.
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let base = snapshot(&[base], dir.path(), owners);
+        let path = dir.path().join("upper");
+        layer(upper, &path, owners);
+        let file = std::fs::File::options().write(true).open(path.join("time"));
+        file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let made = Arc::new(layer_of_run(&path, &base).unwrap());
+        let names = |path: &str| -> Vec<_> {
+            let entries = made.entries(&ImagePath::new(path)).unwrap().unwrap();
+            let name = |(name, _): (std::ffi::OsString, Entry)| name.into_string().unwrap();
+            entries.into_iter().map(name).collect()
+        };
+        assert_eq!(names("/"), ["d", "mode", "owner", "text", "time"]);
+        assert_eq!(names("/d"), ["e", "gone"]);
+        assert_eq!(names("/d/e"), ["n"]);
+        assert!(!made.is_opaque(&ImagePath::new("/d")).unwrap());
+        let tree = show(&base.with(Arc::clone(&made)));
+        for line in ["/d/a = y", "/d/e/b = z", "/d/e/n = n"] {
+            assert!(tree.lines().any(|shown| shown == line), "{line}: {tree}");
+        }
+        assert!(!tree.contains("gone"), "{tree}");
     }
 }
 
@@ -135,8 +171,8 @@ fn the_layer_of_a_real_run_holds_its_changes_and_nothing_else() {
         "made/deep/f",
         "own",
         "re/",
-        "re/.wh..wh..opq",
         "re/new",
+        "re/.wh.old",
         "usr/",
         "usr/bin/",
         "usr/bin/.wh.a",

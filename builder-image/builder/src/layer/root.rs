@@ -114,13 +114,28 @@ impl Root {
         }
     }
 
-    /// Removes `path`, which is no directory.
-    pub(crate) fn remove(&self, path: &ImagePath) -> io::Result<()> {
+    /// Removes `path`: an empty directory, or anything else.
+    pub(crate) fn remove(&self, path: &ImagePath, directory: bool) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
             return Err(Errno::BUSY.into());
         };
         let parent = self.directory(&parent)?;
-        Ok(rustix::fs::unlinkat(parent, name, AtFlags::empty())?)
+        let flags = if directory {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        Ok(rustix::fs::unlinkat(parent, name, flags)?)
+    }
+
+    /// Makes a whiteout at `path`, where nothing is.
+    pub(crate) fn whiteout(&self, path: &ImagePath) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return Err(Errno::BUSY.into());
+        };
+        let parent = self.directory(&parent)?;
+        let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+        Ok(rustix::fs::mknodat(parent, name, kind, mode, 0)?)
     }
 
     /// Takes overlayfs's mark of an opaque directory from the directory `path`.
