@@ -15,6 +15,9 @@ use crate::{
     tree::{Attributes, Entry, ImagePath, Kind, Tree, TreeError, Xattrs},
 };
 
+/// The bit by which a directory hands its group to what is made in it.
+const SETGID: u32 = 0o2000;
+
 /// A new layer over `base`.
 #[derive(Debug)]
 pub(crate) struct Upper<'a> {
@@ -82,8 +85,9 @@ impl<'a> Upper<'a> {
             .is_some_and(|entry| entry.kind != Kind::Whiteout))
     }
 
-    /// Makes the directory `path` and those above it that are missing, each with `attributes`. With `implied`, the
-    /// layer notes that nobody described them.
+    /// Makes the directory `path` and those above it that are missing, each with `attributes`. In a directory with the
+    /// setgid bit they get that bit, and its group unless `attributes` has an owner, as from the kernel. With `implied`,
+    /// the layer notes that nobody described them.
     ///
     /// # Errors
     /// [`LayerError::NotADirectory`] where something else is in the way.
@@ -98,15 +102,20 @@ impl<'a> Upper<'a> {
         }
         let mut line = path.ancestors();
         line.push(path.clone());
+        let mut attributes = attributes.clone();
         for directory in &line {
-            if self.writer.has_directory(directory) {
-                continue;
-            }
             match self.entry(directory)? {
-                Some(entry) if entry.is_directory() => {}
+                Some(entry) if entry.is_directory() => {
+                    if entry.mode & SETGID != 0 && directory != path && !implied {
+                        attributes.mode |= SETGID;
+                        if (attributes.uid, attributes.gid) == (0, 0) {
+                            attributes.gid = entry.gid;
+                        }
+                    }
+                }
                 Some(_) => return Err(LayerError::NotADirectory(directory.clone())),
                 None => {
-                    self.directory(directory, attributes)?;
+                    self.directory(directory, &attributes)?;
                     if implied {
                         self.writer.imply(directory);
                     }

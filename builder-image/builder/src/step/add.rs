@@ -13,15 +13,37 @@ use crate::{
 /// The mode of a downloaded file.
 pub const DOWNLOAD_MODE: u32 = 0o600;
 
-/// The name that the file behind `url` has: the last part of its path, `__unnamed__` where there is none.
+/// The name that the file behind `url` has: the last part of its path, percent-decoded, `__unnamed__` where there is none.
 pub fn download_name(url: &str) -> String {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once('/').map_or("", |(_, path)| path);
+    let path = decode(path);
     match path.trim_end_matches('/').rsplit('/').next() {
         Some(name) if !matches!(name, "" | "." | "..") => name.to_owned(),
         _ => "__unnamed__".to_owned(),
     }
+}
+
+/// Replaces `%41` by what it stands for; what makes no UTF-8 stays as it is written.
+fn decode(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let digits = path.get(at + 1..at + 3).filter(|_| byte == b'%');
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(0) | None => {
+                decoded.push(byte);
+                at += 1;
+            }
+            Some(value) => {
+                decoded.push(value);
+                at += 3;
+            }
+        }
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whether the file `name` is an archive that ADD unpacks.

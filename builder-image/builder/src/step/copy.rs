@@ -13,6 +13,7 @@ use dockerfile::Mode;
 
 use crate::{
     account,
+    diff::same_content,
     layer::{Content, LayerDir, LayerError, Owners},
     snapshot::Snapshot,
     step::{
@@ -77,7 +78,7 @@ pub enum CopySource {
         name: String,
         /// Where it is.
         file: PathBuf,
-        /// When the server says that it was changed; the time of the build if it does not.
+        /// When the server says that it was changed; 1970 if it does not, so that the layer depends on the file alone.
         mtime: Option<Timestamp>,
     },
 }
@@ -215,7 +216,7 @@ pub fn copy(
             }
             CopySource::Download { name, file, mtime } => {
                 let attributes =
-                    copier.file_attributes(add::DOWNLOAD_MODE, mtime.unwrap_or(onto.created));
+                    copier.file_attributes(add::DOWNLOAD_MODE, mtime.unwrap_or_default());
                 copier.download(spec, name, file, &attributes)?;
             }
         }
@@ -492,21 +493,20 @@ impl Copier<'_> {
             }
             // The root is no entry of a layer.
             Some(_) if target.is_root() => return Ok(()),
-            Some(existing) if overwrite => {
-                let mut attributes = self.attributes(source, entry)?;
-                let mut xattrs = existing.attributes(self.upper.xattrs(target)?).xattrs;
-                xattrs.append(&mut attributes.xattrs);
-                Attributes {
-                    xattrs,
-                    ..attributes
-                }
-            }
             Some(existing) => {
-                let attributes = existing.attributes(self.upper.xattrs(target)?);
-                Attributes {
-                    mtime: entry.mtime,
-                    ..attributes
+                let known = existing.attributes(self.upper.xattrs(target)?);
+                let mut attributes = known.clone();
+                attributes.mtime = entry.mtime;
+                if overwrite {
+                    let mut wanted = self.attributes(source, entry)?;
+                    attributes.xattrs.append(&mut wanted.xattrs);
+                    wanted.xattrs = attributes.xattrs;
+                    attributes = wanted;
                 }
+                if attributes == known {
+                    return Ok(());
+                }
+                attributes
             }
             None => self.attributes(source, entry)?,
         };
@@ -528,6 +528,25 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// Whether the image has this very file already: then it is not in the layer once more.
+    fn is_there(
+        &self,
+        source: &ImagePath,
+        entry: &Entry,
+        target: &ImagePath,
+        attributes: &Attributes,
+    ) -> Result<bool, StepError> {
+        let existing = match self.upper.lookup(target)? {
+            Some(existing) if (&existing.kind, existing.size) == (&Kind::File, entry.size) => {
+                existing
+            }
+            _ => return Ok(false),
+        };
+        let known = existing.attributes(self.upper.xattrs(target)?);
+        let same = || same_content(target, self.from.open(source)?, self.upper.open(target)?);
+        Ok(!self.upper.has(target)? && known == *attributes && same()?)
+    }
+
     /// Copies what is no directory.
     fn leaf(
         &mut self,
@@ -541,6 +560,9 @@ impl Copier<'_> {
             Kind::File => {
                 if let Some(first) = entry.hard_link.and_then(|id| self.links.get(&id)) {
                     return Ok(self.upper.hard_link(target, first)?);
+                }
+                if entry.hard_link.is_none() && self.is_there(source, entry, target, &attributes)? {
+                    return Ok(());
                 }
                 let mut content = self.from.open(source)?;
                 self.upper.file(target, &attributes, &mut content)?;

@@ -257,7 +257,7 @@ fn downloads_are_files_unless_unpacking_is_asked_for() {
         );
         let tree = Snapshot::new(vec![add(2, Unpack::Local, Some("644"), "/name", None)]);
         let entry = tree.lookup(&ImagePath::new("/name")).unwrap().unwrap();
-        assert_eq!((entry.mode, entry.mtime), (0o644, NOW));
+        assert_eq!((entry.mode, entry.mtime), (0o644, Timestamp::default()));
         assert_eq!(
             show_layer(&add(3, Unpack::All, None, "/d/", None)),
             lines("/d/; /d/a = x")
@@ -275,6 +275,9 @@ fn names_of_downloads() {
         ("https://example.com", "__unnamed__"),
         ("https://example.com?q=/a", "__unnamed__"),
         ("https://example.com/..", "__unnamed__"),
+        ("https://example.com/a%20b/c%2Bd", "c+d"),
+        ("https://example.com/a%2Fb", "b"),
+        ("https://example.com/50%/%zz%ff", "%zz%ff"),
     ] {
         assert_eq!(download_name(url), expected, "{url}");
     }
