@@ -106,13 +106,17 @@ const READ_ONLY: [&str; 5] = [
 pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
     let capabilities: Capabilities = CAPABILITIES.into_iter().collect();
     let identity = &container.identity;
-    let mut user = UserBuilder::default()
+    // The group itself is among the supplementary ones, as containerd has it: else a process could drop it, and with it
+    // what files deny to the group.
+    let mut groups = identity.additional_gids.clone();
+    if !groups.contains(&identity.gid) {
+        groups.insert(0, identity.gid);
+    }
+    let user = UserBuilder::default()
         .uid(identity.uid)
         .gid(identity.gid)
-        .umask(0o022_u32);
-    if !identity.additional_gids.is_empty() {
-        user = user.additional_gids(identity.additional_gids.clone());
-    }
+        .umask(0o022_u32)
+        .additional_gids(groups);
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(user.build()?)
