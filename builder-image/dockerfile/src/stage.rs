@@ -261,6 +261,15 @@ fn check_from(
             )
             .also(stage.from.span, format!("this is stage {index}")),
         ),
+        Some(index) if index > stage.index => diagnostics.push(
+            Diagnostic::error(
+                "stage-order",
+                from.span,
+                format!("stage `{}` comes after this one", from.value),
+            )
+            .also(dockerfile.stages[index].from.span, "it is here")
+            .help("move that stage up: a stage copies from those before it"),
+        ),
         None if from.value.bytes().all(|b| b.is_ascii_digit()) => diagnostics.push(
             Diagnostic::error(
                 "unknown-stage",

@@ -24,7 +24,8 @@ impl Builder<'_> {
             InstructionKind::Cmd(command) => {
                 let args = command.to_args(&self.shell());
                 self.note(format!("CMD {}", quote_list(&args)));
-                self.state.config.cmd = Some(args);
+                // An empty list is none, for those who read the image, too.
+                self.state.config.cmd = Some(args).filter(|args| !args.is_empty());
                 self.state.config.args_escaped = Some(true);
                 self.cmd_set = true;
             }
@@ -191,7 +192,7 @@ impl Builder<'_> {
     fn entrypoint(&mut self, command: &CommandForm) {
         let args = command.to_args(&self.shell());
         self.note(format!("ENTRYPOINT {}", quote_list(&args)));
-        self.state.config.entrypoint = Some(args);
+        self.state.config.entrypoint = Some(args).filter(|args| !args.is_empty());
         if !self.cmd_set {
             self.state.config.cmd = None;
         }

@@ -309,7 +309,7 @@ fn mistakes_point_at_their_place() {
         (
             "FROM scratch AS a\nCOPY --from=b /x /\nFROM scratch AS b\nCOPY --from=a /x /",
             &[],
-            "Dockerfile:2: stages need each other in a circle: `b` []",
+            "Dockerfile:2: stage `b` comes after this one",
         ),
         ("FROM scratch\nEXPOSE $P", &[("P", "1")], ""),
         (
