@@ -75,6 +75,9 @@ test-soak: image ## What `make test` runs at a tenth, in full
 test-conformance: build peers ## The engine against BuildKit on our own cases
 	cargo test --locked -p tests --test conformance -- --nocapture
 
+test-conformance: build peers ## The engine against BuildKit, case by case; as root
+	cargo test --locked -p tests --test conformance -- --nocapture
+
 bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md
 	cargo run --locked --release -p tests --bin bench
 

@@ -1,0 +1,312 @@
+//! The two builders, and what both use: a daemon of BuildKit, a base image, a server of files. No comparing here.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tests::cluster::Options;
+use tests::stage::release_binary;
+
+/// How long one build may take.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A root filesystem of static busybox with users, links and directories of all kinds: `FROM base` in every case.
+const BASE: &str = r"
+set -eu
+mkdir -p root/bin root/etc root/home/app root/tmp root/real/deep root/shared root/owned root/dir/sub root/proc root/dev root/sys
+cp /bin/busybox root/bin/busybox
+for applet in sh cat chmod chown chgrp cp dd echo env expr false grep head hostname id ln ls mkdir mkfifo mknod mv printf pwd readlink rm \
+    rmdir sed sleep sort stat tail tar test touch tr true uname wc; do
+    ln -s busybox root/bin/$applet
+done
+printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\nweb:x:33:34::/:/bin/sh\n' > root/etc/passwd
+printf 'root:x:0:\napp:x:1001:\nweb:x:34:\nstaff:x:50:app,web\nextra:x:51:app\n' > root/etc/group
+printf 'one\n' > root/dir/one; printf 'two\n' > root/dir/two; printf 'deep\n' > root/dir/sub/deep; printf 'real\n' > root/real/file
+ln root/dir/one root/dir/one-again
+ln -s real root/link; ln -s /real/deep root/absolute; ln -s ../../../real root/dir/climbs; ln -s nowhere root/dangling
+ln -s /dir/one root/file-link
+chmod 1777 root/tmp; chmod 2775 root/shared; chmod 750 root/owned
+find root -exec touch -h -d @1600000000 {} +
+chown -h 1000:1001 root/home/app root/owned
+chown 0:50 root/shared
+chmod 2775 root/shared
+tar -C root --numeric-owner --sort=name -cf root.tar .
+rm -r root
+";
+
+/// The configuration of the base; children inherit some of it and clear the rest.
+const BASE_DOCKERFILE: &str = "FROM scratch\nADD root.tar /\nENV PATH=/bin BASE=base\nLABEL of=base kept=yes\n\
+    CMD [\"sh\"]\nEXPOSE 53/udp\nVOLUME /shared\nSTOPSIGNAL SIGINT\n";
+
+/// A process that ends with this value.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // SIGTERM lets it unmount what it mounted.
+        if let Some(id) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// One build, in the terms of both builders.
+pub(crate) struct Build<'a> {
+    /// The build context.
+    pub(crate) context: &'a Path,
+    /// `--build-arg`, `--target`, `--label` and `--file` with their values.
+    pub(crate) arguments: &'a [(String, String)],
+    /// Where the image goes: a directory that does not exist.
+    pub(crate) output: &'a Path,
+}
+
+/// Both builders, ready.
+pub(crate) struct Builders {
+    programs: PathBuf,
+    directory: tempfile::TempDir,
+    coopery: PathBuf,
+    base_digest: String,
+    files: std::net::SocketAddr,
+    buildkit: Option<Daemon>,
+}
+
+impl Builders {
+    /// Starts what has to run and makes the base image with our engine.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let coopery = match std::env::var_os("COOPERY_PROGRAM") {
+            Some(path) => path.into(),
+            None => release_binary("coopery")?,
+        };
+        let directory = tempfile::tempdir_in("/var/tmp")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let mut builders = Self {
+            programs: Options::new("conformance").cache.join("bin"),
+            directory,
+            coopery,
+            base_digest: String::new(),
+            files: listener.local_addr()?,
+            buildkit: None,
+        };
+        std::thread::spawn(move || serve(&listener));
+        builders.make_base()?;
+        builders.start_buildkit()?;
+        Ok(builders)
+    }
+
+    /// Where cases may put what they need.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The URL of the server of files.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.files)
+    }
+
+    fn base(&self) -> PathBuf {
+        self.directory.path().join("base")
+    }
+
+    fn make_base(&mut self) -> anyhow::Result<()> {
+        let context = self.directory.path().join("base-context");
+        fs_err::create_dir_all(&context)?;
+        run(Command::new("sh").args(["-c", BASE]).current_dir(&context))?;
+        fs_err::write(context.join("Dockerfile"), BASE_DOCKERFILE)?;
+        let build = Build {
+            context: &context,
+            arguments: &[],
+            output: &self.base(),
+        };
+        self.coopery(&build, false)?;
+        let index: serde_json::Value =
+            serde_json::from_slice(&fs_err::read(self.base().join("index.json"))?)?;
+        let digest = index["manifests"][0]["digest"].as_str();
+        digest
+            .context("the base has no digest")?
+            .clone_into(&mut self.base_digest);
+        Ok(())
+    }
+
+    fn start_buildkit(&mut self) -> anyhow::Result<()> {
+        let root = self.directory.path().join("buildkit");
+        fs_err::create_dir_all(&root)?;
+        let config = root.join("buildkitd.toml");
+        fs_err::write(
+            &config,
+            format!(
+                "root = \"{root}/root\"\n[grpc]\n  address = [\"{socket}\"]\n[worker.oci]\n  enabled = true\n  binary = \"{runc}\"\n  \
+                 networkMode = \"host\"\n[worker.containerd]\n  enabled = false\n",
+                root = root.display(),
+                socket = self.socket(),
+                runc = self.programs.join("runc").display(),
+            ),
+        )?;
+        let log = fs_err::File::create(self.directory.path().join("buildkitd.log"))?.into_file();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let child = Command::new(self.programs.join("buildkitd"))
+            .arg("--config")
+            .arg(config)
+            .env("PATH", format!("{}:{path}", self.programs.display()))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("buildkitd: run `make peers`")?;
+        self.buildkit = Some(Daemon(child));
+        let begin = Instant::now();
+        while !self
+            .buildctl()
+            .args(["debug", "workers"])
+            .output()?
+            .status
+            .success()
+        {
+            anyhow::ensure!(begin.elapsed() < TIMEOUT, "buildkitd does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> String {
+        let socket = self.directory.path().join("buildkit/socket");
+        format!("unix://{}", socket.display())
+    }
+
+    fn buildctl(&self) -> Command {
+        let mut command = Command::new(self.programs.join("buildctl"));
+        command.args(["--addr", &self.socket()]);
+        command
+    }
+
+    /// Builds with our engine; `with_base` gives it the base image.
+    pub(crate) fn coopery(&self, build: &Build<'_>, with_base: bool) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.coopery);
+        command
+            .arg("build")
+            .arg("--root")
+            .arg(self.directory.path().join("coopery"));
+        if with_base {
+            let base = self.base();
+            command.arg("--build-context");
+            command.arg(format!(
+                "base=oci-layout://{}@{}",
+                base.display(),
+                self.base_digest
+            ));
+        }
+        for (name, value) in build.arguments {
+            match name.as_str() {
+                "--file" => command.arg("--file").arg(build.context.join(value)),
+                name => command.args([name, value]),
+            };
+        }
+        command.arg("-o");
+        command.arg(format!(
+            "type=oci,tar=false,dest={}",
+            build.output.display()
+        ));
+        command.arg(build.context);
+        run(&mut command)
+    }
+
+    /// Builds with the reference.
+    pub(crate) fn buildkit(&self, build: &Build<'_>) -> anyhow::Result<()> {
+        let context = build.context.display();
+        let mut command = self.buildctl();
+        command.args([
+            "build",
+            "--progress",
+            "plain",
+            "--frontend",
+            "dockerfile.v0",
+        ]);
+        command.args(["--local", &format!("context={context}")]);
+        command.args(["--local", &format!("dockerfile={context}")]);
+        command.args(["--oci-layout", &format!("base={}", self.base().display())]);
+        let base = format!("context:base=oci-layout://base@{}", self.base_digest);
+        command.args(["--opt", &base]);
+        for (name, value) in build.arguments {
+            let option = match name.as_str() {
+                "--build-arg" => format!("build-arg:{value}"),
+                "--label" => format!("label:{value}"),
+                "--target" => format!("target={value}"),
+                "--file" => format!("filename={value}"),
+                other => anyhow::bail!("arguments: {other} is not known"),
+            };
+            command.args(["--opt", &option]);
+        }
+        let output = build.output.display();
+        command.args(["--output", &format!("type=oci,tar=false,dest={output}")]);
+        run(&mut command)
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().context(program)?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Answers GET: `/NAME.tar` is an archive, `/missing` is not there, every other path is a text that names itself. Files below
+/// `/dated/` have a time.
+fn serve(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { return };
+        let mut request = Vec::new();
+        let mut buffer = [0; 1024];
+        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(read) if read > 0 => request.extend_from_slice(&buffer[..read]),
+                _ => break,
+            }
+        }
+        let request = String::from_utf8_lossy(&request).into_owned();
+        let mut words = request.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let path = words.next().unwrap_or_default().to_owned();
+        let body = if path.contains(".tar") {
+            archive()
+        } else {
+            format!("this is {path}\n").into_bytes()
+        };
+        let status = if path.contains("missing") {
+            "404 Not Found"
+        } else {
+            "200 OK"
+        };
+        let dated = if path.starts_with("/dated/") {
+            "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n"
+        } else {
+            ""
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{dated}Connection: close\r\n\r\n",
+            body.len()
+        );
+        // A client that has gone needs no answer.
+        let _ = stream.write_all(head.as_bytes());
+        if method != "HEAD" {
+            let _ = stream.write_all(&body);
+        }
+    }
+}
+
+fn archive() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o640);
+    header.set_mtime(1_500_000_000);
+    builder
+        .append_data(&mut header, "inside/file", &b"inner"[..])
+        .and_then(|()| builder.into_inner())
+        .expect("memory takes all")
+}

@@ -1,0 +1,258 @@
+//! An image as it lies in an OCI layout: its configuration without times, its layers as lists of tar entries, and the
+//! tree that the layers make. Reading only; what is compared with what is not decided here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+/// An image, in the terms that two builders can agree on.
+pub(crate) struct Image {
+    /// The configuration; times are gone, and of the diff ids there is only the count.
+    pub(crate) config: Value,
+    /// The layers, bottom first.
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// The entries of a layer by path.
+pub(crate) type Layer = BTreeMap<String, Entry>;
+
+/// One header of a layer's archive, and what follows it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    kind: char,
+    mode: u32,
+    uid: u64,
+    gid: u64,
+    size: u64,
+    device: Option<(u32, u32)>,
+    link: String,
+    names: String,
+    attributes: BTreeMap<String, String>,
+    content: String,
+    /// Seconds since 1970; the moment of the build is the same for all.
+    mtime: u64,
+}
+
+/// The first of the times that files of contexts have.
+pub(crate) const CONTEXT_TIME: u64 = 1_500_100_000;
+const CONTEXT_TIMES_END: u64 = 1_500_200_000;
+
+/// What stands for "while this was built".
+const NOW: u64 = u64::MAX;
+
+impl Entry {
+    /// Whether both are the same to whoever uses the image. Directories that the reference dates to the moment of the
+    /// build may have another time: ours depends on the inputs alone.
+    pub(crate) fn agrees(&self, theirs: &Self) -> bool {
+        let mut ours = self.clone();
+        if ours.kind == 'd' && theirs.mtime == NOW {
+            ours.mtime = NOW;
+        }
+        ours == *theirs
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            mode,
+            uid,
+            gid,
+            size,
+            ..
+        } = self;
+        write!(f, "{kind}{mode:04o} {uid}:{gid} {size}")?;
+        match self.mtime {
+            NOW => write!(f, " now")?,
+            seconds => write!(f, " @{seconds}")?,
+        }
+        if !self.link.is_empty() {
+            write!(f, " -> {}", self.link)?;
+        }
+        if let Some((major, minor)) = self.device {
+            write!(f, " {major},{minor}")?;
+        }
+        if !self.names.is_empty() {
+            write!(f, " names {}", self.names)?;
+        }
+        for (name, value) in &self.attributes {
+            write!(f, " {name}={value:?}")?;
+        }
+        write!(f, " {}", self.content)
+    }
+}
+
+impl Image {
+    /// Reads the only image of the layout in `directory`. Times from `begin` on, in seconds since 1970, count as now.
+    pub(crate) fn read(directory: &Path, begin: u64) -> anyhow::Result<Self> {
+        let blob = |descriptor: &Value| -> anyhow::Result<Vec<u8>> {
+            let digest = descriptor["digest"].as_str().context("no digest")?;
+            Ok(fs_err::read(
+                directory.join("blobs").join(digest.replace(':', "/")),
+            )?)
+        };
+        let index: Value = serde_json::from_slice(&fs_err::read(directory.join("index.json"))?)?;
+        let manifests = index["manifests"].as_array().context("no manifests")?;
+        anyhow::ensure!(manifests.len() == 1, "{} manifests", manifests.len());
+        let mut manifest: Value = serde_json::from_slice(&blob(&manifests[0])?)?;
+        if let Some(nested) = manifest["manifests"].as_array() {
+            manifest = serde_json::from_slice(&blob(&nested[0])?)?;
+        }
+        let config: Value = serde_json::from_slice(&blob(&manifest["config"])?)?;
+        let mut layers = Vec::new();
+        // Go writes null for none.
+        for layer in manifest["layers"].as_array().unwrap_or(&Vec::new()) {
+            let bytes = blob(layer)?;
+            let media_type = layer["mediaType"].as_str().unwrap_or_default();
+            layers.push(if media_type.ends_with("gzip") {
+                entries(flate2::read::MultiGzDecoder::new(&*bytes), begin)?
+            } else {
+                entries(&*bytes, begin)?
+            });
+        }
+        Ok(Self {
+            config: without_times(config),
+            layers,
+        })
+    }
+
+    /// What a container of the image sees: the layers on top of each other, hard links resolved.
+    pub(crate) fn tree(&self) -> BTreeMap<String, Entry> {
+        let mut tree: BTreeMap<String, Entry> = BTreeMap::new();
+        for layer in &self.layers {
+            for path in layer.keys() {
+                let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                let prefix = |path: &str| {
+                    if path.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{path}/")
+                    }
+                };
+                if name == ".wh..wh..opq" {
+                    tree.retain(|known, _| !known.starts_with(&prefix(parent)));
+                } else if let Some(name) = name.strip_prefix(".wh.") {
+                    let gone = format!("{}{name}", prefix(parent));
+                    tree.retain(|known, _| *known != gone && !known.starts_with(&prefix(&gone)));
+                }
+            }
+            for (path, entry) in layer {
+                if path.rsplit('/').next().unwrap_or(path).starts_with(".wh.") {
+                    continue;
+                }
+                let mut entry = entry.clone();
+                if entry.kind == 'h' {
+                    if let Some(first) = tree.get(&entry.link) {
+                        entry = first.clone();
+                    }
+                } else if entry.kind != 'd' {
+                    let below = format!("{path}/");
+                    tree.retain(|known, _| !known.starts_with(&below));
+                }
+                tree.insert(path.clone(), entry);
+            }
+        }
+        tree
+    }
+}
+
+/// The configuration without what may differ between two builds of the same image.
+fn without_times(mut config: Value) -> Value {
+    if let Some(members) = config.as_object_mut() {
+        members.remove("created");
+    }
+    if let Some(history) = config["history"].as_array_mut() {
+        for entry in history {
+            if let Some(members) = entry.as_object_mut() {
+                members.remove("created");
+            }
+        }
+    }
+    let layers = config["rootfs"]["diff_ids"].as_array().map_or(0, Vec::len);
+    config["rootfs"]["diff_ids"] = layers.into();
+    config
+}
+
+fn entries(reader: impl Read, begin: u64) -> anyhow::Result<Layer> {
+    let mut layer = Layer::new();
+    let mut archive = tar::Archive::new(reader);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = String::from_utf8_lossy(&entry.path_bytes())
+            .trim_start_matches("./")
+            .trim_matches('/')
+            .to_owned();
+        let mut attributes = BTreeMap::new();
+        if let Some(extensions) = entry.pax_extensions()? {
+            for extension in extensions {
+                let extension = extension?;
+                if let Ok(key) = extension.key()
+                    && let Some(name) = key.strip_prefix("SCHILY.xattr.")
+                {
+                    let value = String::from_utf8_lossy(extension.value_bytes()).into_owned();
+                    attributes.insert(name.to_owned(), value);
+                }
+            }
+        }
+        let link = (entry.link_name_bytes())
+            .map(|link| String::from_utf8_lossy(&link).into_owned())
+            .unwrap_or_default();
+        let header = entry.header();
+        let kind = match header.entry_type() {
+            tar::EntryType::Directory => 'd',
+            tar::EntryType::Symlink => 'l',
+            tar::EntryType::Link => 'h',
+            tar::EntryType::Fifo => 'p',
+            tar::EntryType::Char => 'c',
+            tar::EntryType::Block => 'b',
+            _ => '-',
+        };
+        let names = [header.username(), header.groupname()]
+            .map(|name| name.ok().flatten().unwrap_or_default().to_owned())
+            .join(" ");
+        let mtime = header.mtime()?;
+        let read = Entry {
+            kind,
+            mode: header.mode()? & 0o7777,
+            uid: header.uid()?,
+            gid: header.gid()?,
+            size: header.size()?,
+            device: matches!(kind, 'c' | 'b')
+                .then(|| -> std::io::Result<_> {
+                    let (major, minor) = (header.device_major()?, header.device_minor()?);
+                    Ok((major.unwrap_or_default(), minor.unwrap_or_default()))
+                })
+                .transpose()?,
+            link,
+            names: names.trim().to_owned(),
+            attributes,
+            content: String::new(),
+            mtime: match mtime {
+                mtime if mtime >= begin => NOW,
+                // The daemon keeps the directories of earlier cases, and their times with them.
+                CONTEXT_TIME..CONTEXT_TIMES_END if kind == 'd' => CONTEXT_TIME,
+                mtime => mtime,
+            },
+        };
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        let content = match std::str::from_utf8(&bytes) {
+            Ok("") => String::new(),
+            Ok(text) if text.len() < 1024 => format!("{text:?}"),
+            _ => hex::encode(Sha256::digest(&bytes)),
+        };
+        anyhow::ensure!(
+            layer
+                .insert(path.clone(), Entry { content, ..read })
+                .is_none(),
+            "{path} is in a layer twice"
+        );
+    }
+    Ok(layer)
+}

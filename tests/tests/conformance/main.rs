@@ -1,0 +1,267 @@
+//! The engine against BuildKit: every case of `tests/corpora` is built by both, and the images must be the same in
+//! configuration, history, layers and tree; what must not build fails with both. As root, with the programs of
+//! `make build peers`.
+//!
+//! A case is a directory with a Dockerfile and its context. Two files are not part of the context: `arguments` has one flag
+//! a line (`--build-arg A=B`; `{url}` is the server of files), `setup` is a shell script run in the copied context, for
+//! what git cannot keep.
+#![expect(clippy::print_stderr, reason = "what is compared is worth a line")]
+
+mod builders;
+mod compare;
+mod image;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use builders::{Build, Builders};
+use image::{CONTEXT_TIME, Image};
+use tests::stage::repository;
+
+/// Differences that are meant: the case, what the line of the difference contains, and why.
+const DELIBERATE: &[(&str, &str, &str)] = &[
+    (
+        "copy-xattr",
+        "user.note",
+        "the engine keeps extended attributes, BuildKit only capabilities",
+    ),
+    (
+        "run-links",
+        "/dir",
+        "a file that got a second name is in the layer with both, BuildKit breaks the link",
+    ),
+    ("run-links", "/third", "as above"),
+    ("run-rename-base-dir", "/dir/one", "as above"),
+    (
+        "run-mountpoints",
+        "/dev",
+        "no mount point of a RUN gets into its layer",
+    ),
+    ("run-mountpoints", "/proc", "as above"),
+    ("run-mountpoints", "/sys", "as above"),
+];
+
+/// What only BuildKit builds: the case, and why the engine refuses it.
+const STRICTER: &[(&str, &str)] = &[
+    ("cmd-bare", "an instruction without words is a mistake"),
+    ("run-bare", "an instruction without words is a mistake"),
+    (
+        "copy-many-to-file",
+        "BuildKit writes one file over the other",
+    ),
+    (
+        "copy-wildcard-to-file",
+        "BuildKit writes one file over the other",
+    ),
+    ("run-mknod", "a user namespace makes no devices"),
+    ("onbuild", "not yet"),
+    ("run-mount", "not yet"),
+];
+
+/// What only the engine builds: the case, and why.
+const LENIENT: &[(&str, &str)] = &[
+    (
+        "copy-chown-name-scratch",
+        "without /etc/passwd an unknown name is root, as with it",
+    ),
+    (
+        "from-stage-upper-case",
+        "names of stages have no case in COPY --from, nor in FROM",
+    ),
+];
+
+/// The copied context: modes and times do not depend on how the repository was checked out.
+const COPY: &str = r#"
+set -eu
+cp -R "$1/." "$2"
+rm -f "$2/arguments" "$2/setup"
+find "$2" -type d -exec chmod 755 {} +
+find "$2" -type f -perm -u+x -exec chmod 755 {} +
+find "$2" -type f ! -perm -u+x -exec chmod 644 {} +
+if [ -f "$1/setup" ]; then (cd "$2" && sh -eu "$1/setup"); fi
+find "$2" -exec touch -h -d "@$3" {} +
+"#;
+
+struct Case {
+    name: String,
+    /// When its files were changed, in seconds since 1970. No two cases have the same: the daemon would take files of
+    /// equal size and time for those of the case before.
+    time: u64,
+    directory: PathBuf,
+    arguments: Vec<(String, String)>,
+}
+
+impl Case {
+    fn read(directory: PathBuf, url: &str) -> anyhow::Result<Self> {
+        let name = directory
+            .file_name()
+            .context("no name")?
+            .to_string_lossy()
+            .into_owned();
+        let file = directory.join("arguments");
+        let text = if file.exists() {
+            fs_err::read_to_string(&file)?
+        } else {
+            String::new()
+        };
+        let text = text.replace("{url}", url);
+        let arguments = text.lines().filter_map(|line| line.split_once(' '));
+        let arguments = arguments
+            .map(|(flag, value)| (flag.to_owned(), value.to_owned()))
+            .collect();
+        Ok(Self {
+            name,
+            time: 0,
+            directory,
+            arguments,
+        })
+    }
+
+    /// Copies the context into the new directory `into`.
+    fn prepare(&self, into: &Path) -> anyhow::Result<()> {
+        fs_err::create_dir_all(into)?;
+        let status = Command::new("sh")
+            .args(["-c", COPY, "sh"])
+            .args([&self.directory, into])
+            .arg(self.time.to_string())
+            .env("TZ", "UTC")
+            .status()?;
+        anyhow::ensure!(status.success(), "the context cannot be made");
+        Ok(())
+    }
+}
+
+/// Everything in `corpora/KIND`, or what `COOPERY_CASES` names: parts of names, with commas.
+fn cases(kind: &str, url: &str, from: u64) -> anyhow::Result<Vec<Case>> {
+    let wanted = std::env::var("COOPERY_CASES").unwrap_or_default();
+    let mut cases = Vec::new();
+    for entry in fs_err::read_dir(repository().join("tests/corpora").join(kind))? {
+        let case = Case::read(entry?.path(), url)?;
+        if wanted.split(',').any(|part| case.name.contains(part)) {
+            cases.push(case);
+        }
+    }
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    for (case, time) in cases.iter_mut().zip(from..) {
+        case.time = time;
+    }
+    Ok(cases)
+}
+
+/// Works on all cases, two at a time, and returns what is wrong by case.
+fn each(
+    cases: &[Case],
+    work: impl Fn(&Case) -> anyhow::Result<Vec<String>> + Sync,
+) -> BTreeMap<String, Vec<String>> {
+    let next = AtomicUsize::new(0);
+    let wrong = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = work(case).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                    if !found.is_empty() {
+                        eprintln!("{}:\n    {}", case.name, found.join("\n    "));
+                        let mut wrong = wrong.lock().expect("nobody panics with the lock");
+                        wrong.insert(case.name.clone(), found);
+                    }
+                }
+            });
+        }
+    });
+    wrong.into_inner().expect("nobody panics with the lock")
+}
+
+/// What is wrong with a case that both must build.
+fn differences(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> {
+    let directory = builders.directory().join("cases").join(&case.name);
+    let context = directory.join("context");
+    case.prepare(&context)?;
+    let begin = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)?
+        .as_secs();
+    let (ours, theirs) = (directory.join("ours"), directory.join("theirs"));
+    let with = |output| Build {
+        context: &context,
+        arguments: &case.arguments,
+        output,
+    };
+    builders
+        .buildkit(&with(&theirs))
+        .context("BuildKit fails")?;
+    builders
+        .coopery(&with(&ours), true)
+        .context("the engine fails")?;
+    // Layers of the reference come from its cache where another case has the same step, so now is since the start.
+    let begin = begin.saturating_sub(3600);
+    let mut found = compare::compare(&Image::read(&ours, begin)?, &Image::read(&theirs, begin)?);
+    for (_, part, reason) in DELIBERATE.iter().filter(|(name, ..)| *name == case.name) {
+        let before = found.len();
+        found.retain(|line| !line.contains(part));
+        if found.len() == before {
+            found.push(format!(
+                "there is no difference `{part}` any more ({reason})"
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// What is wrong with a case that neither must build.
+fn acceptance(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> {
+    let directory = builders.directory().join("cases").join(&case.name);
+    let context = directory.join("context");
+    case.prepare(&context)?;
+    let (ours, theirs) = (directory.join("ours"), directory.join("theirs"));
+    let with = |output| Build {
+        context: &context,
+        arguments: &case.arguments,
+        output,
+    };
+    let mut found = Vec::new();
+    let mut expect = |who, built: bool, exceptions: &[(&str, &str)]| {
+        let exception = exceptions.iter().find(|(name, _)| *name == case.name);
+        match (built, exception) {
+            (true, None) => found.push(format!("{who} builds it")),
+            (false, Some((_, reason))) => found.push(format!("{who} refuses it ({reason})")),
+            _ => {}
+        }
+    };
+    expect(
+        "BuildKit",
+        builders.buildkit(&with(&theirs)).is_ok(),
+        STRICTER,
+    );
+    let built = builders.coopery(&with(&ours), true).is_ok();
+    expect("the engine", built, LENIENT);
+    if !built && ours.exists() {
+        found.push("the engine leaves an image".to_owned());
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_engine_builds_what_buildkit_builds() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "run as root: RUN needs it"
+    );
+    let builders = Builders::start()?;
+    let images = cases("images", &builders.url(), CONTEXT_TIME)?;
+    let invalid = cases("invalid", &builders.url(), CONTEXT_TIME + 1000)?;
+    let mut wrong = each(&images, |case| differences(&builders, case));
+    wrong.extend(each(&invalid, |case| acceptance(&builders, case)));
+    eprintln!(
+        "conformance: {} images and {} errors compared, {} differ",
+        images.len(),
+        invalid.len(),
+        wrong.len()
+    );
+    anyhow::ensure!(wrong.is_empty(), "{:?}", wrong.keys());
+    Ok(())
+}
