@@ -63,14 +63,16 @@ impl Upstream {
         );
         fs_err::write(path.join("config.yml"), config)?;
         let log = fs_err::File::create(path.join("log"))?.into_file();
-        let child = Command::new(program)
-            .arg("serve")
+        // The shell ends the program when its standard input closes: when this value is dropped, or this process ends in whatever
+        // way, also by exit with the value in a static.
+        let child = Command::new("sh")
+            .args(["-c", r#""$0" serve "$1" & cat; kill $!"#])
+            .arg(program)
             .arg(path.join("config.yml"))
             .env("OTEL_TRACES_EXPORTER", "none")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
-            .kill_on_drop(true)
             .spawn()?;
         let upstream = Self {
             child,
@@ -123,7 +125,9 @@ impl Upstream {
     /// # Errors
     /// It cannot be killed.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        Ok(self.child.kill().await?)
+        drop(self.child.stdin.take());
+        self.child.wait().await?;
+        Ok(())
     }
 }
 
