@@ -19,9 +19,9 @@ mod decompress;
 pub mod diff;
 pub mod error;
 pub mod exec;
+pub mod export;
 #[cfg(test)]
 mod fixture;
-pub mod export;
 pub mod graph;
 pub mod image;
 mod image_path;

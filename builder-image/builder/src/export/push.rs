@@ -113,7 +113,9 @@ impl Pusher {
                 match (base, source) {
                     (Some(from), _) => Ok(self.client.blob(from, descriptor).await?.boxed()),
                     (None, Source::Base(base)) => match &base.origin {
-                        Origin::Layout(layout) => open_file(layout.blob_path(&descriptor.digest)).await,
+                        Origin::Layout(layout) => {
+                            open_file(layout.blob_path(&descriptor.digest)).await
+                        }
                         Origin::Registry(_) => {
                             unreachable!("a base of a registry has a repository")
                         }

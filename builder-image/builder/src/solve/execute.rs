@@ -66,7 +66,9 @@ impl Solve {
                     let file = directory.path().join(position.to_string());
                     let vertex = self.engine.progress.start(format!("[internal] {text}"));
                     let fetched = self.download(text, action.checksum.as_deref(), &file).await;
-                    let mtime = fetched.inspect_err(|error| vertex.failed(&error.to_string())).map_err(fail)?;
+                    let mtime = fetched
+                        .inspect_err(|error| vertex.failed(&error.to_string()))
+                        .map_err(fail)?;
                     vertex.done();
                     CopySource::Download {
                         name: download_name(text),
@@ -84,8 +86,15 @@ impl Solve {
         }));
         let spec = CopySpec {
             chown: action.chown.clone(),
-            chmod: action.chmod.as_deref().and_then(|mode| Mode::parse(mode).ok()),
-            unpack: if action.add { Unpack::Local } else { Unpack::Never },
+            chmod: action
+                .chmod
+                .as_deref()
+                .and_then(|mode| Mode::parse(mode).ok()),
+            unpack: if action.add {
+                Unpack::Local
+            } else {
+                Unpack::Never
+            },
             ..CopySpec::new(sources, &action.destination)
         };
         let (context, tree, wanted) = (self.context.clone(), from.clone(), spec.clone());
@@ -120,7 +129,11 @@ impl Solve {
             200 => {}
             404 | 410 => return Err(distribution::Error::NotFound { action, code: None }.into()),
             status => {
-                let refused = distribution::Error::Refused { action, status, code: None };
+                let refused = distribution::Error::Refused {
+                    action,
+                    status,
+                    code: None,
+                };
                 return Err(refused.into());
             }
         }
@@ -130,28 +143,39 @@ impl Solve {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| jiff::fmt::rfc2822::parse(value).ok())
             .map(|time| Timestamp::from_seconds(time.timestamp().as_second()));
-        let expected = checksum.map(str::parse::<Digest>).transpose().map_err(|_| StepFailure::Checksum {
-            url: text.into(),
-            expected: checksum.unwrap_or_default().into(),
-            found: "a digest of another algorithm".into(),
-        })?;
+        let expected = checksum
+            .map(str::parse::<Digest>)
+            .transpose()
+            .map_err(|_| StepFailure::Checksum {
+                url: text.into(),
+                expected: checksum.unwrap_or_default().into(),
+                found: "a digest of another algorithm".into(),
+            })?;
         let mut digester = match &expected {
             Some(expected) => Digester::new(expected.algorithm()),
             None => Digester::sha256(),
         };
-        let mut file = fs_err::tokio::File::create(into).await.map_err(io("writing a download"))?;
+        let mut file = fs_err::tokio::File::create(into)
+            .await
+            .map_err(io("writing a download"))?;
         let mut body = response.into_stream();
         while let Some(bytes) = body.next().await {
             let bytes = bytes?;
             digester.update(&bytes);
             if digester.len() > MAX_DOWNLOAD {
-                return Err(distribution::Error::TooLarge { action, limit: MAX_DOWNLOAD }.into());
+                return Err(distribution::Error::TooLarge {
+                    action,
+                    limit: MAX_DOWNLOAD,
+                }
+                .into());
             }
             tokio::io::AsyncWriteExt::write_all(&mut file, &bytes)
                 .await
                 .map_err(io("writing a download"))?;
         }
-        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(io("writing a download"))?;
+        tokio::io::AsyncWriteExt::flush(&mut file)
+            .await
+            .map_err(io("writing a download"))?;
         let found = digester.finish();
         match expected {
             Some(expected) if expected != found => Err(StepFailure::Checksum {
@@ -177,7 +201,12 @@ impl Solve {
             vertex: vertex.clone(),
             epoch: self.graph.source_date_epoch,
             hostname: self.graph.hostname.clone(),
-            proxies: self.graph.proxies.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            proxies: self
+                .graph
+                .proxies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             instruction: step.instruction.clone(),
         };
         match blocking(move || work.layer()).await? {
@@ -227,23 +256,37 @@ impl Work {
     fn layer(self) -> Result<Done, StepFailure> {
         let io = |doing| move |source| StepFailure::Io { doing, source };
         let cache = &self.engine.cache;
-        let scratch = cache.scratch("step-").map_err(io("making a directory for a step"))?;
+        let scratch = cache
+            .scratch("step-")
+            .map_err(io("making a directory for a step"))?;
         let into = scratch.path().join("layer");
         let layer = match &self.action {
             Action::Run(action) => self.run(action, &into)?,
             Action::Copy(_) => self.copy(&into)?,
             Action::Workdir(action) => workdir(&action.path, &action.user, &self.onto(), &into)?,
         };
-        let nonce = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let nonce = scratch
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let stem = format!("{}-{nonce}", &self.keyed.key.hex()[..16]);
         let name = Cache::layer_name(&stem, self.engine.owners);
-        let layer = layer.rename_to(cache.layer(&name)).map_err(crate::step::StepError::from)?;
+        let layer = layer
+            .rename_to(cache.layer(&name))
+            .map_err(crate::step::StepError::from)?;
         let created = Clock::now().to_string();
         let mut record = Record::new(self.keyed.key.clone(), created, self.instruction);
         record.layer = Some(name);
-        let keys: Vec<_> = std::iter::once(&self.keyed.key).chain(&self.keyed.source_key).cloned().collect();
+        let keys: Vec<_> = std::iter::once(&self.keyed.key)
+            .chain(&self.keyed.source_key)
+            .cloned()
+            .collect();
         let borrowed: Vec<_> = keys.iter().collect();
-        cache.record(&borrowed, &record).map_err(io("writing a cache record"))?;
+        cache
+            .record(&borrowed, &record)
+            .map_err(io("writing a cache record"))?;
         Ok((record, keys, layer))
     }
 
@@ -258,7 +301,10 @@ impl Work {
 
     fn copy(&self, into: &Path) -> Result<LayerDir, StepFailure> {
         let inputs = &self.keyed.inputs;
-        let spec = inputs.spec.as_ref().expect("a copy that is executed has its inputs");
+        let spec = inputs
+            .spec
+            .as_ref()
+            .expect("a copy that is executed has its inputs");
         let from: &dyn Tree = match &inputs.from {
             Some(snapshot) => snapshot,
             None => self.context.as_ref(),
@@ -267,7 +313,11 @@ impl Work {
     }
 
     fn run(&self, action: &RunAction, into: &Path) -> Result<LayerDir, StepFailure> {
-        let runtime = self.engine.runtime.as_ref().expect("a build with RUN has a runtime");
+        let runtime = self
+            .engine
+            .runtime
+            .as_ref()
+            .expect("a build with RUN has a runtime");
         let spec = RunSpec {
             args: action.args.clone(),
             env: action.env.iter().chain(&self.proxies).cloned().collect(),

@@ -201,9 +201,9 @@ impl Solve {
     }
 
     fn keyed(&self, id: StepId) -> BoxFuture<'_, Shared<Arc<Keyed>>> {
-        let keyed = self.nodes[id.0].keyed.get_or_init(move || async move {
-            self.find_key(id).await.map(Arc::new)
-        });
+        let keyed = self.nodes[id.0]
+            .keyed
+            .get_or_init(move || async move { self.find_key(id).await.map(Arc::new) });
         async move { keyed.await.clone() }.boxed()
     }
 
@@ -220,7 +220,12 @@ impl Solve {
         match &step.action {
             Action::Run(run) => {
                 let platform = &self.graph.target.platform;
-                Ok(plain(CacheKey::run(&below, run, platform, &self.graph.hostname)))
+                Ok(plain(CacheKey::run(
+                    &below,
+                    run,
+                    platform,
+                    &self.graph.hostname,
+                )))
             }
             Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
             Action::Copy(copy) => {
@@ -229,7 +234,10 @@ impl Solve {
                 }
                 let inputs = self.inputs(step, copy, None).await?;
                 let key = CacheKey::copy(&below, copy, &inputs.digest(), epoch);
-                Ok(Keyed { inputs, ..plain(key) })
+                Ok(Keyed {
+                    inputs,
+                    ..plain(key)
+                })
             }
         }
     }

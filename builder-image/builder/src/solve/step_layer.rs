@@ -56,7 +56,11 @@ impl StepLayer {
     }
 
     /// The layer as a directory; `below` is what is below it.
-    pub(super) async fn directory(&self, engine: &Arc<Engine>, below: &Snapshot) -> Shared<Arc<LayerDir>> {
+    pub(super) async fn directory(
+        &self,
+        engine: &Arc<Engine>,
+        below: &Snapshot,
+    ) -> Shared<Arc<LayerDir>> {
         let open = || async {
             let record = self.record.clone();
             let (engine, below) = (engine.clone(), below.clone());
@@ -81,7 +85,8 @@ impl StepLayer {
             let directory = self.directory(engine, &Snapshot::empty()).await?;
             let (engine, keys, record) = (engine.clone(), self.keys.clone(), self.record.clone());
             let packed = blocking(move || {
-                let layer = pack(&directory, &engine.pack, &engine.cache.blobs()).map_err(Error::Pack)?;
+                let layer =
+                    pack(&directory, &engine.pack, &engine.cache.blobs()).map_err(Error::Pack)?;
                 let packed = Packed {
                     diff_id: layer.diff_id,
                     descriptor: layer.descriptor,
