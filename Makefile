@@ -72,9 +72,6 @@ test-e2e: image ## The main job on the embedded cluster
 test-soak: image ## What `make test` runs at a tenth, in full
 	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e --test crash_safety -- --nocapture --test-threads=6
 
-test-conformance: build peers ## The engine against BuildKit on our own cases
-	cargo test --locked -p tests --test conformance -- --nocapture
-
 test-conformance: build peers ## The engine against BuildKit, case by case; as root
 	cargo test --locked -p tests --test conformance -- --nocapture
 
