@@ -206,6 +206,50 @@ fn a_git_branch_tag_and_commit_are_sources() {
 }
 
 #[test]
+fn an_archive_behind_https_is_a_source_and_its_checksum_is_kept() {
+    on_stage(|stage| async move {
+        let namespace = stage.namespace("http", "baseline").await?;
+        registry(&namespace).await?;
+        let (archive, checksum) = archive(&format!("FROM {}\nCOPY file /\n", stage.busybox()))?;
+        let router = axum::Router::new().route(
+            "/app.tar",
+            axum::routing::get(move || std::future::ready(archive.clone())),
+        );
+        let address = stage.cluster.addresses().host().into();
+        let identity = stage.authority.issue(&["files.host.test"], address)?;
+        let server = tests::tls::serve(address, &identity, router).await?;
+        let url = format!("https://files.host.test:{}/app.tar", server.address.port());
+        let source = |checksum: &str| json!({"source": {"subdirectory": "app", "http": {"url": url, "checksum": checksum}}});
+        built(&namespace, image_build("right", source(&checksum))).await?;
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        namespace
+            .apply_json::<ImageBuild>(image_build("wrong", source(&wrong)))
+            .await?;
+        namespace
+            .until::<ImageBuild>("wrong", "the other checksum to be refused", LIMIT, |b| {
+                tests::kstatus::reason(b) == "SourceInvalid"
+                    && tests::kstatus::message(b).contains("sha256:")
+            })
+            .await?;
+        Ok(())
+    });
+}
+
+/// A tar archive with a Dockerfile and a file below `app/`; its bytes and its digest.
+fn archive(dockerfile: &str) -> anyhow::Result<(Vec<u8>, String)> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in [("app/Dockerfile", dockerfile), ("app/file", "content")] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, content.as_bytes())?;
+    }
+    let bytes = builder.into_inner()?;
+    let digest = oci::Digest::of(&bytes).to_string();
+    Ok((bytes, digest))
+}
+
+#[test]
 fn a_mirror_keeps_the_bytes_and_a_build_starts_from_it() {
     on_stage(|stage| async move {
         let namespace = stage.namespace("mirror", "baseline").await?;
