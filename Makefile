@@ -76,7 +76,7 @@ test-conformance: build peers ## The engine against BuildKit, case by case; as r
 	cargo test --locked -p tests --test conformance -- --nocapture
 
 bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md
-	cargo run --locked --release -p tests --bin bench
+	cargo run --locked -q -p tests --bin bench
 
 demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=… on an existing one
 	cargo run --locked -q -p tests --bin demo -- $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)')
