@@ -1,12 +1,12 @@
-//! Small questions to the cluster that builds and mirrors both ask: the Pod Security level of a namespace, warnings about
-//! a pod, the content of a ConfigMap, and what the settings say of builder pods.
+//! Small questions to the cluster that builds and mirrors both ask: the Pod Security level of a namespace, own pods and the
+//! warnings about them, the content of a ConfigMap, and what the settings say of builder pods.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use protocol::{Network, Source};
 
-use crate::builder_pod::{BuilderSettings, PodEvent};
+use crate::builder_pod::{BuilderSettings, ObservedPod, Owner, PodEvent, PodState};
 use crate::context::Context;
 use crate::error::{Class, Error, Result};
 use crate::reason::Reason;
@@ -32,8 +32,41 @@ pub async fn is_restricted(context: &Context, namespace: &str) -> Result<bool> {
     }))
 }
 
+/// The pods of `owner`, the oldest first, with the warnings about those that wait. `name` and `uid` are those of the pod that
+/// the owner's status names.
+pub async fn own_pods(
+    context: &Context,
+    namespace: &str,
+    owner: &Owner,
+    name: Option<&str>,
+    uid: Option<&str>,
+) -> Result<Vec<(ObservedPod, Vec<PodEvent>)>> {
+    let mut found: Vec<Pod> = context.list(namespace, &owner.selector()).await?;
+    // Somebody may have taken the labels off the pod that the status names.
+    if let Some(name) = name
+        && !found.iter().any(|pod| pod.name_any() == name)
+        && let Some(pod) = context.get(namespace, name).await?
+    {
+        found.push(pod);
+    }
+    let mut pods = Vec::new();
+    for pod in found {
+        if let Some(pod) = ObservedPod::recognise(owner, uid, pod) {
+            let waits = matches!(PodState::of(&pod.pod, &[]), PodState::Waiting { .. });
+            let events = if waits {
+                warnings(context, namespace, &pod.identity.uid).await?
+            } else {
+                Vec::new()
+            };
+            pods.push((pod, events));
+        }
+    }
+    pods.sort_by_key(|(pod, _)| (pod.created, pod.attempt.number));
+    Ok(pods)
+}
+
 /// The warnings about the pod with this uid, the oldest first.
-pub async fn warnings(context: &Context, namespace: &str, uid: &str) -> Result<Vec<PodEvent>> {
+async fn warnings(context: &Context, namespace: &str, uid: &str) -> Result<Vec<PodEvent>> {
     let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
     let params = ListParams::default()
         .fields(&format!("involvedObject.uid={uid},type=Warning"))

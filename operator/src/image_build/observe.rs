@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crds::{ImageBuild, Registry, condition};
 use distribution::DockerConfig;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 use oci::Reference;
 
@@ -16,8 +16,8 @@ use super::observed::{
 };
 use super::plan::{POLL, POLL_FAILED};
 use super::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild, validate};
+use crate::builder_pod::Owner;
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
-use crate::builder_pod::{ObservedPod, Owner, PodState};
 use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
@@ -142,31 +142,13 @@ impl Secrets {
 async fn pods(context: &Context, build: &ImageBuild, namespace: &str) -> Result<Vec<PodView>> {
     let owner = Owner::of(build);
     let attempt = build.status.as_ref().and_then(|s| s.attempt.as_ref());
-    let known = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
-    let mut found: Vec<Pod> = context.list(namespace, &owner.selector()).await?;
-    // Somebody may have taken the labels off the pod that the status names.
-    if let Some(name) = attempt.and_then(|attempt| attempt.pod.as_deref())
-        && !found.iter().any(|pod| pod.name_any() == name)
-        && let Some(pod) = context.get(namespace, name).await?
-    {
-        found.push(pod);
-    }
-    let mut views = Vec::new();
-    for pod in found {
-        if let Some(pod) = ObservedPod::recognise(&owner, known, pod) {
-            let waits = matches!(PodState::of(&pod.pod, &[]), PodState::Waiting { .. });
-            let events = if waits {
-                cluster::warnings(context, namespace, &pod.identity.uid).await?
-            } else {
-                Vec::new()
-            };
-            views.push(PodView { pod, events });
-        }
-    }
-    views.sort_by(|a, b| {
-        (a.pod.created, a.pod.attempt.number).cmp(&(b.pod.created, b.pod.attempt.number))
-    });
-    Ok(views)
+    let name = attempt.and_then(|attempt| attempt.pod.as_deref());
+    let uid = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
+    let pods = cluster::own_pods(context, namespace, &owner, name, uid).await?;
+    Ok(pods
+        .into_iter()
+        .map(|(pod, events)| PodView { pod, events })
+        .collect())
 }
 
 async fn registries(

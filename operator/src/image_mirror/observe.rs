@@ -8,7 +8,7 @@ use std::time::Duration;
 use crds::{ImageMirror, Registry};
 use distribution::{DockerConfig, ErrorKind};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use oci::{Reference, RegistryHost};
 
@@ -16,7 +16,7 @@ use super::observed::{Found, MirrorPod, Observed, TagLook, current_pod};
 use super::plan::{force_wish, spec_hash};
 use super::validate::{MirrorTag, ValidatedMirror, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
-use crate::builder_pod::{ObservedPod, Owner, PodState};
+use crate::builder_pod::{Owner, PodState};
 use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
@@ -118,29 +118,13 @@ async fn secret(
 async fn pods(context: &Context, mirror: &ImageMirror, namespace: &str) -> Result<Vec<MirrorPod>> {
     let owner = Owner::of(mirror);
     let attempt = mirror.status.as_ref().and_then(|s| s.attempt.as_ref());
-    let known = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
-    let mut found: Vec<Pod> = context.list(namespace, &owner.selector()).await?;
-    // Somebody may have taken the labels off the pod that the status names.
-    if let Some(name) = attempt.and_then(|attempt| attempt.pod.as_deref())
-        && !found.iter().any(|pod| pod.name_any() == name)
-        && let Some(pod) = context.get(namespace, name).await?
-    {
-        found.push(pod);
-    }
-    let mut pods = Vec::new();
-    for pod in found {
-        if let Some(pod) = ObservedPod::recognise(&owner, known, pod) {
-            let waits = matches!(PodState::of(&pod.pod, &[]), PodState::Waiting { .. });
-            let events = if waits {
-                cluster::warnings(context, namespace, &pod.identity.uid).await?
-            } else {
-                Vec::new()
-            };
-            pods.push(MirrorPod { pod, events });
-        }
-    }
-    pods.sort_by_key(|pod| (pod.pod.created, pod.pod.attempt.number));
-    Ok(pods)
+    let name = attempt.and_then(|attempt| attempt.pod.as_deref());
+    let uid = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
+    let pods = cluster::own_pods(context, namespace, &owner, name, uid).await?;
+    Ok(pods
+        .into_iter()
+        .map(|(pod, events)| MirrorPod { pod, events })
+        .collect())
 }
 
 /// Looks at all tags on both sides, or remembers what was seen.
