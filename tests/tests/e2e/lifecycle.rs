@@ -271,6 +271,12 @@ fn nothing_is_written_once_all_is_ready() {
         namespace
             .until::<ImageMirror>("bases", "the mirror to be Ready", LIMIT, is_current)
             .await?;
+        // The kubelet's last word on a pod comes after its containers have ended: that its sandbox is gone.
+        tests::wait::until("the kubelet to be done with ended pods", LIMIT, || async {
+            let pods = namespace.api::<Pod>().list(&ListParams::default()).await?;
+            Ok(pods.items.iter().all(is_settled).then_some(()))
+        })
+        .await?;
         let versions = || async {
             let (reg, build, mirror) = (
                 namespace.api::<Registry>().get("main").await?,
@@ -305,6 +311,21 @@ fn nothing_is_written_once_all_is_ready() {
         assert_eq!(after, writes, "the operator wrote");
         Ok(())
     });
+}
+
+/// Whether the kubelet writes no more of a pod: it runs and is ready, or has ended and lost its sandbox.
+fn is_settled(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let has = |kind: &str, value: &str| {
+        let conditions = status.conditions.iter().flatten();
+        conditions
+            .into_iter()
+            .any(|c| c.type_ == kind && c.status == value)
+    };
+    match status.phase.as_deref() {
+        Some("Succeeded" | "Failed") => has("PodReadyToStartContainers", "False"),
+        _ => has("Ready", "True"),
+    }
 }
 
 #[test]
