@@ -291,7 +291,8 @@ impl Error {
             Self::Archive(error) => disk_or(error, FailureKind::Internal),
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
-            Self::Request(_) | Self::ForeignRun { .. } => FailureKind::InvalidRequest,
+            Self::Request(_) => FailureKind::InvalidRequest,
+            Self::ForeignRun { .. } => FailureKind::ForeignPlatform,
             Self::Cancelled => FailureKind::Cancelled,
             Self::Panicked => FailureKind::Internal,
         }

@@ -21,6 +21,7 @@ pub fn built(
         digest: digest.to_string(),
         size: built.image.size(),
         platform: built.image.platform.to_string(),
+        platforms: Vec::new(),
         destinations: destinations
             .iter()
             .map(|(name, repository)| PushedImage {
@@ -39,6 +40,7 @@ pub fn built(
         source,
         steps: count(built.counts.steps),
         cached_steps: count(built.counts.cached),
+        misses: Vec::new(),
         isolation,
     }))
 }

@@ -172,6 +172,7 @@ async fn build_and_push(
     style: Style,
     stop: &Stop,
 ) -> Result<Pushed, Error> {
+    refuse_unknown(task)?;
     let client = client(request)?;
     let destinations = destinations(task)?;
     let progress = Progress::stderr(style);
@@ -231,6 +232,21 @@ async fn build_and_push(
     };
     let built = build(Arc::new(engine), job).await?;
     Ok((built, names))
+}
+
+/// Refuses what the protocol can say and this engine cannot do: a wish that is passed over would be a wrong image.
+fn refuse_unknown(task: &BuildRequest) -> Result<(), Error> {
+    let file = &task.dockerfile;
+    let wishes = [
+        ("secrets", file.secrets.is_empty()),
+        ("contexts", file.contexts.is_empty()),
+        ("platforms", file.platforms.is_empty()),
+        ("a cache", task.cache.is_empty()),
+    ];
+    match wishes.iter().find(|(_, absent)| !absent) {
+        Some((wish, _)) => Err(Error::Request(format!("{wish}: this builder has none"))),
+        None => Ok(()),
+    }
 }
 
 /// The Dockerfile, from the request or the context, and what the context offers.

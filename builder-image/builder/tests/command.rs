@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use distribution::memory::MemoryRegistry;
 use protocol::{
-    BuildRequest, Destination, DockerfileSpec, FailureKind, Isolation, MirrorImage, MirrorRequest,
-    Network, Outcome, Report, Request, Source, Task,
+    BuildRequest, CacheRequest, Destination, DockerfileSpec, FailureKind, Isolation, MirrorImage,
+    MirrorRequest, Network, Outcome, Report, Request, Source, Task,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_coopery");
@@ -304,6 +304,7 @@ fn inline(registry: &MemoryRegistry, dockerfile: &str, isolation: Isolation) -> 
         }],
         isolation,
         source_date_epoch: None,
+        cache: CacheRequest::default(),
     };
     request(registry, Task::Build(build))
 }

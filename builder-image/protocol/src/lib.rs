@@ -9,12 +9,12 @@ mod outcome;
 mod request;
 
 pub use outcome::{
-    BaseImage, BuildOutcome, Failure, FailureKind, MAX_OUTCOME_BYTES, MirrorOutcome, MirroredImage,
-    Outcome, PushedImage, Report, Resolved,
+    BaseImage, BuildOutcome, CacheMiss, Failure, FailureKind, MAX_MISSES, MAX_OUTCOME_BYTES,
+    MirrorOutcome, MirroredImage, Outcome, PlatformImage, PushedImage, Report, Resolved,
 };
 pub use request::{
-    BuildRequest, Destination, DockerfileSpec, GitRevision, Isolation, MirrorImage, MirrorRequest,
-    Network, Request, Source, Task,
+    BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
+    MirrorImage, MirrorRequest, NamedContext, Network, Request, SecretFile, Source, Task,
 };
 
 /// The version of request and outcome. A pod that reads another version refuses the request and says so.
@@ -30,8 +30,12 @@ pub mod paths {
     pub const SOURCE_CREDENTIALS: &str = "/run/coopery/source-credentials";
     /// The ConfigMap of the source, its keys as files.
     pub const SOURCE: &str = "/run/coopery/source";
+    /// Below it, the files of the build's secrets, one for each, named by its position: `0`, `1`, …
+    pub const SECRETS: &str = "/run/coopery/secrets";
     /// The emptyDir that the engine works in.
     pub const WORKSPACE: &str = "/var/lib/coopery";
+    /// The claim that keeps the cache: blobs and records, no snapshots.
+    pub const CACHE: &str = "/var/cache/coopery";
     /// Where the outcome is written.
     pub const OUTCOME: &str = "/dev/termination-log";
 }

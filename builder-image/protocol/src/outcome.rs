@@ -7,6 +7,9 @@ use crate::{ProtocolError, VERSION};
 /// The kubelet keeps this much of a container's termination message, in bytes.
 pub const MAX_OUTCOME_BYTES: usize = 4096;
 
+/// A report names at most this many steps that the cache did not answer: the first ones, which explain the rest.
+pub const MAX_MISSES: usize = 5;
+
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,7 +68,7 @@ impl Report {
     /// Makes the report shorter; false when nothing is left to cut.
     fn shrink(&mut self) -> bool {
         match self {
-            Self::Built(built) => built.base_images.pop().is_some(),
+            Self::Built(built) => built.misses.pop().is_some() || built.base_images.pop().is_some(),
             Self::Mirrored(mirrored) => mirrored.images.pop().is_some(),
             Self::Failed(failure) => failure.shrink(),
         }
@@ -76,12 +79,15 @@ impl Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildOutcome {
-    /// Digest of the manifest.
+    /// Digest of the manifest, or of the index where there are several platforms.
     pub digest: String,
-    /// Compressed size: manifest, configuration and layers, in bytes.
+    /// Compressed size: manifest, configuration and layers, in bytes; of an index, all its images together.
     pub size: u64,
-    /// The platform, `linux/amd64`.
+    /// The platform, `linux/amd64`; of an index, the first one.
     pub platform: String,
+    /// The images of an index, in its order; empty where the result is one manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<PlatformImage>,
     /// One for each destination, in the order of the request.
     pub destinations: Vec<PushedImage>,
     /// Base images, as named and as resolved.
@@ -94,8 +100,33 @@ pub struct BuildOutcome {
     pub steps: u32,
     /// Steps that were answered by the cache.
     pub cached_steps: u32,
+    /// The first steps that the cache did not answer although it was asked, at most [`MAX_MISSES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misses: Vec<CacheMiss>,
     /// How RUN was isolated.
     pub isolation: crate::Isolation,
+}
+
+/// The image of one platform of an index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformImage {
+    /// The platform, `linux/arm64` or `linux/arm/v7`.
+    pub platform: String,
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Compressed size: manifest, configuration and layers, in bytes.
+    pub size: u64,
+}
+
+/// A step that the cache did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheMiss {
+    /// The instruction with its place, `Dockerfile:7: COPY . /src`, at most 128 bytes.
+    pub step: String,
+    /// Which input differs from the last time, at most 256 bytes.
+    pub reason: String,
 }
 
 /// An image in its destination.
@@ -244,6 +275,9 @@ pub enum FailureKind {
     OutOfMemory,
     /// The workspace is full.
     OutOfDisk,
+    /// A RUN step needs a machine of another architecture than the pod's. Nothing was built: each platform needs a pod on a
+    /// node of its own architecture.
+    ForeignPlatform,
     /// The isolation that was asked for cannot be had here.
     IsolationUnavailable,
     /// The source does not have the revision, the subdirectory or the file.
@@ -292,6 +326,7 @@ impl FailureKind {
             | Self::StepFailed
             | Self::OutOfMemory
             | Self::OutOfDisk
+            | Self::ForeignPlatform
             | Self::IsolationUnavailable
             | Self::SourceNotFound
             | Self::SourceUnauthorized
@@ -362,6 +397,38 @@ mod tests {
                 "m"
             )))
         );
+    }
+
+    #[test]
+    fn misses_are_cut_before_base_images() {
+        let base = BaseImage {
+            reference: format!("h.example.com/{}:1", "b".repeat(200)),
+            digest: format!("sha256:{}", "a".repeat(64)),
+        };
+        let miss = CacheMiss {
+            step: "s".repeat(128),
+            reason: "r".repeat(256),
+        };
+        let outcome = BuildOutcome {
+            digest: format!("sha256:{}", "a".repeat(64)),
+            size: 1,
+            platform: "linux/amd64".into(),
+            platforms: vec![],
+            destinations: vec![],
+            base_images: vec![base; 8],
+            source: Resolved::default(),
+            steps: 5,
+            cached_steps: 0,
+            misses: vec![miss; MAX_MISSES],
+            isolation: crate::Isolation::NoRun,
+        };
+        let json = Outcome::new(Report::Built(outcome.clone())).to_json();
+        assert!(json.len() <= MAX_OUTCOME_BYTES, "{}", json.len());
+        let Report::Built(read) = Outcome::parse(json.as_bytes()).unwrap().report else {
+            panic!("not a build")
+        };
+        assert_eq!(read.base_images, outcome.base_images);
+        assert!(read.misses.len() < MAX_MISSES);
     }
 
     #[test]

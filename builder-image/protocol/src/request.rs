@@ -104,6 +104,41 @@ pub struct BuildRequest {
     /// Seconds since 1970 for timestamps of the image (SOURCE_DATE_EPOCH).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_date_epoch: Option<i64>,
+    /// Where results of earlier builds are found, and kept for later ones.
+    #[serde(default, skip_serializing_if = "CacheRequest::is_empty")]
+    pub cache: CacheRequest,
+}
+
+/// Where results of earlier builds are found, and kept for later ones. What cannot be read is as if it were empty; what
+/// cannot be written does not fail the build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CacheRequest {
+    /// `host/repository:tag` of caches to look into, the first that knows a step wins. One that does not exist is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub import: Vec<String>,
+    /// `host/repository:tag` that the cache of all steps (`mode=max`) is written to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
+    /// The volume at [`crate::paths::CACHE`]; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<CacheVolume>,
+}
+
+impl CacheRequest {
+    /// Whether nothing outside the workspace is read or written.
+    pub const fn is_empty(&self) -> bool {
+        self.import.is_empty() && self.export.is_none() && self.volume.is_none()
+    }
+}
+
+/// A volume that keeps blobs and records of the cache from one pod to the next. One pod uses it at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CacheVolume {
+    /// Bytes that stay after a build: what was not used for longest is removed. No bound where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
 }
 
 /// Where a build context comes from.
@@ -192,6 +227,36 @@ pub struct DockerfileSpec {
     pub labels: BTreeMap<String, String>,
     /// Whether every step runs anew.
     pub no_cache: bool,
+    /// Files for `RUN --mount=type=secret`. They count neither for the cache nor for the image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretFile>,
+    /// Images that stand for names in FROM and `--from`, before stages and registries are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contexts: Vec<NamedContext>,
+    /// Platforms (`linux/arm64`) of the image, in the order of the index. Empty: the platform of the pod's node, and the
+    /// result is a manifest. One: a manifest for it. Several: an index.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<String>,
+}
+
+/// A secret of a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretFile {
+    /// The id that `RUN --mount=type=secret,id=…` names.
+    pub id: String,
+    /// The file in the pod that holds it, below [`crate::paths::SECRETS`].
+    pub path: String,
+}
+
+/// A named context: an image in place of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedContext {
+    /// The name that is replaced.
+    pub name: String,
+    /// `host/repository:tag` or `host/repository@sha256:…`.
+    pub image: String,
 }
 
 /// A place that the image is pushed to.

@@ -4,7 +4,9 @@ use crds::ImageBuild;
 use crds::image_build::{Attempt as AttemptStatus, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use protocol::{BuildRequest, Destination, GitRevision, Isolation, Request, Source, Task};
+use protocol::{
+    BuildRequest, CacheRequest, Destination, GitRevision, Isolation, Request, Source, Task,
+};
 
 use super::account::RUNNING;
 use super::observed::{Observed, SourceState};
@@ -115,6 +117,7 @@ fn request(
         destinations,
         isolation,
         source_date_epoch: None,
+        cache: CacheRequest::default(),
     });
     // Certificates are no secrets: those for the server of the source go with the request.
     let mut network = observed.builder.network.clone();

@@ -411,6 +411,7 @@ fn dockerfile(dockerfile: Option<&Dockerfile>) -> Checked<DockerfileSpec> {
         build_args: dockerfile.build_args.clone(),
         labels: dockerfile.labels.clone(),
         no_cache: dockerfile.no_cache.unwrap_or(false),
+        ..DockerfileSpec::default()
     };
     let size = serde_json::to_string(&read).map_or(0, |json| json.len());
     if size > MAX_DOCKERFILE_BYTES {
