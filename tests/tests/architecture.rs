@@ -159,6 +159,7 @@ fn deciding_takes_no_client_clock_or_path() {
         "validate.rs",
         "workload.rs",
         "cache_key.rs",
+        "cause.rs",
         "shape.rs",
         "key.rs",
         "record.rs",

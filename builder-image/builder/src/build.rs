@@ -11,7 +11,7 @@ use crate::error::{BaseError, Error, Place, SourceFile};
 use crate::export::{Destination, Form, Output, Pusher, Source, write_archive, write_layout};
 use crate::graph::{self, Options, Plan};
 use crate::image::{Image, assemble};
-use crate::solve::{Counts, Engine, Solve};
+use crate::solve::{Counts, Engine, Miss, Solve};
 
 /// What to build, and where it goes.
 pub struct Job {
@@ -36,6 +36,8 @@ pub struct Built {
     pub bases: Vec<(String, oci::Digest)>,
     /// What the cache spared.
     pub counts: Counts,
+    /// The steps that it did not answer, with the reason.
+    pub misses: Vec<Miss>,
 }
 
 /// Whether a build of this file executes anything. Reads nothing but the text.
@@ -138,6 +140,7 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
             .map(|base| (base.name.clone(), base.digest.clone()))
             .collect(),
         counts: solve.counts(),
+        misses: solve.misses(),
     })
 }
 

@@ -4,12 +4,15 @@
 //! <root>/blobs/sha256/<hex>    blobs: packed layers and fetched ones
 //! <root>/layers/<name>         unpacked layers: directories that are complete once they are there
 //! <root>/cache/<key>           records
+//! <root>/trails/<digest>       what the inputs of an instruction were, to explain misses
 //! <root>/tmp/<session>/        work in progress of one process, on the same file system
 //! ```
 //!
 //! A record is written after the blob that it names was flushed to the disk, by rename, so it never promises what is not
 //! there, not even after a power cut; a blob that went missing makes it a miss. Unpacked layers, many small files each, are
 //! left to the system to flush. Several processes may share a root: whoever comes second replaces like with like.
+
+mod trails;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -135,7 +138,7 @@ impl Cache {
     /// When a directory cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> std::io::Result<Self> {
         let root = std::path::absolute(root.into())?;
-        for name in ["blobs/sha256", "layers", "cache", "tmp"] {
+        for name in ["blobs/sha256", "layers", "cache", "trails", "tmp"] {
             fs_err::create_dir_all(root.join(name))?;
         }
         let session = Arc::new(Session::start(&root.join("tmp"))?);

@@ -7,6 +7,7 @@
 use oci::{ChainId, Digest, Digester, Platform};
 use serde::{Deserialize, Serialize};
 
+use crate::cause::Trail;
 use crate::graph::{CopyAction, RunAction, WorkdirAction};
 
 /// Changes whenever the same key would stand for other content than before.
@@ -36,35 +37,45 @@ impl CacheKey {
         }
     }
 
-    /// The key of a RUN on top of `below`.
-    pub fn run(below: &Self, run: &RunAction, platform: &Platform, hostname: &str) -> Self {
+    /// The key of a RUN on top of `below`, and what it is made of.
+    pub fn run(
+        below: &Self,
+        run: &RunAction,
+        platform: &Platform,
+        hostname: &str,
+    ) -> (Self, Trail) {
         let mut frame = Frame::on("run", below);
-        frame = frame.list("args", &run.args).list("env", &run.env);
+        frame = frame.list("args", &run.args).variables(&run.env);
         frame = frame.field("cwd", &run.cwd).field("user", &run.user);
         frame = frame
             .field("platform", &platform.to_string())
             .field("hostname", hostname);
         frame = frame.field("network", if run.network { "default" } else { "none" });
         if let Some((name, content)) = &run.script {
-            frame = frame.field("script", name).field("content", content);
+            frame = frame.field("script", name).field("script", content);
         }
-        frame.finish()
+        frame.finish_with_trail()
     }
 
     /// The key of a WORKDIR. `epoch` is SOURCE_DATE_EPOCH, which new directories are dated with.
-    pub fn workdir(below: &Self, workdir: &WorkdirAction, epoch: Option<i64>) -> Self {
+    pub fn workdir(below: &Self, workdir: &WorkdirAction, epoch: Option<i64>) -> (Self, Trail) {
         Frame::on("workdir", below)
             .field("path", &workdir.path)
             .field("user", &workdir.user)
             .list("epoch", epoch.map(|epoch| epoch.to_string()).as_slice())
-            .finish()
+            .finish_with_trail()
     }
 
     /// The key of a COPY or ADD by what is copied: `content` is the digest of the files that its sources select.
-    pub fn copy(below: &Self, copy: &CopyAction, content: &Digest, epoch: Option<i64>) -> Self {
+    pub fn copy(
+        below: &Self,
+        copy: &CopyAction,
+        content: &Digest,
+        epoch: Option<i64>,
+    ) -> (Self, Trail) {
         Self::copy_frame("copy", below, copy, epoch)
             .field("content", content.as_str())
-            .finish()
+            .finish_with_trail()
     }
 
     /// The key of a `COPY --from` by where it copies from: known before those files are. A hit spares looking at them.
@@ -90,13 +101,18 @@ impl CacheKey {
 }
 
 /// Parts of a key, each behind its name and length.
-struct Frame(Digester);
+struct Frame {
+    digester: Digester,
+    trail: Trail,
+}
 
 impl Frame {
     fn new(kind: &str) -> Self {
-        Self(Digester::sha256())
-            .field("generation", GENERATION)
-            .field("kind", kind)
+        let empty = Self {
+            digester: Digester::sha256(),
+            trail: Trail::default(),
+        };
+        empty.field("generation", GENERATION).field("kind", kind)
     }
 
     fn on(kind: &str, below: &CacheKey) -> Self {
@@ -104,22 +120,46 @@ impl Frame {
     }
 
     fn field(mut self, name: &str, value: &str) -> Self {
+        self.trail.note(name, value);
+        self.write(name, value)
+    }
+
+    fn list(mut self, name: &str, values: &[String]) -> Self {
+        for value in values {
+            self.trail.note(name, value);
+        }
+        self.items(name, values)
+    }
+
+    /// The environment, `NAME=value`.
+    fn variables(mut self, variables: &[String]) -> Self {
+        for variable in variables {
+            self.trail.note_variable(variable);
+        }
+        self.items("env", variables)
+    }
+
+    fn items(self, name: &str, values: &[String]) -> Self {
+        let start = self.write(name, &values.len().to_string());
+        values
+            .iter()
+            .fold(start, |frame, value| frame.write("item", value))
+    }
+
+    fn write(mut self, name: &str, value: &str) -> Self {
         for part in [name, value] {
-            self.0.update(&(part.len() as u64).to_le_bytes());
-            self.0.update(part.as_bytes());
+            self.digester.update(&(part.len() as u64).to_le_bytes());
+            self.digester.update(part.as_bytes());
         }
         self
     }
 
-    fn list(self, name: &str, values: &[String]) -> Self {
-        let start = self.field(name, &values.len().to_string());
-        values
-            .iter()
-            .fold(start, |frame, value| frame.field("item", value))
+    fn finish(self) -> CacheKey {
+        CacheKey(self.digester.finish())
     }
 
-    fn finish(self) -> CacheKey {
-        CacheKey(self.0.finish())
+    fn finish_with_trail(self) -> (CacheKey, Trail) {
+        (CacheKey(self.digester.finish()), self.trail)
     }
 }
 
@@ -158,7 +198,7 @@ mod tests {
         let key = |change: &dyn Fn(&mut RunAction)| {
             let mut action = run();
             change(&mut action);
-            CacheKey::run(&below, &action, &platform, "h")
+            CacheKey::run(&below, &action, &platform, "h").0
         };
         let keys = [
             key(&|_| {}),
@@ -178,8 +218,9 @@ mod tests {
                 &run(),
                 &"linux/arm64".parse().unwrap(),
                 "h",
-            ),
-            CacheKey::run(&below, &run(), &platform, "other"),
+            )
+            .0,
+            CacheKey::run(&below, &run(), &platform, "other").0,
         ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
@@ -198,12 +239,12 @@ mod tests {
             chown: Some("1".into()),
             ..copy()
         };
-        let key = |action: &CopyAction| CacheKey::copy(&below, action, &content, None);
+        let key = |action: &CopyAction| CacheKey::copy(&below, action, &content, None).0;
         assert_eq!(key(&copy()), key(&renamed));
         assert_ne!(key(&copy()), key(&other));
         assert_ne!(
             key(&copy()),
-            CacheKey::copy(&below, &copy(), &content, Some(0))
+            CacheKey::copy(&below, &copy(), &content, Some(0)).0
         );
         let from = |action: &CopyAction| CacheKey::copy_from(&below, action, &below, None);
         assert_ne!(from(&copy()), from(&renamed));

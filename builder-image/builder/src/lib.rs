@@ -13,6 +13,7 @@ pub mod base;
 pub mod build;
 pub mod cache;
 pub mod cache_key;
+pub mod cause;
 pub mod cli;
 pub mod context;
 mod decompress;

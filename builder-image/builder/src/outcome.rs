@@ -1,12 +1,20 @@
 //! The outcome of a pod's task, from what a build or a mirror run came to. Pure, but for nothing.
 
 use protocol::{
-    BaseImage, BuildOutcome, Failure, FailureKind, Isolation, MirrorOutcome, MirroredImage,
-    Outcome, PushedImage, Report, Resolved,
+    BaseImage, BuildOutcome, CacheMiss, Failure, FailureKind, Isolation, MirrorOutcome,
+    MirroredImage, Outcome, PushedImage, Report, Resolved,
 };
 
 use crate::build::Built;
 use crate::error::{Error, chain, registry_kind};
+use crate::progress::escape;
+use crate::solve::Miss;
+
+/// How long the text of a step in a miss may be, in bytes.
+const MAX_STEP: usize = 128;
+
+/// How long the reason of a miss may be, in bytes.
+const MAX_REASON: usize = 256;
 
 /// The outcome of a finished build. `destinations` are names and repositories in the order of the request.
 pub fn built(
@@ -40,9 +48,31 @@ pub fn built(
         source,
         steps: count(built.counts.steps),
         cached_steps: count(built.counts.cached),
-        misses: Vec::new(),
+        misses: misses(&built.misses),
         isolation,
     }))
+}
+
+/// The first misses, each at most as long as the protocol says.
+fn misses(misses: &[Miss]) -> Vec<CacheMiss> {
+    let short = |text: &str, limit: usize| {
+        let mut text = escape(text.as_bytes());
+        if text.len() > limit {
+            let end = (0..=limit - "…".len())
+                .rev()
+                .find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or_default());
+            text.push('…');
+        }
+        text
+    };
+    let first = misses.iter().take(protocol::MAX_MISSES);
+    first
+        .map(|miss| CacheMiss {
+            step: short(&miss.step, MAX_STEP),
+            reason: short(&miss.cause.to_string(), MAX_REASON),
+        })
+        .collect()
 }
 
 /// The outcome of a failed build.

@@ -58,6 +58,7 @@ struct Tail {
 #[derive(Clone, Copy)]
 enum Event<'a> {
     Started,
+    Missed(&'a str),
     Output(&'a str),
     Done,
     Cached,
@@ -131,6 +132,12 @@ impl Vertex {
         self.progress.sink().tell(self, Event::Output(&text));
     }
 
+    /// The cache was asked and had no answer, for this reason.
+    pub fn missed(&self, reason: &str) {
+        let reason = escape(reason.as_bytes());
+        self.progress.sink().tell(self, Event::Missed(&reason));
+    }
+
     /// The step was executed.
     pub fn done(&self) {
         self.progress.sink().tell(self, Event::Done);
@@ -197,6 +204,9 @@ impl Sink {
         }
         let end = match event {
             Event::Started => return Ok(()),
+            Event::Missed(reason) => {
+                return writeln!(self.writer, "#{number} not cached: {reason}");
+            }
             Event::Output(line) => {
                 return writeln!(self.writer, "#{number} {} {line}", seconds(elapsed, 3));
             }
@@ -211,6 +221,7 @@ impl Sink {
     fn tell_json(&mut self, vertex: &Vertex, event: Event<'_>) -> std::io::Result<()> {
         let (event, text) = match event {
             Event::Started => ("started", None),
+            Event::Missed(reason) => ("missed", Some(reason)),
             Event::Output(line) => ("output", Some(line)),
             Event::Done => ("done", None),
             Event::Cached => ("cached", None),
@@ -278,6 +289,7 @@ mod tests {
         let buffer = Buffer::default();
         let progress = Progress::new(Style::Plain, buffer.clone());
         let make = progress.start("[build 2/5] RUN make");
+        make.missed("files changed: a\n.c");
         make.output(b"cc -o a");
         let copy = progress.start("[build 3/5] COPY a b");
         make.output(b"\x1b[31m10%\rdone\x07\xff\r\n");
@@ -286,6 +298,7 @@ mod tests {
         progress.start("[4/5] RUN false").failed("exit code: 1");
         insta::assert_snapshot!(text(&buffer), @r"
         #1 [build 2/5] RUN make
+        #1 not cached: files changed: a\n.c
         #1 T cc -o a
         #1 ...
 
@@ -308,6 +321,7 @@ mod tests {
     fn json_progress_is_one_object_a_line() {
         let buffer = Buffer::default();
         let vertex = Progress::new(Style::Json, buffer.clone()).start("a\nb");
+        vertex.missed("base changed");
         vertex.output(b"x");
         vertex.done();
         let text = text(&buffer);
@@ -319,7 +333,7 @@ mod tests {
                 line["event"].as_str().unwrap().to_owned()
             })
             .collect();
-        assert_eq!(events, ["started", "output", "done"]);
+        assert_eq!(events, ["started", "missed", "output", "done"]);
         assert!(text.contains(r"a\\nb"));
     }
 

@@ -145,6 +145,8 @@ pub struct Graph {
     pub source_date_epoch: Option<i64>,
     /// Host name of RUN.
     pub hostname: String,
+    /// Names that ARG declares, in any stage.
+    pub arguments: BTreeSet<String>,
 }
 
 /// One instruction that makes a layer.

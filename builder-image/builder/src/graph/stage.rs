@@ -146,6 +146,9 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
     if !errors.is_empty() {
         return Err(GraphError::Dockerfile(errors));
     }
+    let declared = finished.iter().flatten();
+    let declared = declared.flat_map(|state| &state.build_args);
+    let arguments = declared.map(|(name, _)| name.clone()).collect();
     let state = finished[plan.target]
         .take()
         .expect("the target is in the order");
@@ -178,6 +181,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             .collect(),
         steps,
         target,
+        arguments,
     })
 }
 

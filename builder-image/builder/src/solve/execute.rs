@@ -10,6 +10,7 @@ use oci::{Digest, Digester};
 
 use super::{Keyed, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
+use crate::cause::Listing;
 use crate::error::{Error, StepFailure};
 use crate::graph::{Action, CopyAction, RunAction, Step, StepId};
 use crate::layer::LayerDir;
@@ -30,7 +31,7 @@ const MAX_DOWNLOAD: u64 = 64 << 30;
 #[derive(Default)]
 pub(super) struct Inputs {
     spec: Option<CopySpec>,
-    digest: Option<Digest>,
+    digest: Option<(Digest, Listing)>,
     /// What is copied from, where it is not the context.
     from: Option<Snapshot>,
     /// Keeps downloads until the step is done.
@@ -38,9 +39,11 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// The digest of everything that is copied.
-    pub(super) fn digest(&self) -> Digest {
-        self.digest.clone().expect("inputs of a copy have a digest")
+    /// The digest of everything that is copied, and what that is.
+    pub(super) fn digest(&self) -> &(Digest, Listing) {
+        self.digest
+            .as_ref()
+            .expect("inputs of a copy have a digest")
     }
 }
 
@@ -192,6 +195,9 @@ impl Solve {
         let step = self.step(id);
         let below = self.snapshot(step.below).await?;
         let vertex = Arc::new(self.engine.progress.start(&step.label));
+        if let Some(cause) = &keyed.cause {
+            vertex.missed(&cause.to_string());
+        }
         let work = Work {
             engine: self.engine.clone(),
             context: self.context.clone(),
@@ -277,6 +283,7 @@ impl Work {
             .rename_to(cache.layer(&name))
             .map_err(crate::step::StepError::from)?;
         let created = Clock::now().to_string();
+        cache.keep_trail(&self.instruction, &self.keyed.trail);
         let mut record = Record::new(self.keyed.key.clone(), created, self.instruction);
         record.layer = Some(name);
         let keys: Vec<_> = std::iter::once(&self.keyed.key)

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Base, Bases};
 use crate::cache::{Cache, Record};
 use crate::cache_key::CacheKey;
+use crate::cause::{Cause, Names, Trail};
 use crate::context::BuildContext;
 use crate::error::{Error, Place, SourceFile};
 use crate::exec::Runtime;
@@ -82,8 +83,21 @@ struct Keyed {
     source_key: Option<CacheKey>,
     /// What the cache has.
     record: Option<Record>,
+    /// What the key is made of.
+    trail: Trail,
+    /// Why the cache has nothing, where it was asked.
+    cause: Option<Cause>,
     /// What was made ready to find the key out.
     inputs: Inputs,
+}
+
+/// A step that was executed because the cache, which was asked, had no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Miss {
+    /// The instruction with its place: `Dockerfile:7: COPY . /src`.
+    pub step: String,
+    /// Which input differs from the last time.
+    pub cause: Cause,
 }
 
 /// How many steps there were.
@@ -167,6 +181,20 @@ impl Solve {
         }
     }
 
+    /// The steps that the cache did not answer, in the order of the graph. To be asked when the build is done.
+    pub fn misses(&self) -> Vec<Miss> {
+        let nodes = self.nodes.iter().zip(&self.graph.steps);
+        let executed = nodes.filter(|(node, _)| node.layer.get().is_some());
+        let misses = executed.filter_map(|(node, step)| {
+            let keyed = node.keyed.get()?.as_ref().ok()?;
+            Some(Miss {
+                step: format!("{}:{}: {}", self.file.name, step.line, step.instruction),
+                cause: keyed.cause.clone()?,
+            })
+        });
+        misses.collect()
+    }
+
     /// Tells people of the steps that were never needed because of a hit further up.
     pub fn tell_spared(&self) {
         for (node, step) in self.nodes.iter().zip(&self.graph.steps) {
@@ -211,11 +239,16 @@ impl Solve {
         let step = self.step(id);
         let below = self.key_of(step.below).await?;
         let epoch = self.graph.source_date_epoch;
-        let plain = |key: CacheKey| Keyed {
-            record: self.lookup(&key),
-            key,
-            source_key: None,
-            inputs: Inputs::default(),
+        let plain = |(key, trail): (CacheKey, Trail)| {
+            let record = self.lookup(&key);
+            Keyed {
+                cause: self.cause(step, record.as_ref(), &trail),
+                record,
+                key,
+                source_key: None,
+                trail,
+                inputs: Inputs::default(),
+            }
         };
         match &step.action {
             Action::Run(run) => {
@@ -233,7 +266,7 @@ impl Solve {
                     return self.key_of_copy_from(step, copy, from, &below).await;
                 }
                 let inputs = self.inputs(step, copy, None).await?;
-                let key = CacheKey::copy(&below, copy, &inputs.digest(), epoch);
+                let key = copy_key(&below, copy, &inputs, epoch);
                 Ok(Keyed {
                     inputs,
                     ..plain(key)
@@ -258,23 +291,43 @@ impl Solve {
                 key: record.key.clone(),
                 source_key: Some(source_key),
                 record: Some(record),
+                trail: Trail::default(),
+                cause: None,
                 inputs: Inputs::default(),
             });
         }
         let snapshot = self.snapshot(from).await?;
         let inputs = self.inputs(step, copy, Some(snapshot)).await?;
-        let key = CacheKey::copy(below, copy, &inputs.digest(), epoch);
+        let (key, trail) = copy_key(below, copy, &inputs, epoch);
         let record = self.lookup(&key);
         if let Some(record) = &record {
             let recorded = self.engine.cache.record(&[&source_key], record);
             recorded.map_err(Error::io("writing a cache record"))?;
         }
         Ok(Keyed {
+            cause: self.cause(step, record.as_ref(), &trail),
             key,
             source_key: Some(source_key),
             record,
+            trail,
             inputs,
         })
+    }
+
+    /// Why the cache has no record of a step; none where it has one, or was not asked.
+    fn cause(&self, step: &Step, record: Option<&Record>, trail: &Trail) -> Option<Cause> {
+        if record.is_some() || self.engine.no_cache {
+            return None;
+        }
+        let names = Names {
+            below_line: match step.below {
+                Filesystem::Step(id) => Some(self.step(id).line),
+                Filesystem::Base(_) | Filesystem::Scratch => None,
+            },
+            arguments: &self.graph.arguments,
+        };
+        let earlier = self.engine.cache.trails(&step.instruction);
+        Some(trail.cause(&earlier, &names))
     }
 
     fn lookup(&self, key: &CacheKey) -> Option<Record> {
@@ -355,6 +408,19 @@ impl Solve {
     pub async fn target_layers(&self) -> Shared<Vec<Layer>> {
         try_join_all(self.target_steps().into_iter().map(|id| self.packed(id))).await
     }
+}
+
+/// The key of a copy of these inputs, and what it is made of.
+fn copy_key(
+    below: &CacheKey,
+    copy: &CopyAction,
+    inputs: &Inputs,
+    epoch: Option<i64>,
+) -> (CacheKey, Trail) {
+    let (digest, files) = inputs.digest();
+    let (key, mut trail) = CacheKey::copy(below, copy, digest, epoch);
+    trail.note_files(files.clone());
+    (key, trail)
 }
 
 /// Runs work that blocks on a thread for such work.

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use oci::{Digest, Digester};
 
 use crate::{
+    cause::{Listing, Mark},
     step::{
         StepError,
         copy::{CopySource, CopySpec, Selection, select},
@@ -15,20 +16,21 @@ use crate::{
 };
 
 /// The digest of all sources of `spec` in `from`. Two copies with the same digest and the same flags make the same files
-/// but for their times.
+/// but for their times. With it, a listing of what was read, by which people are told what changed.
 ///
 /// The fields are those of BuildKit's tarsum: name, type, mode, owner, size, link target, device, extended attributes
 /// that an image records, content.
 ///
 /// # Errors
 /// When a source is missing or cannot be read.
-pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<Digest, StepError> {
-    let mut hash = Fields(Digester::sha256());
+pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listing), StepError> {
+    let mut hash = Fields::new();
     hash.text("coopery copy inputs 1");
     for source in &spec.sources {
         match source {
             CopySource::Path(text) => {
                 let selections = select(spec, from, text)?;
+                hash.end();
                 hash.number(selections.len() as u64);
                 for Selection { source, filter } in &selections {
                     hash.text("path");
@@ -53,11 +55,13 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<Digest, StepErr
                 }
             }
             CopySource::Inline { name, content } => {
+                hash.begin(name);
                 hash.text("inline");
                 hash.text(name);
                 hash.bytes(content);
             }
             CopySource::Download { name, file, .. } => {
+                hash.begin(name);
                 hash.text("download");
                 hash.text(name);
                 let mut content = Digester::sha256();
@@ -71,7 +75,7 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<Digest, StepErr
             }
         }
     }
-    Ok(hash.0.finish())
+    Ok(hash.finish())
 }
 
 struct Walk<'a> {
@@ -123,6 +127,7 @@ impl Walk<'_> {
         relative: &ImagePath,
     ) -> Result<(), StepError> {
         let hash = &mut *self.hash;
+        hash.begin(&String::from_utf8_lossy(path.as_bytes()));
         hash.bytes(relative.as_bytes());
         let (kind, link, device) = match &entry.kind {
             Kind::File | Kind::Socket => ("file", None, None),
@@ -170,13 +175,44 @@ impl Walk<'_> {
     }
 }
 
-/// Fields with their lengths.
-struct Fields(Digester);
+/// Fields with their lengths, and the listing of what they describe.
+struct Fields {
+    digester: Digester,
+    listing: Listing,
+    /// The name of the entry that is being described, and its digest so far.
+    entry: Option<(String, Mark)>,
+}
 
 impl Fields {
+    fn new() -> Self {
+        Self {
+            digester: Digester::sha256(),
+            listing: Listing::default(),
+            entry: None,
+        }
+    }
+
+    /// What follows describes `name`.
+    fn begin(&mut self, name: &str) {
+        self.end();
+        self.entry = Some((name.to_owned(), Mark::new()));
+    }
+
+    /// What follows describes nothing of a name.
+    fn end(&mut self) {
+        if let Some((name, mark)) = self.entry.take() {
+            self.listing.add(&name, &mark);
+        }
+    }
+
+    fn finish(mut self) -> (Digest, Listing) {
+        self.end();
+        (self.digester.finish(), self.listing)
+    }
+
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
-        self.0.update(bytes);
+        self.write(bytes);
     }
 
     fn text(&mut self, text: &str) {
@@ -184,7 +220,14 @@ impl Fields {
     }
 
     fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
+        self.write(&number.to_le_bytes());
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.digester.update(bytes);
+        if let Some((_, mark)) = &mut self.entry {
+            mark.update(bytes);
+        }
     }
 }
 

@@ -82,6 +82,13 @@ impl Bench {
         self.registry.clear_requests();
     }
 
+    /// Removes all records of the cache.
+    pub(crate) fn prune_records(&self) {
+        for entry in fs_err::read_dir(self.root.path().join("cache")).unwrap() {
+            fs_err::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// Whether any layer was unpacked or made.
     pub(crate) fn has_layers(&self) -> bool {
         fs_err::read_dir(self.root.path().join("layers"))

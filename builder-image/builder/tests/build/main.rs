@@ -177,6 +177,63 @@ async fn what_did_not_change_is_answered_by_the_cache() {
 }
 
 #[tokio::test]
+async fn a_miss_says_which_input_changed() {
+    let bench = Bench::start().await;
+    bench.file("src/main.c", "1").file("src/lib.c", "1");
+    let base = |content: &str| format!("FROM scratch AS base\nCOPY <<EOF /base\n{content}\nEOF\n");
+    let text = |content: &str, user: &str| {
+        let rest = format!("FROM base\nCOPY --chown={user} src /src\nWORKDIR /w\n");
+        base(content) + &rest
+    };
+    let reasons = async |text: String| -> Vec<(String, String)> {
+        let built = bench.build(&text, &["app:1"]).await.unwrap();
+        let misses = built.misses.into_iter();
+        misses
+            .map(|miss| (miss.step, miss.cause.to_string()))
+            .collect()
+    };
+    let row = |step: &str, reason: &str| (format!("Dockerfile:{step}"), reason.to_owned());
+    let first = "first build of this step";
+    assert_eq!(
+        reasons(text("x", "1")).await,
+        [
+            row("2: COPY <<EOF /base", first),
+            row("6: COPY --chown=1 src /src", first),
+            row("7: WORKDIR /w", first)
+        ]
+    );
+    assert_eq!(reasons(text("x", "1")).await, []);
+    bench.file("src/main.c", "2").file("src/new.c", "1");
+    assert_eq!(
+        reasons(text("x", "1")).await,
+        [
+            row(
+                "6: COPY --chown=1 src /src",
+                "files changed: src/main.c; files added: src/new.c"
+            ),
+            row("7: WORKDIR /w", "the step before it (line 6) changed")
+        ]
+    );
+    let changed = reasons(text("y", "1")).await;
+    assert_eq!(changed[1].1, "the step before it (line 2) changed");
+    bench.prune_records();
+    let pruned = "pruned: its result is no longer in the cache";
+    assert!(
+        reasons(text("x", "1"))
+            .await
+            .iter()
+            .all(|(_, reason)| reason == pruned)
+    );
+    let forced = bench
+        .build_with(&text("x", "1"), &["app:1"], |options| {
+            options.no_cache = true;
+        })
+        .await
+        .unwrap();
+    assert_eq!((forced.misses, forced.counts.cached), (vec![], 0));
+}
+
+#[tokio::test]
 async fn equal_inputs_make_equal_images() {
     let text = "FROM scratch\nWORKDIR /w\nCOPY <<EOF /doc\nx\nEOF\nCOPY a dir /d/\n";
     let mut digests = Vec::new();
