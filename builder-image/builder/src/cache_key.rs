@@ -86,18 +86,35 @@ impl CacheKey {
             .finish()
     }
 
+    /// The key of files that a layer with the key `layer`, which depends on nothing below it, makes on top of `below`.
+    pub fn stacked(below: &Self, layer: &Self) -> Self {
+        Frame::on("stacked", below)
+            .field("layer", layer.0.as_str())
+            .finish()
+    }
+
     fn copy_frame(kind: &str, below: &Self, copy: &CopyAction, epoch: Option<i64>) -> Frame {
         let mut frame = Frame::on(kind, below)
             .field("add", if copy.add { "1" } else { "0" })
             .field("destination", &copy.destination)
             .list("chown", copy.chown.as_slice())
             .list("chmod", copy.chmod.as_slice())
+            .list("flags", &flags(copy))
+            .list("exclude", &copy.exclude)
             .list("epoch", epoch.map(|epoch| epoch.to_string()).as_slice());
         for (name, content) in &copy.documents {
             frame = frame.field("document", name).field("content", content);
         }
         frame
     }
+}
+
+/// The switches of a copy that change what it makes of the same files.
+fn flags(copy: &CopyAction) -> Vec<String> {
+    let unpack = copy.unpack.map(|unpack| format!("unpack={unpack}"));
+    let switches = [("link", copy.link), ("parents", copy.parents)];
+    let set = switches.into_iter().filter(|(_, set)| *set);
+    set.map(|(name, _)| name.to_owned()).chain(unpack).collect()
 }
 
 /// Parts of a key, each behind its name and length.
@@ -188,6 +205,10 @@ mod tests {
             chown: None,
             chmod: None,
             checksum: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: None,
         }
     }
 

@@ -130,6 +130,7 @@ pub fn unpack(
     let rules = Rules {
         into: ImagePath::root(),
         owner: None,
+        implied: (0, 0),
         whiteouts: true,
     };
     let diff_id = unpack_onto(&mut upper, reader, &rules, limits)?;
@@ -191,6 +192,8 @@ pub(crate) struct Rules {
     pub(crate) into: ImagePath,
     /// The owner of everything, where it is not the archive's.
     pub(crate) owner: Option<(u32, u32)>,
+    /// The owner of directories that no member describes.
+    pub(crate) implied: (u32, u32),
     /// Whether the archive is a layer: names with `.wh.` are deletions, directories that it does not name are those of
     /// the layers below. Otherwise such names are refused and such directories are made.
     pub(crate) whiteouts: bool,
@@ -249,8 +252,8 @@ fn put<R: Read>(
     };
     let parent = resolve_below(upper, rules, &above)?;
     let implied = Attributes {
-        uid: rules.owner.map_or(0, |(uid, _)| uid),
-        gid: rules.owner.map_or(0, |(_, gid)| gid),
+        uid: rules.implied.0,
+        gid: rules.implied.1,
         mtime: if rules.whiteouts {
             PLAIN_DIRECTORY.mtime
         } else {

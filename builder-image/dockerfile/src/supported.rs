@@ -135,48 +135,12 @@ fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
                 );
             }
         }
-        InstructionKind::Copy(copy) => {
-            flag(
-                copy.link.as_ref().map(|link| link.span),
-                "`COPY --link`",
-                "remove the flag; the files are the same",
-            );
-            flag(
-                copy.parents.as_ref().map(|parents| parents.span),
-                "`COPY --parents`",
-                "remove the flag and write one COPY per directory",
-            );
-            for exclude in &copy.exclude {
-                flag(
-                    Some(exclude.span),
-                    "`COPY --exclude`",
-                    "remove the flag and leave the files out by .dockerignore",
-                );
-            }
-        }
         InstructionKind::Add(add) => {
-            flag(
-                add.link.as_ref().map(|link| link.span),
-                "`ADD --link`",
-                "remove the flag; the files are the same",
-            );
             flag(
                 add.keep_git_dir.as_ref().map(|keep| keep.span),
                 "`ADD --keep-git-dir`",
                 "remove the flag, and clone the repository in a RUN",
             );
-            flag(
-                add.unpack.as_ref().map(|unpack| unpack.span),
-                "`ADD --unpack`",
-                "remove the flag; local archives are unpacked, and a fetched one can be unpacked in a RUN",
-            );
-            for exclude in &add.exclude {
-                flag(
-                    Some(exclude.span),
-                    "`ADD --exclude`",
-                    "remove the flag and leave the files out by .dockerignore",
-                );
-            }
             for source in &add.sources {
                 if let Source::Path(path) = source
                     && SourceLocation::of(&path.value) == SourceLocation::Git

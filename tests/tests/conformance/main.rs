@@ -42,6 +42,16 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
         "/dev",
         "no mount point of a RUN gets into its layer",
     ),
+    (
+        "copy-exclude",
+        "/four/other.md",
+        "a file that is a source can be excluded, as the reference's documentation has it",
+    ),
+    (
+        "copy-parents",
+        "/pivots/five.go",
+        "nothing behind the pivot means everything, not nothing",
+    ),
     ("run-mountpoints", "/proc", "as above"),
     ("run-mountpoints", "/sys", "as above"),
 ];
@@ -57,6 +67,10 @@ const STRICTER: &[(&str, &str)] = &[
     (
         "copy-wildcard-to-file",
         "BuildKit writes one file over the other",
+    ),
+    (
+        "copy-parents-missing",
+        "a path without wildcards must be there, as of syntax 1.23",
     ),
     ("run-mknod", "a user namespace makes no devices"),
     ("onbuild", "not yet"),

@@ -40,6 +40,7 @@ fn unpack(reader: impl Read, into: &Path, limits: &Limits) -> Result<(), UnpackE
     let rules = Rules {
         into: ImagePath::root(),
         owner: Some(own),
+        implied: own,
         whiteouts: false,
     };
     unpack_onto(&mut upper, reader, &rules, limits)?;

@@ -1,6 +1,8 @@
 //! COPY and ADD: what they become once their words are expanded.
 
-use dockerfile::{Add, Copy, Diagnostic, Heredoc, Instruction, Mode, Source, SourceLocation, Word};
+use dockerfile::{
+    Add, Copy, Diagnostic, Heredoc, Instruction, Mode, Source, SourceLocation, Spanned, Word,
+};
 
 use super::instruction::{Outcome, absolute};
 use super::stage::Builder;
@@ -42,6 +44,10 @@ impl Builder<'_> {
                 chown: copy.chown.as_ref(),
                 chmod: copy.chmod.as_ref(),
                 checksum: None,
+                link: is_set(copy.link.as_ref()),
+                parents: is_set(copy.parents.as_ref()),
+                exclude: &copy.exclude,
+                unpack: None,
             },
         )
     }
@@ -59,6 +65,10 @@ impl Builder<'_> {
                 chown: add.chown.as_ref(),
                 chmod: add.chmod.as_ref(),
                 checksum: add.checksum.as_ref(),
+                link: is_set(add.link.as_ref()),
+                parents: false,
+                exclude: &add.exclude,
+                unpack: add.unpack.as_ref().map(|unpack| unpack.value),
             },
         )
     }
@@ -113,7 +123,12 @@ impl Builder<'_> {
             })?;
         }
         let checksum = self.expand_option(parts.checksum)?;
+        let exclude = parts.exclude.iter().map(|pattern| self.expand(pattern));
+        let exclude = exclude.collect::<Outcome<Vec<_>>>()?;
         let mut created_by = String::from(if parts.add { "ADD" } else { "COPY" });
+        if parts.parents {
+            created_by.push_str(" --parents");
+        }
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
                 created_by.extend([" --", flag, "=", value]);
@@ -139,8 +154,13 @@ impl Builder<'_> {
             documents: parts.documents,
             destination: path,
             chown,
+            // The reference copies onto what is below as soon as there is a mode.
+            link: parts.link && chmod.is_none(),
             chmod,
             checksum,
+            parents: parts.parents,
+            exclude,
+            unpack: parts.unpack,
         });
         let text = instruction.source.clone();
         self.step(instruction, action, created_by, &text);
@@ -158,6 +178,14 @@ struct CopyParts<'a> {
     chown: Option<&'a Word>,
     chmod: Option<&'a Word>,
     checksum: Option<&'a Word>,
+    link: bool,
+    parents: bool,
+    exclude: &'a [Word],
+    unpack: Option<bool>,
+}
+
+fn is_set(flag: Option<&Spanned<bool>>) -> bool {
+    flag.is_some_and(|flag| flag.value)
 }
 
 /// Refuses what a source must not turn out to be once its variables are replaced.

@@ -187,6 +187,13 @@ pub enum Action {
     Workdir(WorkdirAction),
 }
 
+impl Action {
+    /// Whether the layer depends on nothing below it (`--link`).
+    pub fn is_linked(&self) -> bool {
+        matches!(self, Self::Copy(copy) if copy.link)
+    }
+}
+
 /// A RUN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunAction {
@@ -223,6 +230,14 @@ pub struct CopyAction {
     pub chmod: Option<String>,
     /// Digest that the one URL must have.
     pub checksum: Option<String>,
+    /// `--link`: the layer depends on nothing below it, and follows no link there.
+    pub link: bool,
+    /// `--parents`: directories of the sources are kept.
+    pub parents: bool,
+    /// `--exclude`: patterns of what is left out.
+    pub exclude: Vec<String>,
+    /// `--unpack`, where it is given; else ADD unpacks the archives of the context alone.
+    pub unpack: Option<bool>,
 }
 
 /// A WORKDIR other than `/`.

@@ -116,6 +116,35 @@ fn only_what_the_target_needs_is_in_the_graph() {
 }
 
 #[test]
+fn flags_of_copies() {
+    let text = "FROM scratch\nARG X=md\nCOPY --link --parents --chown=1 --exclude=*.$X a/./b /c/\nCOPY --link --chmod=u+x a /\nADD --unpack --link=false x /\n";
+    let graph = graph(text, &options()).unwrap();
+    let flags: Vec<_> = graph
+        .steps
+        .iter()
+        .map(|step| match &step.action {
+            Action::Copy(copy) => (copy.link, copy.parents, copy.exclude.join(" "), copy.unpack),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        (true, true, "*.md".to_owned(), None),
+        // A mode is set on what is below, too, so the layer depends on it.
+        (false, false, String::new(), None),
+        (false, false, String::new(), Some(true)),
+    ];
+    assert_eq!(flags, expected);
+    assert_eq!(
+        history(text, &options())[1..],
+        [
+            "COPY --parents --chown=1 a/./b /c/ # buildkit",
+            "COPY --chmod=u+x a / # buildkit",
+            "ADD x / # buildkit"
+        ]
+    );
+}
+
+#[test]
 fn history_is_written_as_the_reference_writes_it() {
     let text = r#"FROM scratch
 ARG A=1

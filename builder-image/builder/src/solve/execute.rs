@@ -93,10 +93,13 @@ impl Solve {
                 .chmod
                 .as_deref()
                 .and_then(|mode| Mode::parse(mode).ok()),
-            unpack: if action.add {
-                Unpack::Local
-            } else {
-                Unpack::Never
+            link: action.link,
+            parents: action.parents,
+            exclude: action.exclude.clone(),
+            unpack: match action.unpack {
+                Some(true) => Unpack::All,
+                None if action.add => Unpack::Local,
+                _ => Unpack::Never,
             },
             ..CopySpec::new(sources, &action.destination)
         };
@@ -193,7 +196,11 @@ impl Solve {
     /// Executes a step that the cache does not know.
     pub(super) async fn execute(&self, id: StepId, keyed: &Arc<Keyed>) -> Shared<StepLayer> {
         let step = self.step(id);
-        let below = self.snapshot(step.below).await?;
+        let below = if step.action.is_linked() {
+            Snapshot::empty()
+        } else {
+            self.snapshot(step.below).await?
+        };
         let vertex = Arc::new(self.engine.progress.start(&step.label));
         if let Some(cause) = &keyed.cause {
             vertex.missed(&cause.to_string());

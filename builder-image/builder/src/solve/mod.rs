@@ -77,7 +77,7 @@ struct Node {
 
 /// A step with its key.
 struct Keyed {
-    /// The key by content.
+    /// The key by content; that of the layer alone where it depends on nothing below.
     key: CacheKey,
     /// The key by where it copies from, which spares looking next time.
     source_key: Option<CacheKey>,
@@ -222,7 +222,14 @@ impl Solve {
             Ok(match filesystem {
                 Filesystem::Scratch => CacheKey::scratch(),
                 Filesystem::Base(id) => CacheKey::base(self.bases[id.0].chains.last()),
-                Filesystem::Step(id) => self.keyed(id).await?.key.clone(),
+                Filesystem::Step(id) => {
+                    let (keyed, step) = (self.keyed(id).await?, self.step(id));
+                    if step.action.is_linked() {
+                        CacheKey::stacked(&self.key_of(step.below).await?, &keyed.key)
+                    } else {
+                        keyed.key.clone()
+                    }
+                }
             })
         }
         .boxed()
@@ -237,7 +244,11 @@ impl Solve {
 
     async fn find_key(&self, id: StepId) -> Shared<Keyed> {
         let step = self.step(id);
-        let below = self.key_of(step.below).await?;
+        let below = if step.action.is_linked() {
+            CacheKey::scratch()
+        } else {
+            self.key_of(step.below).await?
+        };
         let epoch = self.graph.source_date_epoch;
         let plain = |(key, trail): (CacheKey, Trail)| {
             let record = self.lookup(&key);

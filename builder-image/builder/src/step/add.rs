@@ -66,6 +66,8 @@ pub(super) fn unpack(
     let rules = Rules {
         into,
         owner,
+        // As in the reference, `--chown` is for what the archive has.
+        implied: (0, 0),
         whiteouts: false,
     };
     unpack::unpack_onto(upper, file, &rules, limits)

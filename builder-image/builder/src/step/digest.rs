@@ -1,7 +1,10 @@
 //! The digest of what COPY and ADD read, for the cache key: what selected files are called, are and hold, but not when
 //! they were changed. Every field has its length before it, so that no two inputs look alike.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+};
 
 use oci::{Digest, Digester};
 
@@ -9,10 +12,10 @@ use crate::{
     cause::{Listing, Mark},
     step::{
         StepError,
-        copy::{CopySource, CopySpec, Selection, select},
-        source::{Filter, Seen},
+        copy::{CopySource, CopySpec},
+        source::{Visit, select, walk},
     },
-    tree::{Entry, ImagePath, Kind, Tree, TreeError},
+    tree::{ImagePath, Kind, Tree, TreeError},
 };
 
 /// The digest of all sources of `spec` in `from`. Two copies with the same digest and the same flags make the same files
@@ -32,26 +35,11 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listin
                 let selections = select(spec, from, text)?;
                 hash.end();
                 hash.number(selections.len() as u64);
-                for Selection { source, filter } in &selections {
+                for selection in &selections {
                     hash.text("path");
-                    hash.bytes(
-                        source
-                            .named
-                            .name()
-                            .map_or(&[][..], std::os::unix::ffi::OsStrExt::as_bytes),
-                    );
-                    let mut walk = Walk {
-                        from,
-                        filter,
-                        hash: &mut hash,
-                        pending: Vec::new(),
-                    };
-                    walk.entry(
-                        &source.path,
-                        &source.entry,
-                        &ImagePath::root(),
-                        &Seen::default(),
-                    )?;
+                    let named = selection.source.named.name();
+                    hash.bytes(named.map_or(&[][..], OsStrExt::as_bytes));
+                    walk(from, selection, &mut |visit| entry(&mut hash, from, visit))?;
                 }
             }
             CopySource::Inline { name, content } => {
@@ -78,101 +66,55 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listin
     Ok(hash.finish())
 }
 
-struct Walk<'a> {
-    from: &'a dyn Tree,
-    filter: &'a Filter,
-    hash: &'a mut Fields,
-    /// Directories that count only if something in them is taken.
-    pending: Vec<Option<(ImagePath, Entry, ImagePath)>>,
+/// What an entry is and holds.
+fn entry(hash: &mut Fields, from: &dyn Tree, visit: &Visit<'_>) -> Result<(), StepError> {
+    let Visit { path, entry, .. } = *visit;
+    hash.begin(&String::from_utf8_lossy(path.as_bytes()));
+    hash.bytes(visit.relative.as_bytes());
+    let (kind, link, device) = match &entry.kind {
+        Kind::File | Kind::Socket => ("file", None, None),
+        Kind::Directory => ("directory", None, None),
+        Kind::Symlink(target) => ("link", Some(target), None),
+        Kind::Fifo => ("pipe", None, None),
+        Kind::CharDevice(device) => ("character device", None, Some(device)),
+        Kind::BlockDevice(device) => ("block device", None, Some(device)),
+        Kind::Whiteout => ("character device", None, None),
+    };
+    hash.text(kind);
+    for number in [entry.mode, entry.uid, entry.gid] {
+        hash.number(number.into());
+    }
+    hash.number(entry.size);
+    hash.bytes(link.map_or(&[][..], |target| target.as_bytes()));
+    hash.number(device.map_or(0, |device| {
+        u64::from(device.major) << 32 | u64::from(device.minor)
+    }));
+    let xattrs = from.xattrs(path)?;
+    hash.number(xattrs.len() as u64);
+    for (name, value) in &xattrs {
+        hash.text(name);
+        hash.bytes(value);
+    }
+    if entry.kind == Kind::File {
+        content(hash, from, path)?;
+    }
+    Ok(())
 }
 
-impl Walk<'_> {
-    fn entry(
-        &mut self,
-        path: &ImagePath,
-        entry: &Entry,
-        relative: &ImagePath,
-        above: &Seen,
-    ) -> Result<(), StepError> {
-        let (taken, seen) = if relative.is_root() {
-            (true, Seen::default())
-        } else {
-            self.filter.takes(relative, above)
-        };
-        if taken {
-            let waiting: Vec<_> = self.pending.iter_mut().filter_map(Option::take).collect();
-            for (path, entry, relative) in waiting {
-                self.header(&path, &entry, &relative)?;
-            }
-            self.header(path, entry, relative)?;
-            if entry.kind == Kind::File {
-                self.content(path)?;
-            }
+fn content(hash: &mut Fields, from: &dyn Tree, path: &ImagePath) -> Result<(), StepError> {
+    let mut file = from.open(path)?;
+    let mut content = Digester::sha256();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => content.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(TreeError::io(path, error).into()),
         }
-        if entry.is_directory() {
-            self.pending
-                .push((!taken).then(|| (path.clone(), entry.clone(), relative.clone())));
-            for (name, below) in self.from.read_dir(path)? {
-                self.entry(&path.child(&name), &below, &relative.child(&name), &seen)?;
-            }
-            self.pending.pop();
-        }
-        Ok(())
     }
-
-    fn header(
-        &mut self,
-        path: &ImagePath,
-        entry: &Entry,
-        relative: &ImagePath,
-    ) -> Result<(), StepError> {
-        let hash = &mut *self.hash;
-        hash.begin(&String::from_utf8_lossy(path.as_bytes()));
-        hash.bytes(relative.as_bytes());
-        let (kind, link, device) = match &entry.kind {
-            Kind::File | Kind::Socket => ("file", None, None),
-            Kind::Directory => ("directory", None, None),
-            Kind::Symlink(target) => ("link", Some(target), None),
-            Kind::Fifo => ("pipe", None, None),
-            Kind::CharDevice(device) => ("character device", None, Some(device)),
-            Kind::BlockDevice(device) => ("block device", None, Some(device)),
-            Kind::Whiteout => ("character device", None, None),
-        };
-        hash.text(kind);
-        for number in [entry.mode, entry.uid, entry.gid] {
-            hash.number(number.into());
-        }
-        hash.number(entry.size);
-        hash.bytes(link.map_or(&[][..], |target| {
-            std::os::unix::ffi::OsStrExt::as_bytes(target.as_os_str())
-        }));
-        hash.number(device.map_or(0, |device| {
-            u64::from(device.major) << 32 | u64::from(device.minor)
-        }));
-        let xattrs = self.from.xattrs(path)?;
-        hash.number(xattrs.len() as u64);
-        for (name, value) in &xattrs {
-            hash.text(name);
-            hash.bytes(value);
-        }
-        Ok(())
-    }
-
-    fn content(&mut self, path: &ImagePath) -> Result<(), StepError> {
-        let mut file = self.from.open(path)?;
-        let mut content = Digester::sha256();
-        let mut buffer = vec![0; 128 * 1024];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => content.update(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(TreeError::io(path, error).into()),
-            }
-        }
-        self.hash.text(content.finish().as_str());
-        Ok(())
-    }
+    hash.text(content.finish().as_str());
+    Ok(())
 }
 
 /// Fields with their lengths, and the listing of what they describe.

@@ -1,4 +1,5 @@
-//! Finds what the sources of COPY and ADD name: wildcards, symbolic links, filters. Reading only.
+//! Finds what the sources of COPY and ADD name: wildcards, symbolic links, filters; and walks it, for the digest and
+//! for the copy alike. Reading only.
 
 use std::ffi::OsStr;
 
@@ -7,7 +8,7 @@ use crate::{
         dockerignore::{Dockerignore, Matched},
         pattern::Pattern,
     },
-    step::StepError,
+    step::{StepError, copy::CopySpec},
     tree::{Entry, ImagePath, Tree},
 };
 
@@ -22,9 +23,129 @@ pub(super) struct Source {
     pub(super) entry: Entry,
 }
 
+/// A source with what of it is taken.
+pub(super) struct Selection {
+    pub(super) source: Source,
+    pub(super) filter: Filter,
+}
+
+/// What the source `text` of `spec` selects in `from`.
+pub(super) fn select(
+    spec: &CopySpec,
+    from: &dyn Tree,
+    text: &str,
+) -> Result<Vec<Selection>, StepError> {
+    let mut selections = Vec::new();
+    if !spec.parents {
+        for source in find(from, text)? {
+            let filter = Filter::new(&[], &spec.exclude)?;
+            let named = source.named.name().unwrap_or_default();
+            if source.entry.is_directory() || filter.takes_source(named) {
+                selections.push(Selection { source, filter });
+            }
+        }
+        return Ok(selections);
+    }
+    // The walk begins at the pivot, or at the top.
+    let (start, pattern) = text.split_once("/./").unwrap_or(("/", text));
+    let pattern = ImagePath::new(pattern);
+    let literal = |path: &ImagePath| !path.components().any(has_wildcard);
+    let whole = ImagePath::new(start).join(pattern.as_bytes());
+    if literal(&whole) && from.stat(&whole)?.is_none() {
+        return Err(StepError::SourceNotFound(text.to_owned()));
+    }
+    let include = if pattern.is_root() {
+        Vec::new()
+    } else {
+        vec![pattern.as_relative().to_string_lossy().into_owned()]
+    };
+    for source in find(from, start)? {
+        selections.push(Selection {
+            source,
+            filter: Filter::new(&include, &spec.exclude)?,
+        });
+    }
+    Ok(selections)
+}
+
+/// An entry that a walk comes by.
+pub(super) struct Visit<'a> {
+    pub(super) path: &'a ImagePath,
+    pub(super) entry: &'a Entry,
+    /// The path below the source; the root for the source itself.
+    pub(super) relative: &'a ImagePath,
+    /// A directory that no pattern takes, but something in it.
+    pub(super) implied: bool,
+}
+
+/// Visits what `selection` takes in `from`: directories before what is in them, the source itself first.
+pub(super) fn walk(
+    from: &dyn Tree,
+    selection: &Selection,
+    visit: &mut dyn FnMut(&Visit<'_>) -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let mut walk = Walk {
+        from,
+        filter: &selection.filter,
+        visit,
+        waiting: Vec::new(),
+    };
+    let Source { path, entry, .. } = &selection.source;
+    walk.entry(path, entry, &ImagePath::root(), &Seen::default())
+}
+
+struct Walk<'a> {
+    from: &'a dyn Tree,
+    filter: &'a Filter,
+    visit: &'a mut dyn FnMut(&Visit<'_>) -> Result<(), StepError>,
+    /// The directories above the current entry that nothing was taken of yet; `None` for those that were visited.
+    waiting: Vec<Option<(ImagePath, Entry, ImagePath)>>,
+}
+
+impl Walk<'_> {
+    fn entry(
+        &mut self,
+        path: &ImagePath,
+        entry: &Entry,
+        relative: &ImagePath,
+        above: &Seen,
+    ) -> Result<(), StepError> {
+        let (taken, seen) = if relative.is_root() {
+            (true, Seen::default())
+        } else {
+            self.filter.takes(relative, above)
+        };
+        if taken {
+            for (path, entry, relative) in self.waiting.iter_mut().filter_map(Option::take) {
+                (self.visit)(&Visit {
+                    path: &path,
+                    entry: &entry,
+                    relative: &relative,
+                    implied: true,
+                })?;
+            }
+            (self.visit)(&Visit {
+                path,
+                entry,
+                relative,
+                implied: false,
+            })?;
+        }
+        if entry.is_directory() {
+            let waiting = (!taken).then(|| (path.clone(), entry.clone(), relative.clone()));
+            self.waiting.push(waiting);
+            for (name, below) in self.from.read_dir(path)? {
+                self.entry(&path.child(&name), &below, &relative.child(&name), &seen)?;
+            }
+            self.waiting.pop();
+        }
+        Ok(())
+    }
+}
+
 /// Everything in `tree` that `text` names, in the order of a walk. A text without wildcards must name something; a
 /// pattern may match nothing, but the directory before its first wildcard must be there.
-pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError> {
+fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError> {
     let named = ImagePath::new(text);
     let components: Vec<&OsStr> = named.components().collect();
     let first = components
@@ -42,7 +163,9 @@ pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError
             let mut found = Vec::new();
             match tree.lookup(&start)? {
                 None => return Err(StepError::SourceNotFound(text.to_owned())),
-                Some(entry) if entry.is_directory() => walk(tree, &start, &patterns, &mut found)?,
+                Some(entry) if entry.is_directory() => {
+                    matching(tree, &start, &patterns, &mut found)?;
+                }
                 Some(_) => {}
             }
             found
@@ -59,7 +182,7 @@ pub(super) fn find(tree: &dyn Tree, text: &str) -> Result<Vec<Source>, StepError
 }
 
 /// The entries below `directory` that match `patterns`, one component each. Links on the way are not followed.
-fn walk(
+fn matching(
     tree: &dyn Tree,
     directory: &ImagePath,
     patterns: &[Pattern],
@@ -76,7 +199,7 @@ fn walk(
         if rest.is_empty() {
             found.push(path);
         } else if entry.is_directory() {
-            walk(tree, &path, rest, found)?;
+            matching(tree, &path, rest, found)?;
         }
     }
     Ok(())
@@ -111,14 +234,14 @@ pub(super) struct Filter {
 
 /// What the filters found of a directory, for what is below it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+struct Seen {
     include: Matched,
     exclude: Matched,
 }
 
 impl Filter {
     /// A filter that takes what `include` matches, everything if it is empty, but nothing that `exclude` matches.
-    pub(super) fn new(include: &[String], exclude: &[String]) -> Result<Self, StepError> {
+    fn new(include: &[String], exclude: &[String]) -> Result<Self, StepError> {
         Ok(Self {
             include: patterns(include)?,
             exclude: patterns(exclude)?,
@@ -126,7 +249,7 @@ impl Filter {
     }
 
     /// Whether the entry at `relative`, below the source, is taken, and what to hand in for what is below it.
-    pub(super) fn takes(&self, relative: &ImagePath, above: &Seen) -> (bool, Seen) {
+    fn takes(&self, relative: &ImagePath, above: &Seen) -> (bool, Seen) {
         let text = String::from_utf8_lossy(relative.as_bytes()).into_owned();
         let test = |patterns: &Option<Dockerignore>, above: &Matched| {
             patterns
@@ -140,7 +263,7 @@ impl Filter {
     }
 
     /// Whether the file `name`, itself a source, is taken.
-    pub(super) fn takes_source(&self, name: &OsStr) -> bool {
+    fn takes_source(&self, name: &OsStr) -> bool {
         let (excluded, _) = (self.exclude.as_ref())
             .map(|patterns| patterns.matches(&name.to_string_lossy(), &Matched::default()))
             .unwrap_or_default();

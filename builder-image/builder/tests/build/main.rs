@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bench;
+mod files;
 
 use distribution::memory::Fault;
 use http::Method;

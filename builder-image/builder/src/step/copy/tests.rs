@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::fixture::{FIXTURE_TIME, all_owners, lines, show_layer, snapshot};
+use crate::{
+    fixture::{FIXTURE_TIME, all_owners, lines, show_layer, snapshot},
+    tree::{Attributes, Kind, Xattrs},
+};
 
 const NOW: Timestamp = Timestamp::from_seconds(2_000_000);
 const PASSWD: &str = "/etc/passwd = app:x:100:101::/:;";
@@ -271,7 +274,8 @@ fn link_exclude_and_parents() {
         ("--parents with a directory", "", tree, "--parents s/t /d/", "/d/; /d/s/; /d/s/t/; /d/s/t/c.md = o; /d/s/t/c.txt = c"),
         ("--parents with wildcards before the pivot", "", tree, "--parents p/q*/./f /d/", "/d/; /d/f = g"),
         ("--parents and --exclude", "", tree, "--parents --exclude=**/*.md s /d/", "/d/; /d/s/; /d/s/b.txt = b; /d/s/t/; /d/s/t/c.txt = c"),
-        ("--parents with nothing, a pattern as any", "", tree, "--parents s/none /d/", "/d/"),
+        ("--parents with nothing", "", tree, "--parents s/none /d/", "error: `s/none`: no such file"),
+        ("--parents with a pattern that matches nothing", "", tree, "--parents s/none* /d/", "/d/"),
         ("--parents into an existing directory changes its mode only", "700 1:2 /d/p/", tree, "--parents p/q/f /d/", "/d/; 700 1:2 /d/p/; 711 5:6 /d/p/q/; /d/p/q/f = f"),
         ("--parents to the root", "", tree, "--parents s/b.txt /", "/s/; /s/b.txt = b"),
     ]);

@@ -1,0 +1,64 @@
+//! What COPY and ADD ask the cache and the network, flag by flag.
+
+use http::Method;
+
+use crate::bench::Bench;
+
+#[tokio::test]
+async fn a_linked_layer_serves_every_base_and_what_is_on_top_does_not() {
+    let bench = Bench::start().await;
+    bench.file("a", "a").file("b", "b");
+    for (base, file) in [("one:1", "a"), ("two:1", "b")] {
+        let text = format!("FROM scratch\nCOPY {file} /etc/\n");
+        bench.build(&text, &[base]).await.unwrap();
+    }
+    bench.forget();
+    let text = |base: &str, rest: &str| {
+        format!(
+            "FROM {}\nCOPY --link a /etc/linked\n{rest}",
+            bench.name(base)
+        )
+    };
+    let on_top = "COPY b /etc/plain\n";
+    let counts = async |text: String, image: &str| {
+        let built = bench.build(&text, &[image]).await.unwrap();
+        (built.counts.steps, built.counts.cached)
+    };
+    assert_eq!(counts(text("one:1", ""), "app:1").await, (1, 0));
+    let fetched = |request: &&distribution::memory::Logged| {
+        request.method == Method::GET && request.path.contains("/one/blobs/")
+    };
+    let requests = bench.registry.requests();
+    // Only the configuration of the base is read.
+    assert_eq!(requests.iter().filter(fetched).count(), 1);
+    assert_eq!(counts(text("two:1", ""), "app:2").await, (1, 1));
+    assert_eq!(counts(text("one:1", on_top), "app:3").await, (2, 1));
+    assert_eq!(counts(text("two:1", on_top), "app:4").await, (2, 1));
+    assert_eq!(counts(text("two:1", on_top), "app:5").await, (2, 2));
+    assert_eq!(
+        bench.layer_names("app", "4", 1),
+        ["etc", "etc/linked"],
+        "the directory is described by the layer itself"
+    );
+    assert_eq!(bench.layer_names("app", "4", 2), ["etc", "etc/plain"]);
+}
+
+#[tokio::test]
+async fn flags_count_for_the_cache() {
+    let bench = Bench::start().await;
+    bench.file("s/a", "a").file("s/b.md", "b");
+    for text in [
+        "COPY s /d/",
+        "COPY --link s /d/",
+        "COPY --parents s /d/",
+        "COPY --exclude=*.md s /d/",
+        "COPY --exclude=*.txt s /d/",
+        "COPY --chmod=u=rwX s /d/",
+        "ADD s /d/",
+        "ADD --unpack=false s /d/",
+    ] {
+        let text = format!("FROM scratch\n{text}\n");
+        let cached = async || bench.build(&text, &["app:1"]).await.unwrap().counts.cached;
+        assert_eq!((cached().await, cached().await), (0, 1), "{text}");
+    }
+}

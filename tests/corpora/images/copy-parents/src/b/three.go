@@ -1,0 +1,1 @@
+content of src/b/three.go

@@ -1,0 +1,1 @@
+content of top.go
