@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
 
-use crate::base::Base;
+use crate::base::{Base, Bases};
 use crate::context::BuildContext;
 use crate::error::{BaseError, Error, Place, SourceFile};
 use crate::export::{Destination, Form, Output, Pusher, Source, write_archive, write_layout};
 use crate::graph::{self, Options, Plan};
 use crate::image::{Image, assemble};
+use crate::lint;
+use crate::progress::Progress;
 use crate::solve::{Counts, Engine, Miss, Solve};
 
 /// What to build, and where it goes.
@@ -50,7 +52,8 @@ pub fn needs_run(file: &Arc<SourceFile>, options: &Options) -> Result<bool, Erro
     Ok(plan.first_run().is_some())
 }
 
-fn parse(
+/// The file and what is doubtful about it as far as parsing tells.
+pub(crate) fn parse(
     file: &Arc<SourceFile>,
 ) -> Result<(dockerfile::Dockerfile, Vec<dockerfile::Diagnostic>), Error> {
     let parsed = dockerfile::parse(&file.name, &file.text).into_result();
@@ -68,11 +71,14 @@ fn parse(
 /// The first failure; the destinations' tags and the output files are then as they were.
 pub async fn build(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     let cancel = engine.cancel.clone();
-    tokio::select! {
+    let progress = engine.progress.clone();
+    let built = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
         built = run(engine, job) => built,
-    }
+    };
+    progress.tell_warnings();
+    built
 }
 
 async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
@@ -83,22 +89,29 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     ));
     let (dockerfile, warnings) =
         parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
-    for warning in &warnings {
-        loading.output(format!("warning: {}", warning.one_line(&file.name, &file.text)).as_bytes());
-    }
     let plan = graph::plan(&dockerfile, &job.options)
         .map_err(|error| Error::graph(error, file))
         .inspect_err(|error| loading.failed(&error.to_string()))?;
     loading.done();
     check_run(&engine, &job, &plan)?;
 
-    let bases: Vec<_> = resolve(&engine, &plan, file)
+    let bases: Vec<_> = resolve_with(&engine.bases, &engine.progress, &plan, file)
         .await?
         .into_iter()
         .map(Arc::new)
         .collect();
     let configs: Vec<_> = bases.iter().map(|base| base.config.clone()).collect();
     let graph = graph::build(&plan, &configs).map_err(|error| Error::graph(error, file))?;
+    let found = lint::findings(
+        file,
+        &job.options,
+        &dockerfile,
+        warnings,
+        &graph,
+        &job.context,
+    )?;
+    engine.progress.warn(found.to_warnings());
+    found.into_result()?;
     let labels = plan.bases.iter().map(|base| base.label.clone()).collect();
     let context = job.context.clone();
     let solve = Solve::new(
@@ -168,16 +181,15 @@ fn check_run(engine: &Engine, job: &Job, plan: &Plan<'_>) -> Result<(), Error> {
 }
 
 /// Finds all images of the plan at the same time.
-async fn resolve(
-    engine: &Engine,
+pub(crate) async fn resolve_with(
+    bases: &Bases,
+    progress: &Progress,
     plan: &Plan<'_>,
     file: &Arc<SourceFile>,
 ) -> Result<Vec<Base>, Error> {
     let all = plan.bases.iter().map(|wanted| async move {
-        let vertex = engine
-            .progress
-            .start(format!("[internal] load metadata for {}", wanted.name));
-        match engine.bases.resolve(&wanted.name, &wanted.platform).await {
+        let vertex = progress.start(format!("[internal] load metadata for {}", wanted.name));
+        match bases.resolve(&wanted.name, &wanted.platform).await {
             Ok(base) => {
                 vertex.output(base.digest.as_str().as_bytes());
                 vertex.done();

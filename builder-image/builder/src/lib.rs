@@ -27,6 +27,7 @@ pub mod graph;
 pub mod image;
 mod image_path;
 pub mod layer;
+pub mod lint;
 pub mod outcome;
 pub mod pod;
 pub mod progress;

@@ -37,6 +37,21 @@ struct Sink {
     count: usize,
     /// The step that wrote last and is not done.
     current: Option<usize>,
+    /// What is to be told at the end.
+    warnings: Vec<Warning>,
+}
+
+/// Something doubtful about the Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The rule, such as `StageNameCasing`.
+    pub rule: &'static str,
+    /// What is doubtful.
+    pub message: String,
+    /// The name of the file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
 }
 
 /// One step on display.
@@ -73,6 +88,7 @@ impl Progress {
             writer: Box::new(writer),
             count: 0,
             current: None,
+            warnings: Vec::new(),
         })))
     }
 
@@ -108,6 +124,24 @@ impl Progress {
             }
             Style::Plain | Style::Quiet => writeln!(sink.writer, "{text}"),
         };
+    }
+
+    /// Keeps warnings for the end; what is known already is not kept again.
+    pub fn warn(&self, warnings: impl IntoIterator<Item = Warning>) {
+        let mut sink = self.sink();
+        for warning in warnings {
+            if !sink.warnings.contains(&warning) {
+                sink.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Tells the warnings that were kept, with their number. In JSON, each is an object of its own.
+    pub fn tell_warnings(&self) {
+        let mut sink = self.sink();
+        let warnings = std::mem::take(&mut sink.warnings);
+        // Progress that cannot be written is no reason to fail a build.
+        let _ = sink.write_warnings(&warnings);
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
@@ -183,6 +217,53 @@ impl Tail {
 }
 
 impl Sink {
+    fn write_warnings(&mut self, warnings: &[Warning]) -> std::io::Result<()> {
+        match self.style {
+            Style::Quiet => return Ok(()),
+            Style::Json => {
+                for Warning {
+                    rule,
+                    message,
+                    file,
+                    line,
+                } in warnings
+                {
+                    let line = serde_json::json!({
+                        "event": "warning", "rule": rule, "text": message, "file": file, "line": line,
+                    });
+                    writeln!(self.writer, "{line}")?;
+                }
+                return Ok(());
+            }
+            Style::Plain => {}
+        }
+        match warnings.len() {
+            0 => return Ok(()),
+            1 => writeln!(
+                self.writer,
+                " 1 warning found (use --check to see its place):"
+            )?,
+            count => writeln!(
+                self.writer,
+                " {count} warnings found (use --check to see their places):"
+            )?,
+        }
+        for warning in warnings {
+            let Warning {
+                rule,
+                message,
+                line,
+                ..
+            } = warning;
+            writeln!(
+                self.writer,
+                " - {rule}: {} (line {line})",
+                escape(message.as_bytes())
+            )?;
+        }
+        Ok(())
+    }
+
     fn tell(&mut self, vertex: &Vertex, event: Event<'_>) {
         // Progress that cannot be written is no reason to fail a build.
         let _ = match self.style {
@@ -335,6 +416,37 @@ mod tests {
             .collect();
         assert_eq!(events, ["started", "missed", "output", "done"]);
         assert!(text.contains(r"a\\nb"));
+    }
+
+    #[test]
+    fn warnings_are_told_once_and_counted() {
+        let warning = |rule, line| Warning {
+            rule,
+            message: "a\nb".into(),
+            file: "Dockerfile".into(),
+            line,
+        };
+        for (style, expected) in [
+            (
+                Style::Plain,
+                " 2 warnings found (use --check to see their places):\n - A: a\\nb (line 1)\n - B: a\\nb (line 2)\n",
+            ),
+            (
+                Style::Json,
+                "{\"event\":\"warning\",\"file\":\"Dockerfile\",\"line\":1,\"rule\":\"A\",\"text\":\"a\\nb\"}\n\
+                 {\"event\":\"warning\",\"file\":\"Dockerfile\",\"line\":2,\"rule\":\"B\",\"text\":\"a\\nb\"}\n",
+            ),
+            (Style::Quiet, ""),
+        ] {
+            let buffer = Buffer::default();
+            let progress = Progress::new(style, buffer.clone());
+            progress.warn([warning("A", 1), warning("B", 2)]);
+            // The same build for another platform.
+            progress.warn([warning("A", 1)]);
+            progress.tell_warnings();
+            progress.tell_warnings();
+            assert_eq!(text(&buffer), expected);
+        }
     }
 
     #[test]

@@ -484,3 +484,46 @@ fn slips_cost_no_build_and_say_what_to_do() {
         assert_eq!(directory.path().join("data").exists(), code == 2);
     }
 }
+
+#[test]
+fn a_check_tells_every_finding_and_builds_nothing() {
+    let Some(shop) = Shop::open() else { return };
+    let dockerfile = "FROM base AS Unused\nCMD a\nFROM base\nENV A b\n";
+    let checked = shop.build(dockerfile, &["--check"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let told = text(&checked.stdout);
+    let names: Vec<_> = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("WARNING: "))
+        .filter_map(|line| line.split_once(" - "))
+        .collect();
+    let expected = [
+        ("StageNameCasing", "docs/lint.md#stagenamecasing"),
+        ("JSONArgsRecommended", "docs/lint.md#jsonargsrecommended"),
+        ("LegacyKeyValueFormat", "docs/lint.md#legacykeyvalueformat"),
+    ];
+    assert_eq!(names, expected, "{told}");
+    // Only what the target needs is looked at by the engine, and everything by the parser.
+    let json = shop.build(
+        dockerfile,
+        &["--call=check,format=json", "--target", "unused"],
+    );
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        json["warnings"][1]["location"]["ranges"][0]["start"]["line"],
+        2
+    );
+    // A build tells its own, once, at its end.
+    let built = shop.build(dockerfile, &[]);
+    assert!(built.status.success());
+    let told = text(&built.stderr);
+    let end = " 2 warnings found (use --check to see their places):\n - StageNameCasing: stage name 'Unused' should be lowercase (line 1)\n \
+               - LegacyKeyValueFormat: \"ENV key=value\" should be used instead of legacy \"ENV key value\" format (line 4)\n";
+    assert!(told.ends_with(end), "{told}");
+    let clean = shop.build("FROM base\nENV A=b\n", &["--check"]);
+    assert_eq!(clean.status.code(), Some(0));
+    assert_eq!(text(&clean.stdout), "Check complete, no warnings found.\n");
+    let strict = shop.build("# check=error=true\nFROM base\nENV A b\n", &[]);
+    assert_eq!(strict.status.code(), Some(1));
+}

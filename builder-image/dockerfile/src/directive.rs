@@ -5,6 +5,7 @@
 //! directive is also found as `// syntax=…` and as the member `syntax` of a JSON object, because a file in another
 //! language must name its frontend somehow. Nothing is fetched or executed here.
 
+use std::str::FromStr;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -183,39 +184,54 @@ fn read_escape(value: &Spanned<&str>, diagnostics: &mut Vec<Diagnostic>) -> Opti
 }
 
 fn read_check(value: &Spanned<&str>, diagnostics: &mut Vec<Diagnostic>) -> Option<Spanned<Check>> {
-    let mut check = Check::default();
-    let names = |list: &str| -> Vec<String> {
-        list.split(',').map(|name| name.trim().to_owned()).collect()
-    };
-    for option in value
-        .value
-        .split(';')
-        .filter(|option| !option.trim().is_empty())
-    {
-        let (key, argument) = option.split_once('=').unwrap_or((option, ""));
-        let argument = argument.trim();
-        match (key.trim(), argument) {
-            ("skip", "all") => check.skip_all = true,
-            ("skip", list) if !list.is_empty() => check.skip = names(list),
-            ("experimental", "all") => check.experimental_all = true,
-            ("experimental", list) if !list.is_empty() => check.experimental = names(list),
-            ("error", flag) if parse_bool(flag).is_some() => {
-                check.error = parse_bool(flag).unwrap_or_default();
-            }
-            _ => {
-                diagnostics.push(
-                    Diagnostic::error(
-                        "invalid-check-directive",
-                        value.span,
-                        format!("invalid check option `{}`", option.trim()),
-                    )
-                    .help("write `check=skip=RuleA,RuleB;error=true`; `skip=all` leaves out every rule"),
-                );
-                return None;
-            }
+    match value.value.parse() {
+        Ok(check) => Some(Spanned::new(check, value.span)),
+        Err(InvalidCheck(option)) => {
+            diagnostics.push(
+                Diagnostic::error(
+                    "invalid-check-directive",
+                    value.span,
+                    format!("invalid check option `{option}`"),
+                )
+                .help(CHECK_SYNTAX),
+            );
+            None
         }
     }
-    Some(Spanned::new(check, value.span))
+}
+
+/// How to write checks, for help lines.
+const CHECK_SYNTAX: &str =
+    "write `check=skip=RuleA,RuleB;error=true`; `skip=all` leaves out every rule";
+
+/// An option of a check that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid check option `{0}`: {CHECK_SYNTAX}")]
+pub struct InvalidCheck(String);
+
+impl FromStr for Check {
+    type Err = InvalidCheck;
+
+    /// Reads the value of the directive, which is also that of the build argument `BUILDKIT_DOCKERFILE_CHECK`.
+    fn from_str(text: &str) -> Result<Self, InvalidCheck> {
+        let mut check = Self::default();
+        let names = |list: &str| -> Vec<String> {
+            list.split(',').map(|name| name.trim().to_owned()).collect()
+        };
+        for option in text.split(';').filter(|option| !option.trim().is_empty()) {
+            let (key, argument) = option.split_once('=').unwrap_or((option, ""));
+            let argument = argument.trim();
+            match (key.trim(), argument, parse_bool(argument)) {
+                ("skip", "all", _) => check.skip_all = true,
+                ("skip", list, _) if !list.is_empty() => check.skip = names(list),
+                ("experimental", "all", _) => check.experimental_all = true,
+                ("experimental", list, _) if !list.is_empty() => check.experimental = names(list),
+                ("error", _, Some(error)) => check.error = error,
+                _ => return Err(InvalidCheck(option.trim().to_owned())),
+            }
+        }
+        Ok(check)
+    }
 }
 
 /// The spellings of a boolean that the reference frontend accepts in directives and mounts.

@@ -39,6 +39,7 @@ mod flag;
 mod heredoc;
 pub mod instruction;
 mod line;
+pub mod lint;
 pub mod mode;
 pub mod mount;
 mod parse;
@@ -53,7 +54,7 @@ mod word;
 
 pub use check::check_expansions;
 pub use diagnostic::{Diagnostic, Label, Severity};
-pub use directive::Directives;
+pub use directive::{Check, Directives, InvalidCheck};
 pub use expand::{
     ExpandError, ExpandErrorKind, Expansion, Scope, expand, expand_heredoc, expand_traced,
     expand_words,
@@ -63,6 +64,7 @@ pub use instruction::{
     Add, ArgDecl, CommandForm, Copy, Healthcheck, Instruction, InstructionKind, KeyValue, Keyword,
     Network, Onbuild, Probe, Run, RunCommand, Security, Source, Verb,
 };
+pub use lint::{Rule, lint};
 pub use mode::Mode;
 pub use mount::{Mount, MountSpec};
 pub use parse::{Parsed, parse};

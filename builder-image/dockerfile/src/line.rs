@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::diagnostic::Diagnostic;
+use crate::lint::Rule;
 use crate::span::Span;
 
 /// The longest physical line, in bytes and without its newline, that the reference frontend reads.
@@ -143,11 +144,7 @@ impl<'t> Lines<'t> {
         }
         if let Some(span) = blank {
             diagnostics.push(
-                Diagnostic::warning(
-                    "empty-continuation",
-                    span,
-                    "blank line inside a continued instruction",
-                )
+                Rule::NoEmptyContinuation.at(span, "empty continuation line")
                 .label("the instruction goes on behind this line")
                 .help("remove the blank line, or the continuation before it if the instruction ends there"),
             );

@@ -1,6 +1,7 @@
 //! `coopery build`: an image from a Dockerfile and a directory, with the flags of `docker buildx build`. What is not
 //! supported yet is refused by name.
 
+mod check;
 mod input;
 mod spec;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use oci::{Platform, Reference};
 
+use self::check::{Call, CallArgs};
 use self::input::{check_directory, check_file, check_outputs, open_context, read_dockerfile};
 use self::spec::{Exports, KeyValue, NamedContextArg, OutputArg, image_name};
 use super::network::NetworkArgs;
@@ -103,6 +105,8 @@ pub(super) struct BuildArgs {
     #[arg(long, value_enum, default_value_t)]
     isolation: Isolation,
     #[command(flatten)]
+    call: CallArgs,
+    #[command(flatten)]
     network: NetworkArgs,
     /// Directory of the build context
     context: PathBuf,
@@ -120,6 +124,9 @@ struct Prepared {
 
 pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
     let prepared = args.prepare()?;
+    if let Call::Check { json } = args.call.call() {
+        return check::run(args, prepared, json);
+    }
     let isolated = match args.isolation {
         Isolation::Auto => needs_run(&prepared.file, &prepared.options)?,
         Isolation::UserNamespace => true,

@@ -115,6 +115,12 @@ impl BuildContext {
         Err(ContextError::NoDockerfile(path.to_owned()))
     }
 
+    /// Whether `path` (relative, a file or a directory) and everything below it is left out by the `.dockerignore`.
+    pub fn ignores(&self, path: &str) -> bool {
+        let (ignored, _) = self.decide(&ImagePath::new(path));
+        ignored && !self.ignore.may_except_below(path)
+    }
+
     /// What was decided about `path`; asks about everything above it first.
     fn decide(&self, path: &ImagePath) -> Decision {
         let Some(parent) = path.parent() else {

@@ -11,6 +11,7 @@
 mod copy;
 mod environment;
 mod instruction;
+mod lint;
 mod reach;
 mod stage;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dockerfile::{Diagnostic, Span};
 use oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
 
-pub use reach::plan;
+pub use reach::{plan, plan_all};
 pub use stage::build;
 
 /// What a build was asked for, besides the Dockerfile.
@@ -147,6 +148,8 @@ pub struct Graph {
     pub hostname: String,
     /// Names that ARG declares, in any stage.
     pub arguments: BTreeSet<String>,
+    /// What is doubtful about the stages, by rules of [`dockerfile::Rule`], each said once.
+    pub warnings: Vec<dockerfile::Diagnostic>,
 }
 
 /// One instruction that makes a layer.

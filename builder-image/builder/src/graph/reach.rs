@@ -16,6 +16,25 @@ use super::{Base, BaseId, BaseName, GraphError, Options, Plan, PlannedStage, Sta
 /// When the target does not exist, a base has no name, stages need each other in a circle, or a stage that is needed
 /// holds what is not supported.
 pub fn plan<'d>(dockerfile: &'d Dockerfile, options: &'d Options) -> Result<Plan<'d>, GraphError> {
+    plan_stages(dockerfile, options, false)
+}
+
+/// As [`plan`], with all stages where no target is named: for checking a file as a whole.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_all<'d>(
+    dockerfile: &'d Dockerfile,
+    options: &'d Options,
+) -> Result<Plan<'d>, GraphError> {
+    plan_stages(dockerfile, options, options.target.is_none())
+}
+
+fn plan_stages<'d>(
+    dockerfile: &'d Dockerfile,
+    options: &'d Options,
+    all: bool,
+) -> Result<Plan<'d>, GraphError> {
     let target = dockerfile.target(options.target.as_deref())?;
     let stage_name = options
         .target
@@ -41,7 +60,10 @@ pub fn plan<'d>(dockerfile: &'d Dockerfile, options: &'d Options) -> Result<Plan
         open: Vec::new(),
         names: BTreeMap::new(),
     };
-    walk.stage(target).map_err(|error| one(*error))?;
+    let first = if all { 0 } else { target };
+    for index in (first..=target).rev() {
+        walk.stage(index).map_err(|error| one(*error))?;
+    }
     let plan = walk.plan;
     let refused = dockerfile::unsupported(dockerfile, |index| {
         plan.stages.get(index).is_some_and(Option::is_some)
@@ -103,6 +125,16 @@ fn global_args(
         }
     }
     Ok(globals)
+}
+
+/// The variables that FROM sees where no build argument is given.
+pub(super) fn default_globals(plan: &Plan<'_>) -> Option<Variables> {
+    let options = Options {
+        build_args: BTreeMap::new(),
+        ..plan.options.clone()
+    };
+    let stage = plan.globals.get("TARGETSTAGE").unwrap_or_default();
+    global_args(plan.dockerfile, &options, stage).ok()
 }
 
 struct Walk<'d> {

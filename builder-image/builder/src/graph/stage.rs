@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) base: Option<BaseId>,
     pub(super) base_history: Vec<History>,
     pub(super) entries: Vec<Entry>,
+    /// Whether a WORKDIR of this file is in effect.
+    pub(super) workdir_set: bool,
 }
 
 impl State {
@@ -73,6 +75,7 @@ impl State {
             base,
             base_history: image.history,
             entries: Vec::new(),
+            workdir_set: false,
         }
     }
 }
@@ -91,6 +94,8 @@ pub(super) struct Builder<'p> {
     /// Position of the next layer, and how many there are.
     pub(super) position: usize,
     pub(super) total: usize,
+    /// What is doubtful about the stages so far.
+    pub(super) warnings: &'p mut Vec<Diagnostic>,
 }
 
 /// Expands the instructions of all stages that are needed.
@@ -103,6 +108,7 @@ pub(super) struct Builder<'p> {
 pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> {
     let mut errors = Vec::new();
     let mut steps = Vec::new();
+    let mut warnings = super::lint::froms(plan, bases);
     let mut finished: Vec<Option<State>> = vec![None; plan.stages.len()];
     for &index in &plan.order {
         let planned = plan.stages[index]
@@ -126,12 +132,14 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             cmd_set: false,
             position: from_image + 1,
             total: from_image + layer_count(stage),
+            warnings: &mut warnings,
         };
         let replaced = is_replaced(plan, stage);
         for (position, instruction) in stage.instructions.iter().enumerate() {
             if replaced {
                 break;
             }
+            builder.lint(instruction);
             if let Err(error) = builder.instruction(position, instruction) {
                 errors.push(*error);
             }
@@ -182,6 +190,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
         steps,
         target,
         arguments,
+        warnings,
     })
 }
 
