@@ -5,6 +5,7 @@
 //! <root>/layers/<name>         unpacked layers: directories that are complete once they are there
 //! <root>/cache/<key>           records
 //! <root>/trails/<digest>       what the inputs of an instruction were, to explain misses
+//! <root>/listings/<diff id>    what layers of base images look like: see `base/listing.rs`
 //! <root>/tmp/<session>/        work in progress of one process, on the same file system
 //! ```
 //!

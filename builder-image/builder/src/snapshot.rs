@@ -1,16 +1,21 @@
-//! A snapshot: the tree that a stack of layer directories shows, with whiteouts and opaque directories honoured, as
-//! overlayfs would show it. Read only, and without mounting anything.
+//! A snapshot: the tree that a stack of layers shows, with whiteouts and opaque directories honoured, as overlayfs would
+//! show it. Read only, and without mounting anything. Layers are directories, or listings where contents do not matter.
+
+mod part;
 
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs::File,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use self::part::Part;
 use crate::{
-    layer::{LayerDir, Root},
+    layer::{LayerDir, Listing},
     tree::{Entry, ImagePath, Kind, Tree, TreeError, Xattrs},
 };
 
@@ -18,15 +23,17 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// The layers, the lowest first.
-    pub layers: Vec<Arc<LayerDir>>,
+    layers: Vec<Part>,
     /// Which layers contribute to a directory, uppermost first; `None` for what is no directory. Layers do not change,
     /// so neither does this.
     parts: Mutex<HashMap<ImagePath, Option<Arc<[usize]>>>>,
+    /// Whether somebody asked for the content of a file of which only the listing is known.
+    lacked_content: AtomicBool,
 }
 
 impl Clone for Snapshot {
     fn clone(&self) -> Self {
-        Self::new(self.layers.clone())
+        Self::of(self.layers.clone())
     }
 }
 
@@ -41,12 +48,17 @@ struct Found {
 }
 
 impl Snapshot {
-    /// The tree of `layers`, the lowest first.
-    pub fn new(layers: Vec<Arc<LayerDir>>) -> Self {
+    fn of(layers: Vec<Part>) -> Self {
         Self {
             layers,
             parts: Mutex::default(),
+            lacked_content: AtomicBool::new(false),
         }
+    }
+
+    /// The tree of `layers`, the lowest first.
+    pub fn new(layers: Vec<Arc<LayerDir>>) -> Self {
+        Self::of(layers.into_iter().map(Part::Unpacked).collect())
     }
 
     /// The tree with nothing in it: `scratch`.
@@ -57,14 +69,34 @@ impl Snapshot {
     /// This tree with one more layer on top.
     #[must_use]
     pub fn with(&self, layer: Arc<LayerDir>) -> Self {
-        let mut layers = self.layers.clone();
-        layers.push(layer);
-        Self::new(layers)
+        self.with_part(Part::Unpacked(layer))
     }
 
-    /// The directories of the layers as overlayfs's `lowerdir` wants them: the uppermost first.
-    pub fn lowers(&self) -> impl Iterator<Item = &Path> {
-        self.layers.iter().rev().map(|layer| layer.path.as_path())
+    /// This tree with one more layer on top, of which only the listing is known.
+    #[must_use]
+    pub fn with_listing(&self, listing: Arc<Listing>) -> Self {
+        self.with_part(Part::Listed(listing))
+    }
+
+    fn with_part(&self, part: Part) -> Self {
+        let mut layers = self.layers.clone();
+        layers.push(part);
+        Self::of(layers)
+    }
+
+    /// The layers as directories, the lowest first; `None` where one is only listed.
+    pub fn directories(&self) -> Option<Vec<Arc<LayerDir>>> {
+        let directory = |part: &Part| match part {
+            Part::Unpacked(layer) => Some(Arc::clone(layer)),
+            Part::Listed(_) => None,
+        };
+        self.layers.iter().map(directory).collect()
+    }
+
+    /// Whether somebody asked this value for the content of a file that is only listed. What failed for it, or was decided
+    /// after it, is to be done again with everything unpacked.
+    pub fn lacked_content(&self) -> bool {
+        self.lacked_content.load(Ordering::Relaxed)
     }
 
     fn parts_of(&self, path: &ImagePath) -> Result<Option<Arc<[usize]>>, TreeError> {
@@ -128,7 +160,7 @@ impl Snapshot {
                     });
                 }
                 Some(upper) => {
-                    if self.layers[upper.layer].index().is_implied(path) {
+                    if self.layers[upper.layer].is_implied(path) {
                         upper.entry = entry;
                         upper.layer = number;
                     }
@@ -144,7 +176,7 @@ impl Snapshot {
 
     fn root_entry(&self) -> Result<Option<(Entry, usize)>, TreeError> {
         let root = ImagePath::root();
-        let described = |number: &usize| !self.layers[*number].index().is_implied(&root);
+        let described = |number: &usize| !self.layers[*number].is_implied(&root);
         let parts = self.root_parts()?;
         let Some(number) = parts
             .iter()
@@ -189,9 +221,8 @@ impl Tree for Snapshot {
             let layer = &self.layers[number];
             for (name, entry) in layer.entries(path)?.unwrap_or_default() {
                 let below = path.child(&name);
-                let implied = entry.is_directory()
-                    && layer.index().is_implied(&below)
-                    && !layer.is_opaque(&below)?;
+                let implied =
+                    entry.is_directory() && layer.is_implied(&below) && !layer.is_opaque(&below)?;
                 match merged.get_mut(&name) {
                     None => {
                         merged.insert(name, (entry, implied));
@@ -216,9 +247,10 @@ impl Tree for Snapshot {
         match self.find_any(path)? {
             None => Err(TreeError::NotFound(path.clone())),
             Some((entry, _)) if entry.kind != Kind::File => Err(TreeError::NotAFile(path.clone())),
-            Some((_, layer)) => Root::open(&self.layers[layer].path)
-                .and_then(|root| root.file(path))
-                .map_err(|error| TreeError::io(path, error)),
+            Some((_, layer)) => self.layers[layer].open(path)?.ok_or_else(|| {
+                self.lacked_content.store(true, Ordering::Relaxed);
+                TreeError::NotUnpacked(path.clone())
+            }),
         }
     }
 

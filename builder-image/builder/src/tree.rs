@@ -153,6 +153,9 @@ pub enum TreeError {
     /// A regular file was expected.
     #[error("{0}: not a regular file")]
     NotAFile(ImagePath),
+    /// Only the listing of the file's layer is known. The solver then unpacks the layer, so that nobody sees this.
+    #[error("{0}: its layer is not unpacked")]
+    NotUnpacked(ImagePath),
     /// More than 40 symbolic links, as in a loop.
     #[error("{0}: too many levels of symbolic links")]
     TooManyLinks(ImagePath),

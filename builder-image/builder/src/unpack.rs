@@ -18,8 +18,9 @@ use oci::{DiffId, Digester, MediaType};
 use crate::{
     decompress::decompress,
     layer::{
-        LayerDir, LayerError, Member, MemberKind, OPAQUE_NAME, Owners, PLAIN_DIRECTORY,
-        SourceFailed, Streamed, TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
+        LayerDir, LayerError, Listing, ListingWriter, Member, MemberKind, OPAQUE_NAME, Owners,
+        PLAIN_DIRECTORY, SourceFailed, Streamed, TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
+        WriteLayer,
     },
     snapshot::Snapshot,
     tree::{Attributes, ImagePath, Kind, Tree, TreeError},
@@ -127,19 +128,31 @@ pub fn unpack(
     }
     let base = Snapshot::empty();
     let mut upper = Upper::create(&base, into, owners)?;
-    let rules = Rules {
-        into: ImagePath::root(),
-        owner: None,
-        implied: (0, 0),
-        whiteouts: true,
-    };
-    let diff_id = unpack_onto(&mut upper, reader, &rules, limits)?;
+    let diff_id = unpack_onto(&mut upper, reader, &Rules::of_layer(), limits)?;
     Ok((upper.finish()?, diff_id))
 }
 
+/// Reads the layer in `reader` as [`unpack`] does, and keeps of it only what its tree looks like. Nothing is written.
+///
+/// # Errors
+/// [`UnpackError`], for the same archives as [`unpack`].
+pub fn list(
+    reader: impl Read,
+    media_type: &MediaType,
+    limits: &Limits,
+) -> Result<(Listing, DiffId), UnpackError> {
+    if !media_type.is_layer() && !media_type.is_foreign_layer() {
+        return Err(UnpackError::MediaType(media_type.clone()));
+    }
+    let base = Snapshot::empty();
+    let mut upper = Upper::over(&base, ListingWriter::default());
+    let diff_id = unpack_onto(&mut upper, reader, &Rules::of_layer(), limits)?;
+    Ok((upper.into_writer().finish(), diff_id))
+}
+
 /// Puts the archive in `reader`, compressed or not, into `upper`, and returns the digest of its uncompressed stream.
-pub(crate) fn unpack_onto(
-    upper: &mut Upper<'_>,
+pub(crate) fn unpack_onto<W: WriteLayer>(
+    upper: &mut Upper<'_, W>,
     reader: impl Read,
     rules: &Rules,
     limits: &Limits,
@@ -199,14 +212,27 @@ pub(crate) struct Rules {
     pub(crate) whiteouts: bool,
 }
 
+impl Rules {
+    /// A layer of an image.
+    fn of_layer() -> Self {
+        Self {
+            into: ImagePath::root(),
+            owner: None,
+            implied: (0, 0),
+            whiteouts: true,
+        }
+    }
+}
+
 /// Puts all members of `tar` into `upper`.
-pub(crate) fn apply<R: Read>(
-    upper: &mut Upper<'_>,
+pub(crate) fn apply<R: Read, W: WriteLayer>(
+    upper: &mut Upper<'_, W>,
     tar: &mut TarReader<R>,
     rules: &Rules,
     limits: &Limits,
 ) -> Result<(), UnpackError> {
     let mut entries = 0;
+    let mut buffer = Vec::new();
     while let Some(member) = tar.next().map_err(unwrap_limit)? {
         entries += 1;
         if entries > limits.entries {
@@ -216,17 +242,18 @@ pub(crate) fn apply<R: Read>(
             }
             .into());
         }
-        put(upper, tar, rules, limits, &member)?;
+        put(upper, tar, rules, limits, &member, &mut buffer)?;
     }
     Ok(())
 }
 
-fn put<R: Read>(
-    upper: &mut Upper<'_>,
+fn put<R: Read, W: WriteLayer>(
+    upper: &mut Upper<'_, W>,
     tar: &mut TarReader<R>,
     rules: &Rules,
     limits: &Limits,
     member: &Member,
+    buffer: &mut Vec<u8>,
 ) -> Result<(), UnpackError> {
     let relative = ImagePath::new(member.name.as_bytes());
     if relative.depth() > limits.depth {
@@ -271,7 +298,8 @@ fn put<R: Read>(
     match &member.kind {
         MemberKind::Directory => upper.directory(&path, &attributes)?,
         MemberKind::File => {
-            let written = upper.file(&path, &attributes, &mut Streamed(tar.data()));
+            let mut content = Streamed::new(tar.data(), buffer);
+            let written = upper.file(&path, &attributes, &mut content);
             written.map_err(unwrap_source)?;
         }
         MemberKind::Symlink(target) => upper.symlink(&path, target, &attributes)?,
@@ -288,8 +316,8 @@ fn put<R: Read>(
 }
 
 /// Where `path` of the archive is in the tree, with the symbolic links that are there followed inside the root.
-fn resolve_below(
-    upper: &Upper<'_>,
+fn resolve_below<W: WriteLayer>(
+    upper: &Upper<'_, W>,
     rules: &Rules,
     path: &ImagePath,
 ) -> Result<ImagePath, UnpackError> {
@@ -301,8 +329,8 @@ fn resolve_below(
     Ok(upper.resolve(&path)?)
 }
 
-fn put_whiteout(
-    upper: &mut Upper<'_>,
+fn put_whiteout<W: WriteLayer>(
+    upper: &mut Upper<'_, W>,
     parent: &ImagePath,
     name: &OsStr,
     hidden: &[u8],
@@ -318,8 +346,8 @@ fn put_whiteout(
     }
 }
 
-fn put_hard_link(
-    upper: &mut Upper<'_>,
+fn put_hard_link<W: WriteLayer>(
+    upper: &mut Upper<'_, W>,
     rules: &Rules,
     member: &Member,
     path: &ImagePath,

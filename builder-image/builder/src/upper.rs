@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    layer::{Content, LayerDir, LayerError, LayerWriter, Owners, is_reserved_name},
+    layer::{Content, LayerDir, LayerError, LayerWriter, Owners, WriteLayer, is_reserved_name},
     snapshot::Snapshot,
     tree::{Attributes, Entry, ImagePath, Kind, Tree, TreeError, Xattrs},
 };
@@ -20,9 +20,9 @@ const SETGID: u32 = 0o2000;
 
 /// A new layer over `base`.
 #[derive(Debug)]
-pub(crate) struct Upper<'a> {
+pub(crate) struct Upper<'a, W = LayerWriter> {
     base: &'a Snapshot,
-    writer: LayerWriter,
+    writer: W,
 }
 
 impl<'a> Upper<'a> {
@@ -39,6 +39,18 @@ impl<'a> Upper<'a> {
     /// The finished layer.
     pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
         self.writer.finish()
+    }
+}
+
+impl<'a, W: WriteLayer> Upper<'a, W> {
+    /// Goes on with what `writer` has, over `base`.
+    pub(crate) const fn over(base: &'a Snapshot, writer: W) -> Self {
+        Self { base, writer }
+    }
+
+    /// What was written.
+    pub(crate) fn into_writer(self) -> W {
+        self.writer
     }
 
     /// Whether the directory `path` of the snapshot shows through what this layer has.
@@ -265,7 +277,7 @@ fn as_tree_error(path: &ImagePath, error: LayerError) -> TreeError {
     }
 }
 
-impl Tree for Upper<'_> {
+impl<W: WriteLayer> Tree for Upper<'_, W> {
     fn lookup(&self, path: &ImagePath) -> Result<Option<Entry>, TreeError> {
         self.entry(path).map_err(|error| as_tree_error(path, error))
     }

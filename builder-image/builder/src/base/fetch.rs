@@ -20,13 +20,22 @@ use crate::snapshot::{Snapshot, settle_implied};
 use crate::unpack::{Limits, unpack};
 
 /// How many layers are fetched and unpacked at once.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 
 /// Chunks that may wait between the network and the unpacker.
-const PIPE: usize = 16;
+pub(super) const PIPE: usize = 16;
 
 /// How much of a file is read at once.
 const CHUNK: usize = 256 * 1024;
+
+/// What becomes of a blob that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It is put into the cache, for an exporter that may need it.
+    Blob,
+    /// It is read and forgotten.
+    Nothing,
+}
 
 /// A layer before it got its place: unpacked anew, or there already.
 enum Fetched {
@@ -76,7 +85,7 @@ impl Bases {
             while receiver.recv().await.is_some() {}
             Ok(())
         };
-        tokio::try_join!(self.stream(base, descriptor, sender), drained)?;
+        tokio::try_join!(self.stream(base, descriptor, sender, Keep::Blob), drained)?;
         Ok(())
     }
 
@@ -118,18 +127,10 @@ impl Bases {
             return Ok(Fetched::New(layer_dir, scratch));
         }
         let (sender, receiver) = mpsc::channel(PIPE);
-        let fetching = self.stream(base, &layer.descriptor, sender);
+        let fetching = self.stream(base, &layer.descriptor, sender, Keep::Blob);
         let unpacking = blocking(move || {
-            unpacked(
-                Pipe {
-                    receiver,
-                    rest: Bytes::new(),
-                },
-                &descriptor,
-                &layer.diff_id,
-                &into,
-                owners,
-            )
+            let pipe = Pipe::new(receiver);
+            unpacked(pipe, &descriptor, &layer.diff_id, &into, owners)
         });
         // What the network says comes first: a pipe that broke off is only its consequence.
         let (fetched, unpacked) = tokio::join!(fetching, unpacking);
@@ -137,12 +138,13 @@ impl Bases {
         Ok(Fetched::New(unpacked?, scratch))
     }
 
-    /// Reads a blob from where it is, verified, into the cache and to `sender`.
-    async fn stream(
+    /// Reads a blob from where it is, verified, to `sender`, and into the cache if it shall be kept.
+    pub(super) async fn stream(
         &self,
         base: &Base,
         descriptor: &Descriptor,
         sender: mpsc::Sender<Bytes>,
+        keep: Keep,
     ) -> Result<(), BaseError> {
         let io = |doing| move |source| BaseError::Io { doing, source };
         match &base.origin {
@@ -173,17 +175,25 @@ impl Bases {
             }
             Origin::Registry(repository) => {
                 let mut blob = self.client.blob(repository, descriptor).await?;
-                let mut file = self
-                    .cache
-                    .blob_file()
-                    .map_err(io("making a file for a layer"))?;
+                let mut file = match keep {
+                    Keep::Blob => {
+                        let made = self.cache.blob_file();
+                        Some(made.map_err(io("making a file for a layer"))?)
+                    }
+                    Keep::Nothing => None,
+                };
                 while let Some(bytes) = blob.next().await {
                     let bytes = bytes?;
-                    file.write_all(&bytes).map_err(io("writing a layer"))?;
+                    if let Some(file) = &mut file {
+                        file.write_all(&bytes).map_err(io("writing a layer"))?;
+                    }
                     if sender.send(bytes).await.is_err() {
                         return Ok(());
                     }
                 }
+                let Some(file) = file else {
+                    return Ok(());
+                };
                 // Flushing a large layer takes its time.
                 let (cache, digest) = (self.cache.clone(), descriptor.digest.clone());
                 blocking(move || cache.adopt(file, &digest).map_err(io("writing a layer"))).await
@@ -268,7 +278,7 @@ pub(crate) fn unpack_cached(
     place(Fetched::New(layer, scratch), below, &path, owners)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BaseError> + Send + 'static,
 ) -> Result<T, BaseError> {
     match tokio::task::spawn_blocking(work).await {
@@ -281,9 +291,18 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The reading end of the pipe from the network.
-struct Pipe {
+pub(super) struct Pipe {
     receiver: mpsc::Receiver<Bytes>,
     rest: Bytes,
+}
+
+impl Pipe {
+    pub(super) const fn new(receiver: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            receiver,
+            rest: Bytes::new(),
+        }
+    }
 }
 
 impl Read for Pipe {
@@ -301,14 +320,14 @@ impl Read for Pipe {
 }
 
 /// A file whose size and digest are checked when its end is reached.
-struct Verified {
+pub(super) struct Verified {
     file: fs_err::File,
     digester: Option<Digester>,
     expected: Descriptor,
 }
 
 impl Verified {
-    fn open(path: &Path, descriptor: &Descriptor) -> Result<Self, BaseError> {
+    pub(super) fn open(path: &Path, descriptor: &Descriptor) -> Result<Self, BaseError> {
         let file = fs_err::File::open(path).map_err(|source| BaseError::Io {
             doing: "opening a layer",
             source,

@@ -3,6 +3,7 @@
 
 mod fetch;
 mod layout;
+mod listing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::image::Layer;
 use crate::layer::Owners;
 
 pub(crate) use fetch::unpack_cached;
+pub(crate) use listing::list_cached;
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;

@@ -5,10 +5,16 @@ use std::{
     io::{self, Read, Write},
 };
 
+/// How much is read at once of content that the kernel cannot copy by itself.
+const CHUNK: usize = 64 * 1024;
+
 /// Where the bytes of a file come from.
 pub(crate) trait Content {
     /// Writes all of it to `file` and returns how many bytes that were.
     fn copy_to(&mut self, file: &mut File) -> io::Result<u64>;
+
+    /// Hands all of it to `out` and returns how many bytes that were.
+    fn read_into(&mut self, out: &mut dyn Write) -> io::Result<u64>;
 }
 
 impl Content for File {
@@ -16,35 +22,57 @@ impl Content for File {
     fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
         io::copy(self, file)
     }
+
+    fn read_into(&mut self, mut out: &mut dyn Write) -> io::Result<u64> {
+        io::copy(self, &mut out)
+    }
 }
 
 impl Content for &[u8] {
     fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        file.write_all(self)?;
+        self.read_into(file)
+    }
+
+    fn read_into(&mut self, out: &mut dyn Write) -> io::Result<u64> {
+        out.write_all(self)?;
         Ok(self.len() as u64)
     }
 }
 
 /// Any reader as content. Its failures are told apart from those of writing: [`SourceFailed`].
-pub(crate) struct Streamed<R>(pub(crate) R);
+pub(crate) struct Streamed<'a, R> {
+    reader: R,
+    buffer: &'a mut Vec<u8>,
+}
+
+impl<'a, R> Streamed<'a, R> {
+    /// Content that is read by way of `buffer`, which many small files can share.
+    pub(crate) fn new(reader: R, buffer: &'a mut Vec<u8>) -> Self {
+        buffer.resize(CHUNK, 0);
+        Self { reader, buffer }
+    }
+}
 
 /// Reading the content failed, not writing it.
 #[derive(Debug, thiserror::Error)]
 #[error("reading the content failed")]
 pub(crate) struct SourceFailed(#[source] pub(crate) io::Error);
 
-impl<R: Read> Content for Streamed<R> {
+impl<R: Read> Content for Streamed<'_, R> {
     fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        let mut buffer = vec![0; 128 * 1024];
+        self.read_into(file)
+    }
+
+    fn read_into(&mut self, out: &mut dyn Write) -> io::Result<u64> {
         let mut total = 0;
         loop {
-            let read = match self.0.read(&mut buffer) {
+            let read = match self.reader.read(self.buffer) {
                 Ok(0) => return Ok(total),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(io::Error::other(SourceFailed(error))),
             };
-            file.write_all(&buffer[..read])?;
+            out.write_all(&self.buffer[..read])?;
             total += read as u64;
         }
     }

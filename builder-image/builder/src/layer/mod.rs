@@ -1,18 +1,20 @@
 //! Layers on disk and as blobs. A layer directory has the format of an overlayfs upper directory: a file is itself, a
 //! whiteout is a character device 0:0, an opaque directory carries `user.overlay.opaque=y`. What the disk cannot hold
 //! is in an [`Index`] beside the directory. [`pack`] turns a directory into a blob, [`crate::unpack`] a blob into a
-//! directory, [`crate::snapshot`] stacks directories to a tree.
+//! directory, [`crate::snapshot`] stacks directories to a tree. A [`Listing`] is what a layer looks like without its bytes.
 
 mod compress;
 mod content;
 mod error;
 mod extended_header;
 mod index;
+mod listing;
 mod owner;
 mod pack;
 mod root;
 mod tar_reader;
 mod tar_writer;
+mod write;
 mod writer;
 
 use std::{
@@ -25,11 +27,14 @@ pub use compress::Compression;
 pub(crate) use content::{Content, SourceFailed, Streamed};
 pub use error::LayerError;
 pub use index::{Index, Record};
+pub(crate) use listing::ListingWriter;
+pub use listing::{DamagedListing, Listing};
 pub(crate) use owner::settle_directory;
 pub use pack::{PackOptions, PackedLayer, pack};
 pub(crate) use root::Root;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};
+pub(crate) use write::WriteLayer;
 pub(crate) use writer::{LayerWriter, PLAIN_DIRECTORY};
 
 use crate::tree::{Entry, ImagePath, Kind, TreeError, Xattrs};

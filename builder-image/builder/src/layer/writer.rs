@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    Content, Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root,
+    Content, Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root, WriteLayer,
     owner::{describe_directory, give, set_xattrs},
     root::{path_through, times},
 };
@@ -75,20 +75,52 @@ impl LayerWriter {
         Ok(writer)
     }
 
-    /// Whether this layer has the directory `path`.
-    pub(crate) fn has_directory(&self, path: &ImagePath) -> bool {
+    /// Sets the times of all directories, which must come last, and saves the index.
+    pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
+        for (path, directory) in self.directories.iter().rev() {
+            self.root
+                .set_directory_mtime(path, directory.mtime)
+                .map_err(|error| LayerError::write(path, error))?;
+        }
+        let layer = LayerDir::from_parts(self.path, self.owners, self.index);
+        layer.save_index()?;
+        Ok(layer)
+    }
+
+    /// Calls `act` with the open directory above `path` and the name of `path` in it.
+    fn at<E: Into<io::Error>>(
+        &mut self,
+        path: &ImagePath,
+        act: impl FnOnce(&OwnedFd, &OsStr) -> Result<(), E>,
+    ) -> Result<(), LayerError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return Err(LayerError::write(path, Errno::EXIST));
+        };
+        let opened = match self.current.take() {
+            Some((current, opened)) if current == parent => opened,
+            _ => self
+                .root
+                .directory(&parent)
+                .map_err(|error| LayerError::write(path, error))?,
+        };
+        let done = act(&opened, name).map_err(|error| LayerError::write(path, error));
+        self.current = Some((parent, opened));
+        done
+    }
+}
+
+impl WriteLayer for LayerWriter {
+    fn has_directory(&self, path: &ImagePath) -> bool {
         self.directories.contains_key(path)
     }
 
-    /// Whether this layer's directory `path` hides what is below it.
-    pub(crate) fn is_opaque(&self, path: &ImagePath) -> bool {
+    fn is_opaque(&self, path: &ImagePath) -> bool {
         self.directories
             .get(path)
             .is_some_and(|directory| directory.opaque)
     }
 
-    /// What this layer has at `path`, whiteouts included.
-    pub(crate) fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, LayerError> {
+    fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, LayerError> {
         // Only directories of this writer exist, so the disk need not be asked for what lies elsewhere.
         if path
             .parent()
@@ -108,8 +140,7 @@ impl LayerWriter {
         }))
     }
 
-    /// The names and entries of this layer's directory `path`.
-    pub(crate) fn entries(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, LayerError> {
+    fn entries(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, LayerError> {
         let entries = self
             .root
             .entries(path)
@@ -125,13 +156,11 @@ impl LayerWriter {
             .collect())
     }
 
-    /// Opens a regular file of this layer.
-    pub(crate) fn open(&self, path: &ImagePath) -> io::Result<File> {
+    fn open(&self, path: &ImagePath) -> io::Result<File> {
         self.root.file(path)
     }
 
-    /// The extended attributes of an entry of this layer.
-    pub(crate) fn xattrs(&self, path: &ImagePath, kind: &Kind) -> io::Result<Xattrs> {
+    fn xattrs(&self, path: &ImagePath, kind: &Kind) -> io::Result<Xattrs> {
         let mut xattrs = match kind {
             Kind::File | Kind::Directory => self.root.xattrs(path)?,
             _ => Xattrs::new(),
@@ -142,12 +171,7 @@ impl LayerWriter {
         Ok(xattrs)
     }
 
-    /// Makes the directory `path`, or gives an existing one other attributes. The directory above must exist.
-    pub(crate) fn directory(
-        &mut self,
-        path: &ImagePath,
-        attributes: &Attributes,
-    ) -> Result<(), LayerError> {
+    fn directory(&mut self, path: &ImagePath, attributes: &Attributes) -> Result<(), LayerError> {
         let opaque = self.is_opaque(path);
         if !path.is_root() && !self.has_directory(path) {
             let make = |parent: &OwnedFd, name: &OsStr| {
@@ -169,13 +193,11 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Notes that nobody described the directory `path`: what the layers below say of it holds.
-    pub(crate) fn imply(&mut self, path: &ImagePath) {
+    fn imply(&mut self, path: &ImagePath) {
         self.index.set_implied(path, true);
     }
 
-    /// Makes this layer's directory `path` hide what is below it.
-    pub(crate) fn set_opaque(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+    fn set_opaque(&mut self, path: &ImagePath) -> Result<(), LayerError> {
         let set = || -> io::Result<()> {
             let directory = self.root.directory(path)?;
             let through = path_through(&directory, OsStr::new("."));
@@ -193,8 +215,7 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Writes the regular file `path`, which must not exist, and returns its size. The directory above must exist.
-    pub(crate) fn file(
+    fn file(
         &mut self,
         path: &ImagePath,
         attributes: &Attributes,
@@ -230,8 +251,7 @@ impl LayerWriter {
         Ok(size)
     }
 
-    /// Makes the symbolic link `path`, which must not exist.
-    pub(crate) fn symlink(
+    fn symlink(
         &mut self,
         path: &ImagePath,
         target: &OsStr,
@@ -263,9 +283,8 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Makes the pipe, or the stand-in of the device, `path`, which must not exist. Devices are only recorded: a user
-    /// namespace cannot make them, and a layer shall be the same in and out of one.
-    pub(crate) fn special(
+    // Devices are only recorded: a user namespace cannot make them, and a layer shall be the same in and out of one.
+    fn special(
         &mut self,
         path: &ImagePath,
         kind: &Kind,
@@ -299,12 +318,7 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Gives the file `target` of this layer the second name `path`, which must not exist.
-    pub(crate) fn hard_link(
-        &mut self,
-        path: &ImagePath,
-        target: &ImagePath,
-    ) -> Result<(), LayerError> {
+    fn hard_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), LayerError> {
         let (Some(target_parent), Some(target_name)) = (target.parent(), target.name()) else {
             return Err(LayerError::write(path, Errno::PERM));
         };
@@ -320,8 +334,7 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Marks `path`, where this layer has nothing, as gone.
-    pub(crate) fn whiteout(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+    fn whiteout(&mut self, path: &ImagePath) -> Result<(), LayerError> {
         self.at(path, |parent, name| {
             rustix::fs::mknodat(
                 parent,
@@ -333,8 +346,7 @@ impl LayerWriter {
         })
     }
 
-    /// Removes what this layer has at `path`, with everything below it.
-    pub(crate) fn remove(&mut self, path: &ImagePath) -> Result<(), LayerError> {
+    fn remove(&mut self, path: &ImagePath) -> Result<(), LayerError> {
         self.current = None;
         self.at(path, remove_at)?;
         self.current = None;
@@ -351,39 +363,6 @@ impl LayerWriter {
         }
         self.index.forget(path);
         Ok(())
-    }
-
-    /// Sets the times of all directories, which must come last, and saves the index.
-    pub(crate) fn finish(self) -> Result<LayerDir, LayerError> {
-        for (path, directory) in self.directories.iter().rev() {
-            self.root
-                .set_directory_mtime(path, directory.mtime)
-                .map_err(|error| LayerError::write(path, error))?;
-        }
-        let layer = LayerDir::from_parts(self.path, self.owners, self.index);
-        layer.save_index()?;
-        Ok(layer)
-    }
-
-    /// Calls `act` with the open directory above `path` and the name of `path` in it.
-    fn at<E: Into<io::Error>>(
-        &mut self,
-        path: &ImagePath,
-        act: impl FnOnce(&OwnedFd, &OsStr) -> Result<(), E>,
-    ) -> Result<(), LayerError> {
-        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
-            return Err(LayerError::write(path, Errno::EXIST));
-        };
-        let opened = match self.current.take() {
-            Some((current, opened)) if current == parent => opened,
-            _ => self
-                .root
-                .directory(&parent)
-                .map_err(|error| LayerError::write(path, error))?,
-        };
-        let done = act(&opened, name).map_err(|error| LayerError::write(path, error));
-        self.current = Some((parent, opened));
-        done
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::path::Path;
+
 use super::*;
 use crate::{
     fixture::{all_owners, can_mount_overlay, lines, show, snapshot},
@@ -57,8 +59,9 @@ fn listing_of_overlayfs(tree: &Snapshot, dir: &Path) -> Option<String> {
         fs_err::create_dir(path).unwrap();
     }
     // One directory alone is no stack for overlayfs.
-    let lowers: Vec<_> = tree
-        .lowers()
+    let layers = tree.directories().unwrap();
+    let uppermost_first = layers.iter().rev().map(|layer| layer.path.as_path());
+    let lowers: Vec<_> = uppermost_first
         .chain([empty.as_path()])
         .map(|path| path.to_str().unwrap())
         .collect();
@@ -226,12 +229,14 @@ fn reading_what_is_not_there_is_an_error() {
 }
 
 #[test]
-fn layers_are_handed_out_uppermost_first() {
+fn layers_are_handed_out_lowest_first() {
     let dir = tempfile::tempdir().unwrap();
     let tree = snapshot(&["/a", "/b"], dir.path(), Owners::Recorded);
     let names: Vec<_> = tree
-        .lowers()
-        .map(|path| path.file_name().unwrap().to_owned())
+        .directories()
+        .unwrap()
+        .iter()
+        .map(|layer| layer.path.file_name().unwrap().to_owned())
         .collect();
-    assert_eq!(names, ["layer1", "layer0"]);
+    assert_eq!(names, ["layer0", "layer1"]);
 }

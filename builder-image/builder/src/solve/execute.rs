@@ -8,11 +8,11 @@ use futures::StreamExt;
 use jiff::Timestamp as Clock;
 use oci::{Digest, Digester};
 
-use super::{Keyed, Shared, Solve, blocking};
+use super::{Keyed, Need, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
 use crate::cause::Listing;
 use crate::error::{Error, StepFailure};
-use crate::graph::{Action, CopyAction, RunAction, Step, StepId};
+use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId};
 use crate::layer::LayerDir;
 use crate::progress::Vertex;
 use crate::snapshot::Snapshot;
@@ -33,7 +33,7 @@ pub(super) struct Inputs {
     spec: Option<CopySpec>,
     digest: Option<(Digest, Listing)>,
     /// What is copied from, where it is not the context.
-    from: Option<Snapshot>,
+    from: Option<Arc<Snapshot>>,
     /// Keeps downloads until the step is done.
     _downloads: Option<tempfile::TempDir>,
 }
@@ -48,12 +48,31 @@ impl Inputs {
 }
 
 impl Solve {
+    /// Makes ready what a `COPY --from` copies, and digests it.
+    pub(super) async fn inputs_from(
+        &self,
+        step: &Step,
+        action: &CopyAction,
+        from: Filesystem,
+    ) -> Shared<Inputs> {
+        if let Filesystem::Step(_) = from {
+            // What a stage made itself is there, and mostly that is what is copied.
+            let listed = Arc::new(self.snapshot(from, Need::Listing).await?);
+            let inputs = self.inputs(step, action, Some(listed.clone())).await;
+            if !listed.lacked_content() {
+                return inputs;
+            }
+        }
+        let snapshot = self.snapshot(from, Need::Contents).await?;
+        self.inputs(step, action, Some(Arc::new(snapshot))).await
+    }
+
     /// Makes ready what a COPY or ADD copies, and digests it.
     pub(super) async fn inputs(
         &self,
         step: &Step,
         action: &CopyAction,
-        from: Option<Snapshot>,
+        from: Option<Arc<Snapshot>>,
     ) -> Shared<Inputs> {
         let fail = |source| self.step_error(step, source, String::new());
         let downloads = if action.add && action.sources.iter().any(|source| is_url(source)) {
@@ -105,7 +124,7 @@ impl Solve {
         };
         let (context, tree, wanted) = (self.context.clone(), from.clone(), spec.clone());
         let digest = blocking(move || match &tree {
-            Some(snapshot) => digest_inputs(&wanted, snapshot),
+            Some(snapshot) => digest_inputs(&wanted, snapshot.as_ref()),
             None => digest_inputs(&wanted, context.as_ref()),
         });
         let digest = digest.await?.map_err(|error| fail(error.into()))?;
@@ -196,33 +215,34 @@ impl Solve {
     /// Executes a step that the cache does not know.
     pub(super) async fn execute(&self, id: StepId, keyed: &Arc<Keyed>) -> Shared<StepLayer> {
         let step = self.step(id);
+        let need = match step.action {
+            Action::Run(_) => Need::Contents,
+            _ if self.below_run[id.0] => Need::Contents,
+            Action::Copy(_) | Action::Workdir(_) => Need::Listing,
+        };
         let below = if step.action.is_linked() {
             Snapshot::empty()
         } else {
-            self.snapshot(step.below).await?
+            self.snapshot(step.below, need).await?
         };
         let vertex = Arc::new(self.engine.progress.start(&step.label));
         if let Some(cause) = &keyed.cause {
             vertex.missed(&cause.to_string());
         }
-        let work = Work {
-            engine: self.engine.clone(),
-            context: self.context.clone(),
-            action: step.action.clone(),
-            keyed: keyed.clone(),
-            below,
-            vertex: vertex.clone(),
-            epoch: self.graph.source_date_epoch,
-            hostname: self.graph.hostname.clone(),
-            proxies: self
-                .graph
-                .proxies
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            instruction: step.instruction.clone(),
-        };
-        match blocking(move || work.layer()).await? {
+        let work = self.work(step, keyed, below, &vertex);
+        let mut made = blocking(move || work.layer()).await?;
+        if matches!(made, Ok(None)) {
+            let below = self.snapshot(step.below, Need::Contents).await?;
+            let work = self.work(step, keyed, below, &vertex);
+            made = blocking(move || work.layer()).await?;
+        }
+        let made = made.and_then(|done| {
+            done.ok_or(StepFailure::Io {
+                doing: "reading the layers below the step",
+                source: std::io::ErrorKind::NotFound.into(),
+            })
+        });
+        match made {
             Ok((record, keys, layer)) => {
                 vertex.done();
                 Ok(StepLayer::fresh(record, keys, Arc::new(layer)))
@@ -236,6 +256,24 @@ impl Solve {
                 vertex.failed(&message);
                 Err(error)
             }
+        }
+    }
+
+    fn work(&self, step: &Step, keyed: &Arc<Keyed>, below: Snapshot, vertex: &Arc<Vertex>) -> Work {
+        let proxies = self.graph.proxies.iter();
+        Work {
+            engine: self.engine.clone(),
+            context: self.context.clone(),
+            action: step.action.clone(),
+            keyed: keyed.clone(),
+            below,
+            vertex: vertex.clone(),
+            epoch: self.graph.source_date_epoch,
+            hostname: self.graph.hostname.clone(),
+            proxies: proxies
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            instruction: step.instruction.clone(),
         }
     }
 
@@ -265,19 +303,26 @@ struct Work {
 type Done = (Record, Vec<crate::cache_key::CacheKey>, LayerDir);
 
 impl Work {
-    /// Makes the layer, puts it where layers are, and records it.
-    fn layer(self) -> Result<Done, StepFailure> {
+    /// Makes the layer, puts it where layers are, and records it. None where it turned out that the content of a file is
+    /// needed that is only listed.
+    fn layer(self) -> Result<Option<Done>, StepFailure> {
         let io = |doing| move |source| StepFailure::Io { doing, source };
         let cache = &self.engine.cache;
         let scratch = cache
             .scratch("step-")
             .map_err(io("making a directory for a step"))?;
         let into = scratch.path().join("layer");
-        let layer = match &self.action {
-            Action::Run(action) => self.run(action, &into)?,
-            Action::Copy(_) => self.copy(&into)?,
-            Action::Workdir(action) => workdir(&action.path, &action.user, &self.onto(), &into)?,
+        let made = match &self.action {
+            Action::Run(action) => self.run(action, &into),
+            Action::Copy(_) => self.copy(&into),
+            Action::Workdir(action) => {
+                workdir(&action.path, &action.user, &self.onto(), &into).map_err(StepFailure::from)
+            }
         };
+        if self.below.lacked_content() {
+            return Ok(None);
+        }
+        let layer = made?;
         let nonce = scratch
             .path()
             .file_name()
@@ -301,7 +346,7 @@ impl Work {
         cache
             .record(&borrowed, &record)
             .map_err(io("writing a cache record"))?;
-        Ok((record, keys, layer))
+        Ok(Some((record, keys, layer)))
     }
 
     fn onto(&self) -> Onto<'_> {
@@ -320,7 +365,7 @@ impl Work {
             .as_ref()
             .expect("a copy that is executed has its inputs");
         let from: &dyn Tree = match &inputs.from {
-            Some(snapshot) => snapshot,
+            Some(snapshot) => snapshot.as_ref(),
             None => self.context.as_ref(),
         };
         Ok(copy(spec, from, &self.onto(), into)?)

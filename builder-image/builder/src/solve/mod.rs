@@ -6,6 +6,7 @@
 //! may block; this module only waits.
 
 mod execute;
+mod files;
 mod step_layer;
 
 use std::sync::Arc;
@@ -26,9 +27,9 @@ use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Step, StepId};
 use crate::image::Layer;
 use crate::layer::{Owners, PackOptions};
 use crate::progress::Progress;
-use crate::snapshot::Snapshot;
 
 use self::execute::Inputs;
+use self::files::{BaseFiles, Need, below_run};
 use self::step_layer::StepLayer;
 
 /// What a solve works with.
@@ -65,7 +66,9 @@ pub struct Solve {
     context: Arc<BuildContext>,
     file: Arc<SourceFile>,
     nodes: Vec<Node>,
-    base_snapshots: Vec<OnceCell<Shared<Snapshot>>>,
+    base_files: Vec<BaseFiles>,
+    /// For each step whether a RUN stands on top of it.
+    below_run: Vec<bool>,
 }
 
 /// What is known of one step.
@@ -121,7 +124,8 @@ impl Solve {
     ) -> Self {
         Self {
             nodes: graph.steps.iter().map(|_| Node::default()).collect(),
-            base_snapshots: bases.iter().map(|_| OnceCell::new()).collect(),
+            below_run: below_run(&graph),
+            base_files: bases.iter().map(|_| BaseFiles::default()).collect(),
             engine,
             graph,
             bases,
@@ -307,8 +311,7 @@ impl Solve {
                 inputs: Inputs::default(),
             });
         }
-        let snapshot = self.snapshot(from).await?;
-        let inputs = self.inputs(step, copy, Some(snapshot)).await?;
+        let inputs = self.inputs_from(step, copy, from).await?;
         let (key, trail) = copy_key(below, copy, &inputs, epoch);
         let record = self.lookup(&key);
         if let Some(record) = &record {
@@ -359,41 +362,6 @@ impl Solve {
             self.execute(id, &keyed).await.map(Arc::new)
         });
         async move { layer.await.clone() }.boxed()
-    }
-
-    /// The files of something, fetched, unpacked and executed as far as needed.
-    fn snapshot(&self, filesystem: Filesystem) -> BoxFuture<'_, Shared<Snapshot>> {
-        async move {
-            match filesystem {
-                Filesystem::Scratch => Ok(Snapshot::empty()),
-                Filesystem::Base(id) => self.base_snapshot(id).await,
-                Filesystem::Step(id) => {
-                    let below = self.snapshot(self.step(id).below);
-                    let (below, layer) = futures::try_join!(below, self.layer(id))?;
-                    let directory = layer.directory(&self.engine, &below).await?;
-                    Ok(below.with(directory))
-                }
-            }
-        }
-        .boxed()
-    }
-
-    async fn base_snapshot(&self, id: BaseId) -> Shared<Snapshot> {
-        let fetch = || async {
-            let base = &self.bases[id.0];
-            let vertex = self.engine.progress.start(&self.labels[id.0]);
-            match self.engine.bases.snapshot(base).await {
-                Ok(snapshot) => {
-                    vertex.done();
-                    Ok(snapshot)
-                }
-                Err(source) => {
-                    vertex.failed(&source.to_string());
-                    Err(Arc::new(self.base_error(id, source)))
-                }
-            }
-        };
-        self.base_snapshots[id.0].get_or_init(fetch).await.clone()
     }
 
     fn base_error(&self, id: BaseId, source: crate::error::BaseError) -> Error {

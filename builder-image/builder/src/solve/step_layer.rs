@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use super::{Engine, Shared, blocking};
-use crate::base::unpack_cached;
+use crate::base::{list_cached, unpack_cached};
 use crate::cache::{Packed, Record};
 use crate::cache_key::CacheKey;
 use crate::error::Error;
-use crate::layer::{LayerDir, pack};
+use crate::layer::{LayerDir, Listing, pack};
 use crate::snapshot::Snapshot;
 
 /// The layer of one step.
@@ -73,6 +73,23 @@ impl StepLayer {
             Ok(Arc::new(layer.await??))
         };
         self.directory.get_or_init(open).await.clone()
+    }
+
+    /// What the layer looks like, where it is a blob and nobody has unpacked it.
+    pub(super) async fn listing(&self, engine: &Arc<Engine>) -> Option<Arc<Listing>> {
+        let packed = match &self.record {
+            Record {
+                layer: None,
+                packed: Some(packed),
+                ..
+            } if !self.directory.initialized() => packed.clone(),
+            _ => return None,
+        };
+        let cache = engine.cache.clone();
+        // One that cannot be listed is unpacked, which tells what is wrong with it.
+        blocking(move || list_cached(&cache, &packed).ok())
+            .await
+            .ok()?
     }
 
     /// The layer as a blob.

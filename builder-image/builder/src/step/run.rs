@@ -59,19 +59,17 @@ pub fn run(
     cancelled: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<(LayerDir, ExitStatus), ExecError> {
-    if base
-        .layers
-        .iter()
-        .any(|layer| layer.owners != Owners::OnDisk)
-    {
+    let Some(layers) = base.directories() else {
+        return Err(ExecError::Snapshot("its layers are not unpacked".into()));
+    };
+    if layers.iter().any(|layer| layer.owners != Owners::OnDisk) {
         return Err(ExecError::Snapshot(
             "its layers were unpacked without owners, for a build without RUN".into(),
         ));
     }
-    for (index, layer) in base.layers.iter().enumerate() {
+    for (index, layer) in layers.iter().enumerate() {
         if layer.index().implied().next().is_some() {
-            settle_implied(layer, &Snapshot::new(base.layers[..index].to_vec()))
-                .map_err(snapshot)?;
+            settle_implied(layer, &Snapshot::new(layers[..index].to_vec())).map_err(snapshot)?;
         }
     }
     let user = resolve_user(&spec.user, base)?;
@@ -104,7 +102,7 @@ pub fn run(
 
     let lowers: Vec<PathBuf> = [stubs]
         .into_iter()
-        .chain(base.layers.iter().map(|layer| layer.path.clone()))
+        .chain(layers.iter().map(|layer| layer.path.clone()))
         .collect();
     let job = Job {
         container: &container,

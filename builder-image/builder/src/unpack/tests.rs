@@ -5,6 +5,8 @@
 
 use std::{io::Write, path::PathBuf, sync::Arc};
 
+mod listing;
+
 use super::*;
 use crate::fixture::{all_owners, lines, show, show_layer, snapshot};
 
@@ -109,6 +111,7 @@ fn unpack_with(archive: &[u8], limits: &Limits, owners: Owners) -> Unpacked {
     let into = dir.path().join("layer");
     let result = unpack(archive, &MediaType::OciLayer, &into, limits, owners)
         .map(|(layer, id)| (Arc::new(layer), id));
+    listing::assert_listed_alike(archive, limits, &result);
     Unpacked { dir, result }
 }
 

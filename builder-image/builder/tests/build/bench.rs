@@ -58,10 +58,11 @@ impl Bench {
     }
 
     /// Sets the time of a file in the context.
-    pub(crate) fn date(&self, path: &str, seconds: u64) {
+    pub(crate) fn date(&self, path: &str, seconds: u64) -> &Self {
         let file = std::fs::File::open(self.context.path().join(path)).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
             .unwrap();
+        self
     }
 
     /// Changes the time of a file and nothing else.
@@ -91,10 +92,15 @@ impl Bench {
 
     /// Whether any layer was unpacked or made.
     pub(crate) fn has_layers(&self) -> bool {
+        self.layer_count() > 0
+    }
+
+    /// How many layers were unpacked or made.
+    pub(crate) fn layer_count(&self) -> usize {
         fs_err::read_dir(self.root.path().join("layers"))
             .unwrap()
-            .next()
-            .is_some()
+            .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+            .count()
     }
 
     /// Whether no work in progress is left.

@@ -1,0 +1,111 @@
+//! The files of a base or of a step, made ready as far as somebody needs them: unpacked for a command that runs, or only
+//! listed for a step that never reads them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::OnceCell;
+
+use super::{Shared, Solve};
+use crate::error::BaseError;
+use crate::graph::{Action, BaseId, Filesystem, Graph, StepId};
+use crate::snapshot::Snapshot;
+
+/// What somebody needs of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// What the tree looks like. Contents are there only by chance.
+    Listing,
+    /// Everything.
+    Contents,
+}
+
+/// The files of a base image.
+#[derive(Default)]
+pub(super) struct BaseFiles {
+    contents: OnceCell<Shared<Snapshot>>,
+    listing: OnceCell<Shared<Snapshot>>,
+    /// Whether somebody has asked for the contents, so that nobody else should fetch the layers for a listing.
+    wanted: AtomicBool,
+}
+
+/// For each step whether a RUN stands on top of it, so that its files will be needed unpacked.
+pub(super) fn below_run(graph: &Graph) -> Vec<bool> {
+    let mut below = vec![false; graph.steps.len()];
+    // A step depends on earlier ones only, so one pass from the last to the first sees all.
+    for (number, step) in graph.steps.iter().enumerate().rev() {
+        let runs = matches!(step.action, Action::Run(_));
+        if let Filesystem::Step(StepId(lower)) = step.below {
+            below[lower] |= runs || below[number];
+        }
+    }
+    below
+}
+
+impl Solve {
+    /// The files of something, fetched, unpacked and executed as far as needed.
+    pub(super) fn snapshot(
+        &self,
+        filesystem: Filesystem,
+        need: Need,
+    ) -> BoxFuture<'_, Shared<Snapshot>> {
+        async move {
+            match filesystem {
+                Filesystem::Scratch => Ok(Snapshot::empty()),
+                Filesystem::Base(id) => self.base_snapshot(id, need).await,
+                Filesystem::Step(id) => {
+                    let below = self.snapshot(self.step(id).below, need);
+                    let (below, layer) = futures::try_join!(below, self.layer(id))?;
+                    if need == Need::Listing
+                        && let Some(listing) = layer.listing(&self.engine).await
+                    {
+                        return Ok(below.with_listing(listing));
+                    }
+                    let directory = layer.directory(&self.engine, &below).await?;
+                    Ok(below.with(directory))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn base_snapshot(&self, id: BaseId, need: Need) -> Shared<Snapshot> {
+        let files = &self.base_files[id.0];
+        let bases = &self.engine.bases;
+        if need == Need::Listing
+            && !files.wanted.load(Ordering::Relaxed)
+            && !bases.is_unpacked(&self.bases[id.0])
+        {
+            let list = || self.fetch_base(id, Need::Listing);
+            return files.listing.get_or_init(list).await.clone();
+        }
+        files.wanted.store(true, Ordering::Relaxed);
+        let unpack = || self.fetch_base(id, Need::Contents);
+        files.contents.get_or_init(unpack).await.clone()
+    }
+
+    async fn fetch_base(&self, id: BaseId, need: Need) -> Shared<Snapshot> {
+        let base = &self.bases[id.0];
+        let bases = &self.engine.bases;
+        let vertex = self.engine.progress.start(&self.labels[id.0]);
+        let fetched = match need {
+            Need::Contents => bases.snapshot(base).await,
+            Need::Listing => match bases.listing(base).await {
+                // What cannot be listed is unpacked, or what is wrong with it is found there.
+                Err(BaseError::Unpack { .. }) => bases.snapshot(base).await,
+                listed => listed,
+            },
+        };
+        match fetched {
+            Ok(snapshot) => {
+                vertex.done();
+                Ok(snapshot)
+            }
+            Err(source) => {
+                vertex.failed(&source.to_string());
+                Err(std::sync::Arc::new(self.base_error(id, source)))
+            }
+        }
+    }
+}
