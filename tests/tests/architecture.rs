@@ -164,6 +164,11 @@ fn deciding_takes_no_client_clock_or_path() {
         "key.rs",
         "record.rs",
         "start.rs",
+        "next.rs",
+        "need.rs",
+        "account.rs",
+        "history.rs",
+        "verdict.rs",
     ];
     let world = [
         "async fn",

@@ -15,6 +15,7 @@ pub mod account;
 pub mod history;
 pub mod key;
 pub mod need;
+mod next;
 pub mod observe;
 pub mod observed;
 pub mod plan;
@@ -23,6 +24,7 @@ pub mod start;
 pub mod status;
 pub mod tag;
 pub mod validate;
+mod verdict;
 
 use crds::condition::Condition;
 use crds::{ImageBuild, ImageBuildStatus};
