@@ -10,8 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{InvalidDuration, LocalReference, parse_duration, string_map};
 
+mod dockerfile;
+mod input;
+mod source;
 mod status;
 
+pub use dockerfile::{Dockerfile, DockerfileContext};
+pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
+pub use source::{GitReference, GitSource, HttpSource, Source};
 pub use status::{
     Attempt, BaseImage, Build, DestinationStatus, ImageBuildStatus, IsolationStatus, SourceStatus,
 };
@@ -35,12 +41,15 @@ pub use status::{
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is the case and what to do", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation"),
+    validation = Rule::new("!has(self.spec.inputs) || !self.spec.inputs.exists(i, i.imageBuild.name == self.metadata.name)").message("an ImageBuild cannot be an input of itself"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("the name of an ImageBuild has at most 52 characters: names and labels of its pods are made from it")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.source) && (has(self.source.git) || has(self.source.http) || has(self.source.configMap))) || (has(self.dockerfile) && has(self.dockerfile.inline))")
-        .message("there is no Dockerfile: set source to git, http or configMap, or write it into dockerfile.inline")
+        .message("there is no Dockerfile: set source to git, http or configMap, or write it into dockerfile.inline"),
+    validation = Rule::new("!has(self.inputs) || !has(self.dockerfile) || !has(self.dockerfile.buildArgs) || !self.inputs.exists(i, i.name in self.dockerfile.buildArgs)")
+        .message("a name is both in inputs and in dockerfile.buildArgs")
 )]
 pub struct ImageBuildSpec {
     /// Where the build context comes from. Default: an empty context, then dockerfile.inline is needed.
@@ -54,6 +63,14 @@ pub struct ImageBuildSpec {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub image_pull_secrets: Vec<LocalReference>,
+    /// Images of other ImageBuilds that this one starts from, at most 16, by name. It waits for them. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub inputs: Vec<Input>,
+    /// When an image that is there is built anew. A change of spec always builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
     /// Where the image is pushed to, 1 to 4, by name.
     #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
@@ -83,154 +100,6 @@ pub struct ImageBuildSpec {
     /// Starts no new build while true; a running one goes on. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
-}
-
-/// Where the build context comes from.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("(has(self.git) ? 1 : 0) + (has(self.http) ? 1 : 0) + (has(self.configMap) ? 1 : 0) <= 1")
-        .message("source needs at most one of git, http and configMap"),
-    validation = Rule::new("!has(self.subdirectory) || has(self.git) || has(self.http)")
-        .message("subdirectory needs a source with directories: git or http")
-)]
-pub struct Source {
-    /// A git repository.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub git: Option<GitSource>,
-    /// An archive behind a URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpSource>,
-    /// A ConfigMap: each key is a file of the context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_map: Option<LocalReference>,
-    /// Directory of the source that is the context. Default: its top. Format: a relative path without `..`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(s, s == '..')")
-        .message("subdirectory must be a relative path inside the source, without '..'"))]
-    pub subdirectory: Option<String>,
-}
-
-/// A git repository as source.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GitSource {
-    /// URL of the repository. Format: https://host/path, without user name and password.
-    #[schemars(length(min = 1, max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^https://[^/@\\\\s]+/[^\\\\s]+$')")
-        .message("url must be https://host/path without a user name (credentials belong in secretRef); other schemes are not supported"))]
-    pub url: String,
-    /// What is built: exactly one of branch, tag and commit.
-    #[serde(rename = "ref")]
-    pub reference: GitReference,
-    /// Secret with the keys username and password, and ca.crt where the server's certificate is private. Default: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<LocalReference>,
-    /// How often the branch or tag is looked up; a new commit is built. Default: 5m. At least 5s. Format: 90s, 5m, 1h30m.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s))+$')").message("interval must be a duration of hours, minutes and seconds, for instance 5m"),
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s))+$') || duration(self) >= duration('5s')").message("interval must be at least 5s")
-    )]
-    pub interval: Option<String>,
-}
-
-impl GitSource {
-    /// How often the reference is looked up. Default: five minutes.
-    pub fn interval(&self) -> Result<Duration, InvalidDuration> {
-        self.interval
-            .as_deref()
-            .map_or(Ok(Duration::from_secs(300)), parse_duration)
-    }
-}
-
-/// What of a repository is built.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("(has(self.branch) ? 1 : 0) + (has(self.tag) ? 1 : 0) + (has(self.commit) ? 1 : 0) == 1")
-        .message("ref needs exactly one of branch, tag and commit")
-)]
-pub struct GitReference {
-    /// Head of a branch, looked up at every interval.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 244))]
-    #[x_kube(validation = Rule::new("self.matches('^[^-\\\\s~^:?*\\\\[\\\\\\\\][^\\\\s~^:?*\\\\[\\\\\\\\]*$') && !self.contains('..') && !self.contains('@{')")
-        .message("branch must be the name of a branch, for instance main: no leading '-', no spaces, none of ~^:?*[\\"))]
-    pub branch: Option<String>,
-    /// A tag, looked up at every interval.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 244))]
-    #[x_kube(validation = Rule::new("self.matches('^[^-\\\\s~^:?*\\\\[\\\\\\\\][^\\\\s~^:?*\\\\[\\\\\\\\]*$') && !self.contains('..') && !self.contains('@{')")
-        .message("tag must be the name of a tag, for instance v1.2: no leading '-', no spaces, none of ~^:?*[\\"))]
-    pub tag: Option<String>,
-    /// A commit, in full. Format: 40 (or 64) lower case hexadecimal digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9a-f]{40}|[0-9a-f]{64})$')")
-        .message("commit must be the whole hash: 40 or 64 lower case hexadecimal digits"))]
-    pub commit: Option<String>,
-}
-
-/// An archive behind a URL as source.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.checksum) || self.url.startsWith('https://')")
-        .message("an http URL needs a checksum: anybody on the way could change the archive"),
-    validation = Rule::new("!has(self.secretRef) || self.url.startsWith('https://')")
-        .message("secretRef needs an https URL: the credentials would be sent in the clear")
-)]
-pub struct HttpSource {
-    /// URL of a tar archive (plain, gzip, bzip2, xz or zstd). Format: https:// or http://, without user name and password.
-    #[schemars(length(min = 1, max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^https?://[^/@\\\\s]+/[^\\\\s]+$')")
-        .message("url must be https://host/path or http://host/path without a user name (credentials belong in secretRef)"))]
-    pub url: String,
-    /// Digest of the archive. Default: not checked. Format: sha256: and 64 hexadecimal digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 71))]
-    #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("checksum must be sha256: and 64 lower case hexadecimal digits"))]
-    pub checksum: Option<String>,
-    /// Secret with the keys username and password, and ca.crt where the server's certificate is private. Default: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<LocalReference>,
-}
-
-/// Which Dockerfile is built and how.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.path) && has(self.inline))").message("dockerfile needs at most one of path and inline"))]
-pub struct Dockerfile {
-    /// File of the context. Default: Dockerfile. Format: a relative path without `..`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(s, s == '..')")
-        .message("path must be a relative path inside the context, without '..'"))]
-    pub path: Option<String>,
-    /// The Dockerfile itself. Default: none. At most 65536 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 65536))]
-    pub inline: Option<String>,
-    /// Stage that is built. Default: the last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
-    pub target: Option<String>,
-    /// Values of ARG by name. They can be seen in the image's history: no secrets. Default: none.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "string_map::<64, 4096>")]
-    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[A-Za-z_][A-Za-z0-9_]*$'))")
-        .message("the name of a build argument has letters, digits and '_', and does not begin with a digit"))]
-    pub build_args: BTreeMap<String, String>,
-    /// Labels of the image, besides those of the Dockerfile. Default: none.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "string_map::<64, 4096>")]
-    pub labels: BTreeMap<String, String>,
-    /// Runs every step, whatever the cache holds. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub no_cache: Option<bool>,
 }
 
 /// Where the image is pushed to.

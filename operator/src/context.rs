@@ -7,9 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::git::GitError;
-use crate::image_build::observed::BaseLook;
+use crate::image_build::observed::{BaseLook, BaseNow};
 use crate::image_mirror::observed::TagLook;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
@@ -35,6 +36,10 @@ pub struct Context {
     pub tag_lookups: Arc<Lookups<Arc<Vec<TagLook>>>>,
     /// What registries answered about base images that builds miss.
     pub base_lookups: Arc<Lookups<BaseLook>>,
+    /// What registries answered about base images that images were built from.
+    pub moved_bases: Arc<Lookups<Vec<BaseNow>>>,
+    /// How often registries are asked about base images.
+    pub budget: Arc<Budget>,
     clock: fn() -> Timestamp,
 }
 
@@ -50,6 +55,8 @@ impl Context {
             lookups: Arc::default(),
             tag_lookups: Arc::default(),
             base_lookups: Arc::default(),
+            moved_bases: Arc::default(),
+            budget: Arc::default(),
             clock: Timestamp::now,
         }
     }

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod apply;
 pub mod backoff;
+pub mod budget;
 pub mod builder_pod;
 pub mod cluster;
 pub mod condition;

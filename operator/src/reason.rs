@@ -66,6 +66,8 @@ reasons! {
     SecretInvalid: "A Secret that the spec names lacks a key or has another type.", "Give the Secret the type and keys that the message names.";
     ConfigMapNotFound: "A ConfigMap that the spec names does not exist.", "Create the ConfigMap or correct its name.";
     RegistryNotFound: "A Registry that the spec names does not exist.", "Create the Registry or correct its name.";
+    InputNotFound: "An ImageBuild that the spec names as an input does not exist.", "Create the ImageBuild or correct its name.";
+    InputNotReady: "An ImageBuild that the spec names as an input has no image of its present spec.", "Look at the conditions of that ImageBuild.";
     RegistryNotReady: "A Registry that the spec names is not ready.", "Look at the conditions of the Registry.";
     // Sources.
     SourceUnavailable: "The server of the source did not answer.", "Check the URL and the network; the operator tries again.";
@@ -90,6 +92,8 @@ reasons! {
     VerificationFailed: "A destination does not hold the image that the builder reported.", "Check who else writes to that repository.";
     Timeout: "The build took longer than spec.timeout.", "Raise spec.timeout or make the build faster.";
     Cancelled: "The build was cancelled.", "Change reconcile.coopery.dev/forceAt to build again.";
+    SourceChanged: "The source is not what the image was built from, and rebuild.triggers does not name Source.", "Change reconcile.coopery.dev/forceAt to build.";
+    InputChanged: "An input is not what the image was built from, and rebuild.triggers does not name Inputs.", "Change reconcile.coopery.dev/forceAt to build.";
     Superseded: "The spec changed while the build ran.", "";
     RetryPending: "The build failed for a reason outside of it and is started again soon.", "";
     // How a pod was lost.
@@ -122,6 +126,9 @@ impl Reason {
                 | Self::Deploying
                 | Self::ClaimPending
                 | Self::RegistryNotReady
+                | Self::InputNotReady
+                | Self::SourceChanged
+                | Self::InputChanged
                 | Self::Building
                 | Self::Succeeded
                 | Self::Superseded

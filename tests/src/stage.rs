@@ -226,9 +226,26 @@ impl Stage {
     /// # Errors
     /// crane failed.
     pub async fn digest(&self, upstream: &Upstream, name: &str) -> anyhow::Result<String> {
+        self.crane("digest", upstream, name).await
+    }
+
+    /// The configuration of the image `name` in `upstream`, as crane reads it.
+    ///
+    /// # Errors
+    /// crane failed.
+    pub async fn config(
+        &self,
+        upstream: &Upstream,
+        name: &str,
+    ) -> anyhow::Result<serde_json::Value> {
+        let config = self.crane("config", upstream, name).await?;
+        Ok(serde_json::from_str(&config)?)
+    }
+
+    async fn crane(&self, verb: &str, upstream: &Upstream, name: &str) -> anyhow::Result<String> {
         let config = upstream.local_docker_config()?;
         let output = Command::new(self.cache.join("bin/crane"))
-            .args(["digest", &format!("{}/{name}", upstream.local_host())])
+            .args([verb, &format!("{}/{name}", upstream.local_host())])
             .env("SSL_CERT_FILE", self.authority_file())
             .env(
                 "DOCKER_CONFIG",
@@ -241,7 +258,7 @@ impl Stage {
             .await?;
         anyhow::ensure!(
             output.status.success(),
-            "crane digest {name}: {}",
+            "crane {verb} {name}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())

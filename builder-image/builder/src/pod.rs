@@ -1,6 +1,7 @@
 //! `coopery pod`: one task of the operator, from the request's file to the outcome's. Credentials are read once and stay
 //! in memory; nothing of them reaches a step, a log or the outcome.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::base::Bases;
+use crate::base::{Bases, NamedContext};
 use crate::build::{Built, Job, build};
 use crate::cache::Cache;
 use crate::context::{BuildContext, Fetcher, fetch};
@@ -204,12 +205,7 @@ async fn build_and_push(
         Owners::Recorded
     };
     let engine = Engine {
-        bases: Bases::new(
-            client.clone(),
-            cache.clone(),
-            owners,
-            std::collections::BTreeMap::new(),
-        ),
+        bases: Bases::new(client.clone(), cache.clone(), owners, contexts(task)?),
         runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
         client,
         progress,
@@ -239,7 +235,6 @@ fn refuse_unknown(task: &BuildRequest) -> Result<(), Error> {
     let file = &task.dockerfile;
     let wishes = [
         ("secrets", file.secrets.is_empty()),
-        ("contexts", file.contexts.is_empty()),
         ("platforms", file.platforms.is_empty()),
         ("a cache", task.cache.is_empty()),
     ];
@@ -292,8 +287,25 @@ fn options(request: &Request, task: &BuildRequest) -> Options {
         labels: task.dockerfile.labels.clone(),
         platform: Platform::host(),
         build_platform: Platform::host(),
-        contexts: std::collections::BTreeSet::new(),
+        contexts: task
+            .dockerfile
+            .contexts
+            .iter()
+            .map(|context| context.name.clone())
+            .collect(),
     }
+}
+
+/// The images that stand for names of the Dockerfile.
+fn contexts(task: &BuildRequest) -> Result<BTreeMap<String, NamedContext>, Error> {
+    let contexts = task.dockerfile.contexts.iter().map(|context| {
+        let image: Reference = context
+            .image
+            .parse()
+            .map_err(|error| Error::Request(format!("the context `{}`: {error}", context.name)))?;
+        Ok((context.name.clone(), NamedContext::Image(image)))
+    });
+    contexts.collect()
 }
 
 fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {

@@ -128,7 +128,7 @@ pub struct Build {
     /// Name of the build and of its pod.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Why it was started: Spec, Source, Forced, Requested, Retry or BaseImage (a base that was missing appeared).
+    /// Why it was started: Spec, Source, Inputs, Forced, Requested, Retry, Schedule or BaseImage (a base changed, or one that was missing appeared).
     #[schemars(length(max = 64))]
     pub reason: String,
     /// When its pod started. Format: RFC 3339.
@@ -173,7 +173,7 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub environment: Option<String>,
-    /// Why this key is built: Spec, Source, Forced, Requested, Retry or BaseImage (a base that was missing appeared).
+    /// Why this key is built: Spec, Source, Inputs, Forced, Requested, Retry, Schedule or BaseImage (a base changed, or one that was missing appeared).
     #[schemars(length(max = 64))]
     pub reason: String,
     /// Name of the pod, from when it was first seen.

@@ -1,13 +1,88 @@
-//! What makes one build differ from another: the key. It has two parts, `<spec>-<source>`, because a change of the spec
-//! stops a running build and a new commit waits for it. Pure.
+//! What makes one build differ from another: the key, one hash for each thing that may call for a build. A change of the
+//! spec stops a running build; any other change waits for it. Pure.
+
+use std::fmt;
 
 use crds::image_build::ImageBuildSpec;
 use serde_json::Value;
 
 use crate::builder_pod::identity::hash_hex;
 
-/// Hexadecimal digits of each part.
-const DIGITS: usize = 16;
+/// Hexadecimal digits of the hash of a spec.
+const SPEC_DIGITS: usize = 16;
+/// Hexadecimal digits of each other part.
+const DIGITS: usize = 12;
+/// The part of what there is none of.
+const NONE: &str = "0";
+
+/// The key of a build; as text the parts with `-` between them, at most 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Hash of the spec.
+    pub spec: String,
+    /// Of the wish to build again.
+    pub force: String,
+    /// Of the source's revision: commit, or digest of a ConfigMap.
+    pub source: String,
+    /// Of the inputs.
+    pub inputs: String,
+    /// Of base images that are others than those of the build before.
+    pub bases: String,
+    /// Of the time of the schedule for which it was started.
+    pub schedule: String,
+}
+
+impl Key {
+    /// The key of building this spec with nothing else.
+    pub fn of_spec(spec_hash: &str) -> Self {
+        let none = || NONE.to_owned();
+        Self {
+            spec: spec_hash.to_owned(),
+            force: none(),
+            source: none(),
+            inputs: none(),
+            bases: none(),
+            schedule: none(),
+        }
+    }
+
+    /// Reads a key. Parts that are not there are as if there had been nothing to hash.
+    pub fn read(text: &str) -> Self {
+        let mut parts = text.split('-').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_else(|| NONE.to_owned());
+        Self {
+            spec: next(),
+            force: next(),
+            source: next(),
+            inputs: next(),
+            bases: next(),
+            schedule: next(),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            spec,
+            force,
+            source,
+            inputs,
+            bases,
+            schedule,
+        } = self;
+        write!(f, "{spec}-{force}-{source}-{inputs}-{bases}-{schedule}")
+    }
+}
+
+/// The part that stands for `texts`.
+pub fn part(texts: &[&str]) -> String {
+    if texts.is_empty() {
+        NONE.to_owned()
+    } else {
+        hash_hex(texts, DIGITS)
+    }
+}
 
 /// The hash of all that decides what is built and how, but for source content and the wish to build again. Fields that
 /// only say when and how often are left out.
@@ -15,23 +90,14 @@ pub fn spec_hash(spec: &ImageBuildSpec) -> String {
     // A spec has only string keys, so it is always JSON.
     let mut value = serde_json::to_value(spec).unwrap_or_default();
     if let Value::Object(fields) = &mut value {
-        for field in ["suspend", "history", "retry"] {
+        for field in ["suspend", "history", "retry", "rebuild"] {
             fields.remove(field);
         }
     }
     if let Some(Value::Object(git)) = value.pointer_mut("/source/git") {
         git.remove("interval");
     }
-    hash_hex(&[&value.to_string()], DIGITS)
-}
-
-/// The key of building a spec with this hash from this revision of the source (commit, or digest of a ConfigMap).
-pub fn key(spec_hash: &str, revision: Option<&str>, force_at: Option<&str>) -> String {
-    let source = hash_hex(
-        &[revision.unwrap_or_default(), force_at.unwrap_or_default()],
-        DIGITS,
-    );
-    format!("{spec_hash}-{source}")
+    hash_hex(&[&value.to_string()], SPEC_DIGITS)
 }
 
 /// The part of a key that stands for the spec.
@@ -50,16 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_of_what_is_built_and_not_of_when() {
+    fn the_hash_is_of_what_is_built_and_not_of_when() {
         let base = json!({
             "source": {"git": {"url": "https://h/a", "ref": {"branch": "main"}, "interval": "5m"}},
             "destinations": [{"name": "m", "image": "h/a", "tags": ["x"]}],
             "suspend": true, "history": {"failed": 1}, "retry": {"limit": 1},
+            "rebuild": {"triggers": ["Source"], "schedule": "0 4 * * 0"},
         });
         let mut other = base.clone();
         other["suspend"] = json!(false);
         other["history"] = json!({"failed": 5});
         other["retry"] = json!({"limit": 0});
+        other["rebuild"] = json!({});
         other["source"]["git"]["interval"] = json!("1m");
         let hash = spec_hash(&spec(base.clone()));
         assert_eq!(spec_hash(&spec(other)), hash);
@@ -77,15 +145,16 @@ mod tests {
     }
 
     #[test]
-    fn commit_and_force_make_another_key_of_the_same_spec() {
-        let first = key("s", Some("a"), None);
-        for other in [
-            key("s", Some("b"), None),
-            key("s", Some("a"), Some("1")),
-            key("s", None, Some("a")),
-        ] {
-            assert_ne!(other, first);
-            assert_eq!(spec_part(&other), "s");
-        }
+    fn a_key_is_read_as_it_was_written() {
+        let mut key = Key::of_spec("0123456789abcdef");
+        key.force = part(&["1"]);
+        key.inputs = part(&["BASE", "sha256:a"]);
+        let text = key.to_string();
+        assert!(text.len() <= 128, "{text}");
+        assert_eq!(Key::read(&text), key);
+        assert_eq!(spec_part(&text), "0123456789abcdef");
+        assert_eq!(Key::read("0123456789abcdef").schedule, NONE);
+        assert_eq!(part(&[]), NONE);
+        assert_ne!(part(&[""]), NONE);
     }
 }

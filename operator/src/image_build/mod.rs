@@ -20,6 +20,7 @@ pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod record;
+pub mod schedule;
 pub mod start;
 pub mod status;
 pub mod tag;

@@ -1,6 +1,6 @@
 //! What a build needs before it can start, and which of it is not there: Registries, Secrets, the source. Pure.
 
-use super::observed::{Observed, RegistryState, SecretState, SourceState};
+use super::observed::{InputState, Observed, RegistryState, SecretState, SourceState};
 use super::validate::{SourceSpec, ValidatedBuild};
 use crate::condition::{Progress, Summary};
 use crate::reason::Reason;
@@ -73,6 +73,30 @@ impl Observed {
             }
             _ => None,
         }
+    }
+
+    /// Which input is not there.
+    pub fn input_problem(&self, spec: &ValidatedBuild) -> Option<Blocked> {
+        spec.inputs.iter().find_map(|input| {
+            let build = &input.build;
+            match self.inputs.get(&input.name) {
+                Some(InputState::Ready { .. }) => None,
+                Some(InputState::NotReady { message }) => Some(Blocked::waiting(
+                    Reason::InputNotReady,
+                    format!(
+                        "ImageBuild {build}, the input {}, is not ready: {message}",
+                        input.name
+                    ),
+                )),
+                Some(InputState::Missing) | None => Some(Blocked::waiting(
+                    Reason::InputNotFound,
+                    format!(
+                        "ImageBuild {build}, the input {}, does not exist",
+                        input.name
+                    ),
+                )),
+            }
+        })
     }
 
     fn secret_problem(&self, name: &str) -> Option<Blocked> {

@@ -8,7 +8,7 @@ use crds::image_build::Attempt;
 use jiff::Timestamp;
 
 use super::account::{Fate, retry_delay};
-use super::key::spec_part;
+use super::key::{Key, spec_part};
 use super::need::Blocked;
 use super::observed::{BaseLook, SourceState};
 use super::plan::{Case, POLL, POLL_FAILED};
@@ -17,7 +17,7 @@ use crate::condition::{Progress, Summary};
 use crate::reason::Reason;
 use crate::request::requested_at;
 
-/// How often a finished build looks at its ConfigMap, and at destinations that could not be reached.
+/// How often a finished build looks at its ConfigMap and its inputs, and at destinations that could not be reached.
 const POLL_SETTLED: Duration = Duration::from_secs(30);
 /// Why an attempt is started whose base image was missing and is there.
 const BASE_IMAGE: &str = "BaseImage";
@@ -38,13 +38,14 @@ pub(super) enum Next {
 
 impl Case<'_> {
     /// What follows when it is known what is to be there.
-    pub(super) fn next(&self, wanted: &str) -> Next {
-        let attempt = self.attempt().filter(|attempt| attempt.key == wanted);
+    pub(super) fn next(&self, wanted: &Key) -> Next {
+        let text = wanted.to_string();
+        let attempt = self.attempt().filter(|attempt| attempt.key == text);
         let Some(attempt) = attempt else {
             return self.unless_suspended(Next::Start {
                 number: 0,
                 retries: 0,
-                reason: self.why_new(),
+                reason: self.why_new(wanted),
             });
         };
         let number = u32::try_from(attempt.number).unwrap_or(0).saturating_add(1);
@@ -190,9 +191,12 @@ impl Case<'_> {
             .collect();
         if unverified.is_empty() {
             let summary = Summary::ready(Reason::Succeeded, image);
-            return match self.observed.source {
-                SourceState::ConfigMap(_) => Next::Poll(summary, POLL_SETTLED),
-                _ => Next::Rest(summary),
+            let polled = matches!(self.observed.source, SourceState::ConfigMap(_))
+                || !self.observed.inputs.is_empty();
+            return if polled {
+                Next::Poll(summary, POLL_SETTLED)
+            } else {
+                Next::Rest(summary)
             };
         }
         let message = format!("{image}; not yet read back from {}", unverified.join(", "));
@@ -233,16 +237,15 @@ impl Case<'_> {
     }
 
     /// Why something else is built than before.
-    fn why_new(&self) -> &'static str {
-        let Some(attempt) = self.attempt() else {
-            return "Spec";
-        };
-        if spec_part(&attempt.key) != self.spec_hash {
-            "Spec"
-        } else if self.force_at() != self.status.last_handled_force_at {
-            "Forced"
-        } else {
-            "Source"
+    fn why_new(&self, wanted: &Key) -> &'static str {
+        match self.made() {
+            None => "Spec",
+            Some(made) if made.spec != wanted.spec => "Spec",
+            Some(made) if made.force != wanted.force => "Forced",
+            Some(made) if made.source != wanted.source => "Source",
+            Some(made) if made.inputs != wanted.inputs => "Inputs",
+            Some(made) if made.bases != wanted.bases => BASE_IMAGE,
+            Some(_) => "Schedule",
         }
     }
 }

@@ -3,28 +3,31 @@
 
 use std::collections::BTreeMap;
 
+use crds::image_build::{BuildOutput, Trigger};
 use crds::{ImageBuild, Registry, condition};
 use distribution::DockerConfig;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
-use oci::Reference;
 
 use super::key::spec_hash;
 use super::observed::{
-    BaseLook, Observed, PodView, ReadBack, RegistryState, SecretState, SourceState, ToVerify,
-    Verification, missing_base, to_verify,
+    InputState, Observed, PodView, RegistryState, SecretState, SourceState, missing_base, to_verify,
 };
-use super::plan::{POLL, POLL_FAILED};
-use super::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild, validate};
+use super::plan::POLL;
+use super::validate::{InputSpec, SourceSpec, ValidatedBuild, validate};
 use crate::builder_pod::Owner;
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
 use crate::git::GitCredentials;
-use crate::network::{GitQuestion, RegistryAccess};
+use crate::network::GitQuestion;
 use crate::registry;
 use crate::request::requested_at;
+
+mod images;
+
+use images::Asker;
 
 /// Reads everything that a decision about `build` depends on.
 pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> {
@@ -40,6 +43,8 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         registry_hosts: Vec::new(),
         base: None,
         source: SourceState::Fixed,
+        inputs: BTreeMap::new(),
+        bases: Vec::new(),
         source_ca: None,
         look_again: None,
         pods: pods(context, build, &namespace).await?,
@@ -64,15 +69,30 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
+    for input in &spec.inputs {
+        let state = input_state(context, &namespace, input).await?;
+        observed.inputs.insert(input.name.clone(), state);
+    }
     let status = build.status.clone().unwrap_or_default();
     let spec_hash = spec_hash(&build.spec);
+    let asker = Asker {
+        context,
+        build,
+        spec: &spec,
+        secrets: &secrets,
+    };
     if let Some(wanted) = to_verify(&status, &observed.pods, &spec_hash) {
-        observed.read_back = Some(read_back(context, &spec, &secrets, &observed, &wanted).await);
+        observed.read_back = Some(asker.read_back(&observed, &wanted).await);
     }
     if let Some((image, pod)) = missing_base(&status, &observed.pods, &spec_hash)
         && !build.spec.suspended()
     {
-        observed.base = Some(base(context, build, &spec, &secrets, &observed, &image, &pod).await);
+        observed.base = Some(asker.missing(&observed, &image, &pod).await);
+    }
+    if spec.rebuild.follows(Trigger::BaseImage) && !build.spec.suspended() {
+        let (bases, good) = asker.bases(&observed, &status.base_images).await;
+        observed.bases = bases;
+        observed.look_again_in(good);
     }
     Ok(observed)
 }
@@ -255,122 +275,34 @@ async fn source(
                 })
                 .await;
             observed.source = SourceState::Git(answer);
-            observed.look_again = Some(good);
+            observed.look_again_in(good);
         }
     }
     Ok(())
 }
 
-/// Looks at the destinations: the manifest by its digest, and every tag.
-async fn read_back(
-    context: &Context,
-    spec: &ValidatedBuild,
-    secrets: &Secrets,
-    observed: &Observed,
-    wanted: &ToVerify,
-) -> ReadBack {
-    let mut read = ReadBack {
-        digest: wanted.digest.clone(),
-        destinations: Vec::new(),
+/// What the input of another ImageBuild is at present. Its image counts while it is of the spec that it has now.
+async fn input_state(context: &Context, namespace: &str, input: &InputSpec) -> Result<InputState> {
+    let found: Option<ImageBuild> = context.get(namespace, &input.build).await?;
+    let Some(build) = found else {
+        return Ok(InputState::Missing);
     };
-    for destination in &spec.destinations {
-        if !wanted.only.is_empty() && !wanted.only.contains(&destination.name) {
-            continue;
-        }
-        let access = RegistryAccess {
-            credentials: destination
-                .secret()
-                .iter()
-                .filter_map(|name| secrets.docker_config(name))
-                .collect(),
-            plain_http: matches!(destination.target, Target::Registry { .. }),
-        };
-        let found = verify(context, spec, destination, observed, wanted, &access).await;
-        read.destinations.push((destination.name.clone(), found));
-    }
-    read
-}
-
-async fn verify(
-    context: &Context,
-    spec: &ValidatedBuild,
-    destination: &DestinationSpec,
-    observed: &Observed,
-    wanted: &ToVerify,
-    access: &RegistryAccess,
-) -> Verification {
-    let Some(repository) = destination.parsed(&observed.registries) else {
-        return Verification::Unknown("its Registry is not ready".to_owned());
+    let generation = build.metadata.generation;
+    let status = build.status.unwrap_or_default();
+    let Some(ready) = condition::find(&status.conditions, condition::READY) else {
+        return Ok(InputState::NotReady {
+            message: "the operator has not looked at it yet".to_owned(),
+        });
     };
-    let Ok(digest) = wanted.digest.parse::<oci::Digest>() else {
-        return Verification::Differs(
-            "the builder reported something that is no digest".to_owned(),
-        );
+    let value = match input.output {
+        BuildOutput::Image => status.image,
+        BuildOutput::Digest => status.digest,
     };
-    let values = spec.source.values(wanted.commit.as_deref());
-    let tags = destination
-        .tags
-        .iter()
-        .filter_map(|tag| tag.expand(&values).ok());
-    let mut references = vec![repository.at(digest.clone())];
-    references.extend(tags.map(|tag| repository.tagged(tag)));
-    for reference in &references {
-        match look(context, reference, access).await {
-            Err(why) => return Verification::Unknown(why),
-            Ok(Some(found)) if found == digest => {}
-            Ok(Some(found)) => {
-                return Verification::Differs(format!("{reference} is {found}"));
-            }
-            Ok(None) => return Verification::Differs(format!("{reference} does not exist")),
-        }
-    }
-    Verification::Same
-}
-
-/// Asks whether the image is there for want of which the build of `pod` failed: with the credentials that a pod has, and
-/// not before the last answer is as old as a failed build's interval.
-async fn base(
-    context: &Context,
-    build: &ImageBuild,
-    spec: &ValidatedBuild,
-    secrets: &Secrets,
-    observed: &Observed,
-    image: &str,
-    pod: &str,
-) -> BaseLook {
-    let reference: Reference = match image.parse() {
-        Ok(reference) => reference,
-        Err(error) => return BaseLook::Unknown(format!("{error}")),
-    };
-    let access = RegistryAccess {
-        credentials: spec
-            .registry_secrets()
-            .iter()
-            .filter_map(|name| secrets.docker_config(name))
-            .collect(),
-        plain_http: observed.is_registry_host(reference.repository().host()),
-    };
-    let question = format!("{image} {pod} {:?}", observed.secrets);
-    let ask = || async {
-        let found = match look(context, &reference, &access).await {
-            Ok(Some(_)) => BaseLook::There,
-            Ok(None) => BaseLook::Absent,
-            Err(why) => BaseLook::Unknown(why),
-        };
-        (found, POLL_FAILED)
-    };
-    let uid = build.uid().unwrap_or_default();
-    context.base_lookups.answer(&uid, &question, ask).await.0
-}
-
-async fn look(
-    context: &Context,
-    reference: &Reference,
-    access: &RegistryAccess,
-) -> Result<Option<oci::Digest>, String> {
-    match context.network.manifest(reference, access).await {
-        Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
-        Err(distribution::Error::DigestMismatch { found, .. }) => Ok(Some(found)),
-        Err(error) => Err(error.to_string()),
-    }
+    let is_current = ready.status == "True" && status.observed_generation == generation;
+    Ok(match value.filter(|_| is_current) {
+        Some(value) => InputState::Ready { value },
+        None => InputState::NotReady {
+            message: ready.reason.clone(),
+        },
+    })
 }

@@ -35,9 +35,13 @@ pub struct Observed {
     pub base: Option<BaseLook>,
     /// What the source is at present.
     pub source: SourceState,
+    /// What the inputs are at present, by their names.
+    pub inputs: BTreeMap<String, InputState>,
+    /// What the base images of the last image are at present, where that was to be looked at.
+    pub bases: Vec<BaseNow>,
     /// Certificates (PEM) with which the Secret of the source vouches for its server.
     pub source_ca: Option<String>,
-    /// When the source is to be looked at again.
+    /// When the source or the base images are to be looked at again.
     pub look_again: Option<Duration>,
     /// Own pods, the oldest first.
     pub pods: Vec<PodView>,
@@ -91,6 +95,32 @@ pub enum SourceState {
     NotLookedUp,
     /// The digest of a ConfigMap, none when it is missing.
     ConfigMap(Option<String>),
+}
+
+/// What an input is at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputState {
+    /// There is no such ImageBuild.
+    Missing,
+    /// Its image is not there, or not of its present spec.
+    NotReady {
+        /// What its Ready condition says.
+        message: String,
+    },
+    /// It is there.
+    Ready {
+        /// The value of the build argument.
+        value: String,
+    },
+}
+
+/// What a base image of the last build is at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseNow {
+    /// The image as the Dockerfile names it.
+    pub reference: String,
+    /// The digest that its name stands for now; none when that could not be found out.
+    pub digest: Option<String>,
 }
 
 /// Whether a base image that was missing is there now.
@@ -309,6 +339,33 @@ impl Observed {
             SourceState::ConfigMap(Some(digest)) => Some(digest),
             _ => None,
         }
+    }
+
+    /// Names and values of the inputs that are there, one after the other.
+    pub fn input_values(&self) -> Vec<&str> {
+        let ready = self.inputs.iter().filter_map(|(name, state)| match state {
+            InputState::Ready { value } => Some([name.as_str(), value]),
+            _ => None,
+        });
+        ready.flatten().collect()
+    }
+
+    /// References and present digests of base images that the image in `status` was not built from, one after the other.
+    pub fn moved_bases<'a>(&'a self, status: &ImageBuildStatus) -> Vec<&'a str> {
+        let moved = self.bases.iter().filter_map(|base| {
+            let digest = base.digest.as_deref()?;
+            let built = status
+                .base_images
+                .iter()
+                .find(|built| built.reference == base.reference)?;
+            (built.digest != digest).then_some([base.reference.as_str(), digest])
+        });
+        moved.flatten().collect()
+    }
+
+    /// Says that something outside is to be looked at again after that long.
+    pub fn look_again_in(&mut self, after: Duration) {
+        self.look_again = Some(self.look_again.map_or(after, |before| before.min(after)));
     }
 
     /// The commit of a git source.

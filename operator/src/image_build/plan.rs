@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crds::ImageBuild;
 use crds::condition::ConditionStatus;
-use crds::image_build::{Attempt, ImageBuildStatus};
+use crds::image_build::{Attempt, ImageBuildStatus, Trigger};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::account::{Fate, Wishes, account};
 use super::history::superfluous;
-use super::key::{key, spec_hash};
+use super::key::{Key, part, spec_hash};
 use super::need::Blocked;
 use super::next::Next;
 use super::observed::Observed;
@@ -102,15 +103,70 @@ impl Case<'_> {
         self.status.attempt.as_ref()
     }
 
-    /// The key of what is to be there; what stands in the way of knowing it.
-    fn wanted(&self) -> Result<String, Blocked> {
+    /// The key of the present attempt.
+    pub(super) fn made(&self) -> Option<Key> {
+        self.attempt().map(|attempt| Key::read(&attempt.key))
+    }
+
+    /// The key of what is to be there; what stands in the way of knowing it. An image that is there stays good when
+    /// something changes that `rebuild.triggers` does not name.
+    pub(super) fn wanted(&self) -> Result<Key, Blocked> {
+        let mut key = self.present()?;
         let spec = self.spec()?;
-        self.observed.source_problem(spec).map_or(Ok(()), Err)?;
-        Ok(key(
-            &self.spec_hash,
-            self.observed.revision(),
-            self.force_at().as_deref(),
-        ))
+        let stays = self.fate == Fate::Succeeded || self.fate.is_active();
+        if let Some(made) = self.made().filter(|made| stays && made.spec == key.spec) {
+            if !spec.rebuild.follows(Trigger::Source) {
+                key.source = made.source;
+            }
+            if !spec.rebuild.follows(Trigger::Inputs) {
+                key.inputs = made.inputs;
+            }
+        }
+        Ok(key)
+    }
+
+    /// The key of all that is there at present; what stands in the way of knowing it.
+    pub(super) fn present(&self) -> Result<Key, Blocked> {
+        let (spec, observed) = (self.spec()?, self.observed);
+        observed.source_problem(spec).map_or(Ok(()), Err)?;
+        observed.input_problem(spec).map_or(Ok(()), Err)?;
+        let one = |text: Option<&str>| text.map_or_else(|| part(&[]), |text| part(&[text]));
+        let mut key = Key {
+            force: one(self.force_at().as_deref()),
+            source: one(observed.revision()),
+            inputs: part(&observed.input_values()),
+            ..Key::of_spec(&self.spec_hash)
+        };
+        // What has not changed since the last attempt has called for that one.
+        if let Some(made) = self.made().filter(|made| made.spec == key.spec) {
+            key.bases = match observed.moved_bases(&self.status) {
+                moved if moved.is_empty() => made.bases,
+                moved => part(&moved),
+            };
+            key.schedule = match self.due() {
+                None => made.schedule,
+                Some(time) => part(&[&time.to_string()]),
+            };
+        }
+        Ok(key)
+    }
+
+    /// The last time of the schedule, when the present attempt was started before it.
+    fn due(&self) -> Option<Timestamp> {
+        let schedule = self.spec().ok()?.rebuild.schedule.as_ref()?;
+        let last = schedule.last(self.observed.now)?;
+        let name = self.attempt()?.pod.as_ref()?;
+        let record = self.status.builds.iter().find(|b| b.name == *name)?;
+        (record.start_time.as_ref()?.0 < last).then_some(last)
+    }
+
+    /// How long it is until the next time of the schedule.
+    fn until_schedule(&self) -> Option<Duration> {
+        let schedule = self.spec().ok()?.rebuild.schedule.as_ref()?;
+        let now = self.observed.now;
+        let left = schedule.next(now)?.duration_since(now);
+        // The clock that wakes the operator is another one than the one that tells the time.
+        Some(Duration::try_from(left).ok()? + Duration::from_millis(100))
     }
 
     pub(super) fn spec(&self) -> Result<&ValidatedBuild, Blocked> {
@@ -158,9 +214,11 @@ impl Case<'_> {
             },
         };
         // A wish was acted on when what it asks for was started, or is there.
-        let reached = self
-            .attempt()
-            .is_some_and(|attempt| wanted.as_ref().is_ok_and(|wanted| attempt.key == *wanted));
+        let reached = self.attempt().is_some_and(|attempt| {
+            wanted
+                .as_ref()
+                .is_ok_and(|key| attempt.key == key.to_string())
+        });
         let acted = start_made.is_some() || (reached && !held_up);
         let decision = Decision {
             succeeded: self.succeeded(start_made.as_ref()),
@@ -184,7 +242,8 @@ impl Case<'_> {
         if let Some(pod) = pod {
             plan.create(&pod, &self.build.uid().unwrap_or_default());
         }
-        for after in requeue.into_iter().chain(self.observed.look_again) {
+        let more = [self.observed.look_again, self.until_schedule()];
+        for after in requeue.into_iter().chain(more.into_iter().flatten()) {
             plan.requeue_after(after);
         }
         plan
@@ -226,7 +285,7 @@ impl Case<'_> {
             up_to_date: self.up_to_date(&wanted, &summary),
             requested_at: requested_at(self.build),
             force_at: match (&wanted, self.attempt()) {
-                (Ok(wanted), Some(attempt)) if attempt.key == *wanted => self.force_at(),
+                (Ok(key), Some(attempt)) if attempt.key == key.to_string() => self.force_at(),
                 _ => self.status.last_handled_force_at.clone(),
             },
             status: self.status.clone(),
@@ -255,7 +314,8 @@ impl Case<'_> {
     fn start(&self, number: u32, retries: u32, reason: &'static str) -> Result<Start, Blocked> {
         let spec = self.spec()?;
         self.observed.missing(spec).map_or(Ok(()), Err)?;
-        let wanted = self.wanted()?;
+        // Whatever called for it, a build is of all that is there.
+        let key = self.present()?.to_string();
         let owner = Owner::of(self.build);
         // A name that was used in this history is not used again, so that records stay apart.
         let used = |name: &str| {
@@ -267,13 +327,13 @@ impl Case<'_> {
                     .any(|v| v.pod.identity.name == name)
         };
         let number = (number..number.saturating_add(64))
-            .find(|number| !used(&owner.pod_name(&wanted, *number)))
+            .find(|number| !used(&owner.pod_name(&key, *number)))
             .unwrap_or(number);
         let started = start(
             self.build,
             spec,
             self.observed,
-            &wanted,
+            &key,
             number,
             retries,
             reason,

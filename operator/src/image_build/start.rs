@@ -5,11 +5,12 @@ use crds::image_build::{Attempt as AttemptStatus, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use protocol::{
-    BuildRequest, CacheRequest, Destination, GitRevision, Isolation, Request, Source, Task,
+    BuildRequest, CacheRequest, Destination, DockerfileSpec, GitRevision, Isolation, Request,
+    Source, Task,
 };
 
 use super::account::RUNNING;
-use super::observed::{Observed, SourceState};
+use super::observed::{InputState, Observed, SourceState};
 use super::validate::{SourceSpec, ValidatedBuild};
 use crate::builder_pod::shape::credential_paths;
 use crate::builder_pod::{Attempt, Owner, PodSpecInput, build_pod};
@@ -113,7 +114,7 @@ fn request(
     let task = Task::Build(BuildRequest {
         source: source(spec, observed),
         subdirectory: spec.subdirectory.clone(),
-        dockerfile: spec.dockerfile.clone(),
+        dockerfile: dockerfile(spec, observed),
         destinations,
         isolation,
         source_date_epoch: None,
@@ -131,6 +132,17 @@ fn request(
         plain_http: observed.plain_http.clone(),
         ..Request::new(task)
     }
+}
+
+/// The Dockerfile with the inputs among its arguments.
+fn dockerfile(spec: &ValidatedBuild, observed: &Observed) -> DockerfileSpec {
+    let mut dockerfile = spec.dockerfile.clone();
+    for (name, input) in &observed.inputs {
+        if let InputState::Ready { value } = input {
+            dockerfile.build_args.insert(name.clone(), value.clone());
+        }
+    }
+    dockerfile
 }
 
 fn source(spec: &ValidatedBuild, observed: &Observed) -> Source {

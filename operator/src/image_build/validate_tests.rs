@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::git::GitRef;
 use serde_json::{Value, json};
 
 /// A spec with a git source and one destination, with `change` merged into it.
@@ -31,6 +32,44 @@ fn merge(into: &mut Value, from: &Value) {
 
 fn git(url: &str, reference: &Value) -> Value {
     json!({"source": {"git": {"url": url, "ref": reference}}})
+}
+
+#[test]
+fn contexts_inputs_and_triggers_are_read_before_a_pod_is_made() {
+    for (change, expected) in [
+        (
+            json!({"dockerfile": {"contexts": [{"name": "base", "image": "h/Upper"}]}}),
+            "spec.dockerfile.contexts[0].image",
+        ),
+        (
+            json!({"dockerfile": {"buildArgs": {"BASE": "x"}}, "inputs": [{"name": "BASE", "imageBuild": {"name": "base"}}]}),
+            "spec.inputs[0]: BASE is also in spec.dockerfile.buildArgs",
+        ),
+        (
+            json!({"inputs": [{"name": "BASE", "imageBuild": {"name": "base", "output": "size"}}]}),
+            "spec.inputs[0].imageBuild.output",
+        ),
+        (
+            json!({"rebuild": {"triggers": ["Commit"]}}),
+            "spec.rebuild.triggers",
+        ),
+        (
+            json!({"rebuild": {"schedule": "0 0 31 2 *"}}),
+            "spec.rebuild.schedule: such a time never comes",
+        ),
+        (
+            json!({"rebuild": {"schedule": "@daily"}}),
+            "spec.rebuild.schedule",
+        ),
+    ] {
+        let violation = validate(&spec(&change)).unwrap_err();
+        assert_eq!(violation.reason, Reason::InvalidSpec, "{change}");
+        assert!(
+            violation.message.contains(expected),
+            "{}",
+            violation.message
+        );
+    }
 }
 
 #[test]

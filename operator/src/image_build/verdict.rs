@@ -3,6 +3,7 @@
 use crds::condition::ConditionStatus;
 
 use super::account::Fate;
+use super::key::Key;
 use super::need::Blocked;
 use super::plan::Case;
 use super::start::Start;
@@ -36,14 +37,15 @@ impl Case<'_> {
         }
     }
 
-    pub(super) fn up_to_date(&self, wanted: &Result<String, Blocked>, summary: &Summary) -> Told {
+    pub(super) fn up_to_date(&self, wanted: &Result<Key, Blocked>, summary: &Summary) -> Told {
         let succeeded = self.fate == Fate::Succeeded;
         match (wanted, self.attempt()) {
-            (Ok(wanted), Some(attempt)) if succeeded && attempt.key == *wanted => (
-                ConditionStatus::True,
-                Reason::Succeeded,
-                "the image is of the present spec and source".to_owned(),
-            ),
+            (Ok(wanted), Some(attempt)) if succeeded && attempt.key == wanted.to_string() => {
+                self.outdated(wanted).unwrap_or_else(|| {
+                    let message = "the image is of the present spec, source and inputs";
+                    (ConditionStatus::True, Reason::Succeeded, message.to_owned())
+                })
+            }
             (Err(blocked), _) if succeeded => (
                 ConditionStatus::Unknown,
                 blocked.reason,
@@ -52,8 +54,22 @@ impl Case<'_> {
             _ => (
                 ConditionStatus::False,
                 summary.reason,
-                "the image of the present spec and source is not there".to_owned(),
+                "the image of the present spec, source and inputs is not there".to_owned(),
             ),
         }
+    }
+
+    /// What an image that stays good is not made from, because `rebuild.triggers` does not name it.
+    fn outdated(&self, wanted: &Key) -> Option<Told> {
+        let present = self.present().ok()?;
+        let reason = if present.source != wanted.source {
+            Reason::SourceChanged
+        } else if present.inputs != wanted.inputs {
+            Reason::InputChanged
+        } else {
+            return None;
+        };
+        let message = reason.explain(reason.meaning());
+        Some((ConditionStatus::False, reason, message))
     }
 }

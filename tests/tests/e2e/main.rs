@@ -5,6 +5,7 @@
 mod chart;
 mod failures;
 mod gitops;
+mod inputs;
 mod lifecycle;
 mod main_job;
 #[path = "../chart/rights.rs"]

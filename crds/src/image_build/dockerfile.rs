@@ -1,0 +1,63 @@
+//! Which Dockerfile is built and how.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::string_map;
+
+/// Which Dockerfile is built and how.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.path) && has(self.inline))").message("dockerfile needs at most one of path and inline"))]
+pub struct Dockerfile {
+    /// File of the context. Default: Dockerfile. Format: a relative path without `..`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(s, s == '..')")
+        .message("path must be a relative path inside the context, without '..'"))]
+    pub path: Option<String>,
+    /// The Dockerfile itself. Default: none. At most 65536 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub inline: Option<String>,
+    /// Stage that is built. Default: the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub target: Option<String>,
+    /// Values of ARG by name. They can be seen in the image's history: no secrets. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "string_map::<64, 4096>")]
+    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[A-Za-z_][A-Za-z0-9_]*$'))")
+        .message("the name of a build argument has letters, digits and '_', and does not begin with a digit"))]
+    pub build_args: BTreeMap<String, String>,
+    /// Labels of the image, besides those of the Dockerfile. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "string_map::<64, 4096>")]
+    pub labels: BTreeMap<String, String>,
+    /// Images that stand for names in FROM, COPY --from and RUN --mount, at most 16, by name. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub contexts: Vec<DockerfileContext>,
+    /// Runs every step, whatever the cache holds. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_cache: Option<bool>,
+}
+
+/// An image that stands for a name in the Dockerfile.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DockerfileContext {
+    /// The name that is replaced: of a stage, or of an image as the Dockerfile has it, for instance alpine:3.22.
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_./:@-]*$')")
+        .message("the name of a context has letters, digits and _./:@-, and begins with a letter or digit"))]
+    pub name: String,
+    /// The image. Format: as in FROM, for instance registry.example.com/base:1 or with a digest.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_./:@-]*$')")
+        .message("image must be the name of an image as in FROM, for instance registry.example.com/base:1"))]
+    pub image: String,
+}

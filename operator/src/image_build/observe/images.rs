@@ -1,0 +1,177 @@
+//! What registries hold of a build: its image at the destinations, and the images that it starts from.
+
+use crds::ImageBuild;
+use crds::image_build::BaseImage;
+use kube::ResourceExt;
+use oci::Reference;
+use std::time::Duration;
+
+use super::Secrets;
+use crate::context::Context;
+use crate::image_build::observed::{BaseLook, BaseNow, Observed, ReadBack, ToVerify, Verification};
+use crate::image_build::plan::POLL_FAILED;
+use crate::image_build::validate::{DestinationSpec, Target, ValidatedBuild};
+use crate::network::RegistryAccess;
+use crate::request::requested_at;
+
+/// How often the base images of an image that is there are looked up.
+const BASES_INTERVAL: Duration = Duration::from_secs(300);
+/// How often, where one could not be looked up.
+const BASES_RETRY: Duration = Duration::from_secs(60);
+
+/// Who asks registries, and for what.
+pub(super) struct Asker<'a> {
+    pub context: &'a Context,
+    pub build: &'a ImageBuild,
+    pub spec: &'a ValidatedBuild,
+    pub secrets: &'a Secrets,
+}
+
+impl Asker<'_> {
+    /// Looks at the destinations: the manifest by its digest, and every tag.
+    pub(super) async fn read_back(&self, observed: &Observed, wanted: &ToVerify) -> ReadBack {
+        let mut read = ReadBack {
+            digest: wanted.digest.clone(),
+            destinations: Vec::new(),
+        };
+        for destination in &self.spec.destinations {
+            if !wanted.only.is_empty() && !wanted.only.contains(&destination.name) {
+                continue;
+            }
+            let access = RegistryAccess {
+                credentials: destination
+                    .secret()
+                    .iter()
+                    .filter_map(|name| self.secrets.docker_config(name))
+                    .collect(),
+                plain_http: matches!(destination.target, Target::Registry { .. }),
+            };
+            let found = self.verify(destination, observed, wanted, &access).await;
+            read.destinations.push((destination.name.clone(), found));
+        }
+        read
+    }
+
+    async fn verify(
+        &self,
+        destination: &DestinationSpec,
+        observed: &Observed,
+        wanted: &ToVerify,
+        access: &RegistryAccess,
+    ) -> Verification {
+        let Some(repository) = destination.parsed(&observed.registries) else {
+            return Verification::Unknown("its Registry is not ready".to_owned());
+        };
+        let Ok(digest) = wanted.digest.parse::<oci::Digest>() else {
+            return Verification::Differs(
+                "the builder reported something that is no digest".to_owned(),
+            );
+        };
+        let values = self.spec.source.values(wanted.commit.as_deref());
+        let tags = destination
+            .tags
+            .iter()
+            .filter_map(|tag| tag.expand(&values).ok());
+        let mut references = vec![repository.at(digest.clone())];
+        references.extend(tags.map(|tag| repository.tagged(tag)));
+        for reference in &references {
+            match self.look(reference, access).await {
+                Err(why) => return Verification::Unknown(why),
+                Ok(Some(found)) if found == digest => {}
+                Ok(Some(found)) => {
+                    return Verification::Differs(format!("{reference} is {found}"));
+                }
+                Ok(None) => return Verification::Differs(format!("{reference} does not exist")),
+            }
+        }
+        Verification::Same
+    }
+
+    /// Asks whether the image is there for want of which the build of `pod` failed: with the credentials that a pod has, and
+    /// not before the last answer is as old as a failed build's interval.
+    pub(super) async fn missing(&self, observed: &Observed, image: &str, pod: &str) -> BaseLook {
+        let reference: Reference = match image.parse() {
+            Ok(reference) => reference,
+            Err(error) => return BaseLook::Unknown(format!("{error}")),
+        };
+        let access = self.reading(observed, &reference);
+        let question = format!("{image} {pod} {:?}", observed.secrets);
+        let ask = || async {
+            let found = match self.look(&reference, &access).await {
+                Ok(Some(_)) => BaseLook::There,
+                Ok(None) => BaseLook::Absent,
+                Err(why) => BaseLook::Unknown(why),
+            };
+            (found, POLL_FAILED)
+        };
+        let uid = self.build.uid().unwrap_or_default();
+        self.context
+            .base_lookups
+            .answer(&uid, &question, ask)
+            .await
+            .0
+    }
+
+    async fn look(
+        &self,
+        reference: &Reference,
+        access: &RegistryAccess,
+    ) -> Result<Option<oci::Digest>, String> {
+        match self.context.network.manifest(reference, access).await {
+            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
+            Err(distribution::Error::DigestMismatch { found, .. }) => Ok(Some(found)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// How an image is asked for that the build reads: with the credentials that its pod has.
+    fn reading(&self, observed: &Observed, reference: &Reference) -> RegistryAccess {
+        RegistryAccess {
+            credentials: self
+                .spec
+                .registry_secrets()
+                .iter()
+                .filter_map(|name| self.secrets.docker_config(name))
+                .collect(),
+            plain_http: observed.is_registry_host(reference.repository().host()),
+        }
+    }
+
+    /// What the base images of the last image are now, and how long that is good. One that is named by its digest cannot
+    /// change and is not asked for.
+    pub(super) async fn bases(
+        &self,
+        observed: &Observed,
+        built: &[BaseImage],
+    ) -> (Vec<BaseNow>, Duration) {
+        let wanted: Vec<Reference> = built
+            .iter()
+            .filter_map(|base| base.reference.parse::<Reference>().ok())
+            .filter(|reference| reference.digest().is_none())
+            .collect();
+        if wanted.is_empty() {
+            return (Vec::new(), BASES_INTERVAL);
+        }
+        let asked = requested_at(self.build).unwrap_or_default();
+        let question = format!("{built:?} {asked} {:?}", observed.secrets);
+        let ask = || async {
+            let mut bases = Vec::new();
+            for reference in &wanted {
+                let access = self.reading(observed, reference);
+                let digest = if self.context.budget.spend(reference.repository().host()) {
+                    self.look(reference, &access).await.ok().flatten()
+                } else {
+                    None
+                };
+                bases.push(BaseNow {
+                    reference: reference.to_string(),
+                    digest: digest.map(|digest| digest.to_string()),
+                });
+            }
+            let all = bases.iter().all(|base| base.digest.is_some());
+            (bases, if all { BASES_INTERVAL } else { BASES_RETRY })
+        };
+        let uid = self.build.uid().unwrap_or_default();
+        self.context.moved_bases.answer(&uid, &question, ask).await
+    }
+}
