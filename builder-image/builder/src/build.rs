@@ -1,19 +1,25 @@
-//! One build from text to image: parse, plan, resolve bases, expand, solve, assemble, export. It only puts these in order;
-//! pushing begins with the first layer that is packed.
+//! One build from text to image: parse, plan, resolve bases, expand, solve, and [`crate::export`]. It only puts these in
+//! order. Several platforms are solved at the same time, each with its own graph, on one engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::{try_join, try_join_all};
+use futures::future::try_join_all;
+use oci::Platform;
 
 use crate::base::{Base, Bases};
 use crate::context::BuildContext;
 use crate::error::{BaseError, Error, Place, SourceFile};
-use crate::export::{Destination, Form, Output, Pusher, Source, write_archive, write_layout};
-use crate::graph::{self, Options, Plan};
-use crate::image::{Image, assemble};
+use crate::exec::can_execute;
+use crate::export::{Export, export};
+use crate::graph::{self, Graph, Options, Plan};
+use crate::image::{Image, Product, distinct};
 use crate::lint;
 use crate::progress::Progress;
 use crate::solve::{Counts, Engine, Miss, Solve};
+
+/// The build argument that asks for an index also of one platform.
+const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
 
 /// What to build, and where it goes.
 pub struct Job {
@@ -23,23 +29,37 @@ pub struct Job {
     pub context: Arc<BuildContext>,
     /// Target, arguments, platform.
     pub options: Options,
-    /// Repositories to push to.
-    pub destinations: Vec<Destination>,
-    /// Files to write.
-    pub outputs: Vec<Output>,
+    /// The platforms to build for; that of `options` where there is none. Several make an index.
+    pub platforms: Vec<Platform>,
+    /// The forms of the image and where they go. Without any, the image stays in the cache.
+    pub exports: Vec<Export>,
 }
 
 /// A finished build.
 #[derive(Debug)]
 pub struct Built {
-    /// The image.
-    pub image: Image,
+    /// What was made, in the form of the first export.
+    pub product: Product,
     /// The base images, as named and as resolved.
     pub bases: Vec<(String, oci::Digest)>,
     /// What the cache spared.
     pub counts: Counts,
     /// The steps that it did not answer, with the reason.
     pub misses: Vec<Miss>,
+}
+
+impl Built {
+    /// The image; of several platforms, that of the first.
+    pub fn image(&self) -> &Image {
+        &self.product.images[0]
+    }
+}
+
+/// Whether an image for `platforms` has an index: several have, one where a build argument asks for it.
+pub fn is_indexed(platforms: &[Platform], build_args: &BTreeMap<String, String>) -> bool {
+    let asked = build_args.get(MULTI_PLATFORM);
+    distinct(platforms).len() > 1
+        || asked.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
 }
 
 /// Whether a build of this file executes anything. Reads nothing but the text.
@@ -89,95 +109,141 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     ));
     let (dockerfile, warnings) =
         parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
-    let plan = graph::plan(&dockerfile, &job.options)
-        .map_err(|error| Error::graph(error, file))
-        .inspect_err(|error| loading.failed(&error.to_string()))?;
+    let mut platforms = distinct(&job.platforms);
+    if platforms.is_empty() {
+        platforms.push(job.options.platform.clone());
+    }
+    let several = platforms.len() > 1;
+    let options: Vec<_> = platforms
+        .into_iter()
+        .map(|platform| Options {
+            platform,
+            ..job.options.clone()
+        })
+        .collect();
+    let plans: Result<Vec<_>, Error> = options
+        .iter()
+        .map(|options| {
+            let plan = graph::plan(&dockerfile, options).map_err(|e| Error::graph(e, file))?;
+            check_run(&engine, file, options, &plan)?;
+            Ok(plan)
+        })
+        .collect();
+    let plans = plans.inspect_err(|error| loading.failed(&error.to_string()))?;
     loading.done();
-    check_run(&engine, &job, &plan)?;
 
-    let bases: Vec<_> = resolve_with(&engine.bases, &engine.progress, &plan, file)
+    // What is to be said of the file is said once, of the first platform's graph.
+    let mut checked = Some((&dockerfile, warnings));
+    let prepared: Vec<_> = plans
+        .iter()
+        .map(|plan| prepare(&engine, &job, plan, several, checked.take()))
+        .collect();
+    let solves = try_join_all(prepared).await?;
+    let indexed = is_indexed(&job.platforms, &job.options.build_args);
+    let (product, counts) = export(&engine, &solves, &job.exports, indexed).await?;
+    let mut bases = Vec::new();
+    for base in solves.iter().flat_map(Solve::bases) {
+        let base = (base.name.clone(), base.digest.clone());
+        if !bases.contains(&base) {
+            bases.push(base);
+        }
+    }
+    Ok(Built {
+        product,
+        bases,
+        counts,
+        misses: Solve::misses(&solves),
+    })
+}
+
+/// Resolves the bases of a plan and makes its graph ready to be solved; checks the file where that is asked for.
+async fn prepare(
+    engine: &Arc<Engine>,
+    job: &Job,
+    plan: &Plan<'_>,
+    several: bool,
+    checked: Option<(&dockerfile::Dockerfile, Vec<dockerfile::Diagnostic>)>,
+) -> Result<Solve, Error> {
+    let file = &job.file;
+    let bases: Vec<_> = resolve_with(&engine.bases, &engine.progress, plan, file)
         .await?
         .into_iter()
         .map(Arc::new)
         .collect();
     let configs: Vec<_> = bases.iter().map(|base| base.config.clone()).collect();
-    let graph = graph::build(&plan, &configs).map_err(|error| Error::graph(error, file))?;
-    let found = lint::findings(
-        file,
-        &job.options,
-        &dockerfile,
-        warnings,
-        &graph,
-        &job.context,
-    )?;
-    engine.progress.warn(found.to_warnings());
-    found.into_result()?;
-    let labels = plan.bases.iter().map(|base| base.label.clone()).collect();
-    let context = job.context.clone();
-    let solve = Solve::new(
+    let mut graph = graph::build(plan, &configs).map_err(|error| Error::graph(error, file))?;
+    if let Some((dockerfile, warnings)) = checked {
+        let found = lint::findings(
+            file,
+            &job.options,
+            dockerfile,
+            warnings,
+            &graph,
+            &job.context,
+        )?;
+        engine.progress.warn(found.to_warnings());
+        found.into_result()?;
+    }
+    let labels = plan.bases.iter().map(|base| {
+        if several {
+            with_platform(&base.label, &base.platform)
+        } else {
+            base.label.clone()
+        }
+    });
+    let labels = labels.collect();
+    if several {
+        tell_platforms(&mut graph);
+    }
+    Ok(Solve::new(
         engine.clone(),
         graph,
-        bases.clone(),
+        bases,
         labels,
-        context,
+        job.context.clone(),
         file.clone(),
-    );
+    ))
+}
 
-    let pusher = Pusher::new(
-        engine.client.clone(),
-        engine.cache.clone(),
-        job.destinations,
-    );
-    let (image, ()) = try_join(
-        async {
-            let steps = solve.target_layers().await?;
-            let base = solve
-                .target_base()
-                .map(|base| base.layers.as_slice())
-                .unwrap_or_default();
-            let epoch = solve.graph().source_date_epoch;
-            Ok::<_, Error>(assemble(&solve.graph().target, base, &steps, epoch))
-        },
-        push_layers(&solve, &pusher),
-    )
-    .await?;
-    solve.tell_spared();
-    let exporting = engine.progress.start("exporting to image");
-    let exported = export(&engine, &solve, &pusher, &image, job.outputs, &exporting).await;
-    exported.inspect_err(|error| exporting.failed(&error.to_string()))?;
-    exporting.done();
-    Ok(Built {
-        image,
-        bases: bases
-            .iter()
-            .map(|base| (base.name.clone(), base.digest.clone()))
-            .collect(),
-        counts: solve.counts(),
-        misses: solve.misses(),
-    })
+/// Lets progress tell the steps of several platforms apart: `[linux/arm64 build 2/5] RUN make`.
+fn tell_platforms(graph: &mut Graph) {
+    for step in &mut graph.steps {
+        step.label = with_platform(&step.label, &step.platform);
+    }
+}
+
+fn with_platform(label: &str, platform: &Platform) -> String {
+    match label.strip_prefix('[') {
+        Some(rest) => format!("[{platform} {rest}"),
+        None => format!("[{platform}] {label}"),
+    }
 }
 
 /// Refuses a RUN that could not be executed, before anything is fetched for it.
-fn check_run(engine: &Engine, job: &Job, plan: &Plan<'_>) -> Result<(), Error> {
-    let Some(run) = plan.first_run() else {
-        return Ok(());
-    };
-    let place = Place {
-        file: job.file.clone(),
+fn check_run(
+    engine: &Engine,
+    file: &Arc<SourceFile>,
+    options: &Options,
+    plan: &Plan<'_>,
+) -> Result<(), Error> {
+    let place = |run: &dockerfile::Instruction| Place {
+        file: file.clone(),
         span: run.span,
         instruction: run.source.clone(),
     };
-    let options = &job.options;
-    if engine.runtime.is_none() {
-        Err(Error::NoRun(place))
-    } else if options.platform.architecture != options.build_platform.architecture {
-        Err(Error::ForeignRun {
-            place,
-            platform: options.platform.to_string(),
-        })
-    } else {
-        Ok(())
+    for (run, platform) in plan.runs() {
+        if engine.runtime.is_none() {
+            return Err(Error::NoRun(place(run)));
+        }
+        let scratch = engine.cache.tmp();
+        if !can_execute(platform, &options.build_platform, &scratch) {
+            return Err(Error::ForeignRun {
+                place: place(run),
+                platform: platform.to_string(),
+            });
+        }
     }
+    Ok(())
 }
 
 /// Finds all images of the plan at the same time.
@@ -218,79 +284,4 @@ fn base_help(error: &BaseError, wanted: &graph::Base) -> Option<String> {
     let stage = wanted.similar_stage.as_ref()?;
     matches!(error, BaseError::NotFound | BaseError::Registry(_))
         .then(|| format!("did you mean the stage `{stage}`?"))
-}
-
-/// Sends each layer of the target as soon as it is there.
-async fn push_layers(solve: &Solve, pusher: &Pusher) -> Result<(), Error> {
-    if pusher.is_idle() {
-        return Ok(());
-    }
-    let base = async {
-        let Some(base) = solve.target_base() else {
-            return Ok(());
-        };
-        let source = Source::Base(base.clone());
-        try_join_all(
-            base.layers
-                .iter()
-                .map(|layer| pusher.layer(&layer.descriptor, &source)),
-        )
-        .await
-        .map(drop)
-    };
-    let steps = try_join_all(solve.target_steps().into_iter().map(|id| async move {
-        let layer = solve.packed(id).await?;
-        pusher.layer(&layer.descriptor, &Source::Cache).await
-    }));
-    try_join(base, steps).await.map(drop)
-}
-
-async fn export(
-    engine: &Arc<Engine>,
-    solve: &Solve,
-    pusher: &Pusher,
-    image: &Image,
-    outputs: Vec<Output>,
-    vertex: &crate::progress::Vertex,
-) -> Result<(), Error> {
-    vertex.output(format!("manifest {}", image.descriptor.digest).as_bytes());
-    vertex.output(format!("config {}", image.config_descriptor.digest).as_bytes());
-    if !outputs.is_empty()
-        && let Some(base) = solve.target_base()
-    {
-        let blobs = base
-            .layers
-            .iter()
-            .map(|layer| engine.bases.blob(base, &layer.descriptor));
-        try_join_all(blobs)
-            .await
-            .map_err(|error| Error::Cache(base.name.clone(), Box::new(error)))?;
-    }
-    for output in outputs {
-        let shown = output
-            .path
-            .as_ref()
-            .map_or("-".into(), |path| path.display().to_string());
-        vertex.output(format!("writing {shown}").as_bytes());
-        let (engine, image) = (engine.clone(), image.clone());
-        let base = solve.target_base().cloned();
-        tokio::task::spawn_blocking(move || {
-            let blob = |layer: &oci::Descriptor| match &base {
-                Some(base) => engine.bases.blob_path(base, layer),
-                None => engine.cache.blob(&layer.digest),
-            };
-            match (output.form, &output.path) {
-                (Form::OciDirectory, Some(path)) => {
-                    write_layout(&image, &output.names, path, &blob)
-                }
-                _ => write_archive(&image, &output, &blob),
-            }
-        })
-        .await
-        .map_err(|_| Error::Panicked)??;
-    }
-    for name in pusher.names() {
-        vertex.output(format!("pushing {name}").as_bytes());
-    }
-    pusher.finish(image).await
 }

@@ -93,6 +93,15 @@ impl CacheKey {
             .finish()
     }
 
+    /// The key of something that is made of a layer, as `how` says. `layer` tells apart the layers that a step left each time
+    /// that it was executed.
+    pub fn made_of(key: &Self, layer: &str, how: &str) -> Self {
+        Frame::on("made-of", key)
+            .field("layer", layer)
+            .field("how", how)
+            .finish()
+    }
+
     fn copy_frame(kind: &str, below: &Self, copy: &CopyAction, epoch: Option<i64>) -> Frame {
         let mut frame = Frame::on(kind, below)
             .field("add", if copy.add { "1" } else { "0" })

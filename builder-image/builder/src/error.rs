@@ -365,7 +365,7 @@ impl Error {
                 place.span,
                 format!("RUN cannot be executed for {platform} on this machine"),
             )
-            .help("build on a machine of that platform, or FROM --platform=$BUILDPLATFORM and cross-compile")
+            .help("build on a machine of that platform, register an interpreter for it (binfmt_misc, with the flag F), or use FROM --platform=$BUILDPLATFORM and cross-compile")
             .render(&place.file.name, &place.file.text, color),
             other => format!("error: {}", chain(other)),
         }

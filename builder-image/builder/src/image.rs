@@ -4,10 +4,16 @@
 //! History follows the reference frontend: its comment, the time of each entry, and SOURCE_DATE_EPOCH, which dates what
 //! is new and leaves the base's history as it is.
 
+mod annotation;
+mod product;
+
 use jiff::Timestamp;
 use oci::{Descriptor, DiffId, History, ImageConfig, Manifest, MediaType, Platform, RootFs};
 
 use crate::graph::Target;
+
+pub use annotation::{Annotation, Annotations, Level};
+pub use product::{ImageIndex, Product, distinct};
 
 /// What every history entry of a build is marked with.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -21,6 +27,15 @@ pub struct Layer {
     pub descriptor: Descriptor,
     /// When it was made, RFC 3339; layers of a base have their times in the base's history.
     pub created: Option<String>,
+}
+
+/// How the documents of an image are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Documents {
+    /// Docker's media types, which know no annotations, in place of those of OCI.
+    pub docker_types: bool,
+    /// The annotations.
+    pub annotations: Annotations,
 }
 
 /// An image: its documents and what they refer to.
@@ -50,7 +65,13 @@ impl Image {
 
 /// Puts an image together. `base` has the layers of the base image, `steps` one for each history entry of `target` that
 /// has a step, in order.
-pub fn assemble(target: &Target, base: &[Layer], steps: &[Layer], epoch: Option<i64>) -> Image {
+pub fn assemble(
+    target: &Target,
+    base: &[Layer],
+    steps: &[Layer],
+    epoch: Option<i64>,
+    documents: &Documents,
+) -> Image {
     let history = history(target, base.len(), steps, epoch);
     let layers: Vec<_> = base.iter().chain(steps).collect();
     let config = ImageConfig {
@@ -66,15 +87,31 @@ pub fn assemble(target: &Target, base: &[Layer], steps: &[Layer], epoch: Option<
         other: serde_json::Map::new(),
     };
     let config = to_json(&config);
-    let config_descriptor = Descriptor::of(MediaType::OciConfig, &config);
+    let docker = documents.docker_types;
+    let config_type = if docker {
+        MediaType::DockerConfig
+    } else {
+        MediaType::OciConfig
+    };
+    let config_descriptor = Descriptor::of(config_type, &config);
     let layers: Vec<_> = layers
         .iter()
-        .map(|layer| in_oci_terms(&layer.descriptor))
+        .map(|layer| in_terms(&layer.descriptor, docker))
         .collect();
-    let manifest = to_json(&Manifest::new(config_descriptor.clone(), layers.clone()));
+    let mut manifest = Manifest::new(config_descriptor.clone(), layers.clone());
+    let media_type = if docker {
+        MediaType::DockerManifest
+    } else {
+        MediaType::OciManifest
+    };
+    manifest.media_type = Some(media_type.clone());
+    manifest.annotations = documents
+        .annotations
+        .of(Level::Manifest, Some(&target.platform));
+    let manifest = to_json(&manifest);
     Image {
         platform: target.platform.clone(),
-        descriptor: Descriptor::of(MediaType::OciManifest, &manifest),
+        descriptor: Descriptor::of(media_type, &manifest),
         config,
         manifest,
         config_descriptor,
@@ -86,22 +123,38 @@ fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(document).expect("documents have string keys and nothing else can fail")
 }
 
-/// The same blob under its OCI media type: an OCI manifest with layers of Docker's types is refused by some readers.
-fn in_oci_terms(layer: &Descriptor) -> Descriptor {
-    let mut layer = Descriptor::new(layer.media_type.clone(), layer.digest.clone(), layer.size);
-    layer.media_type = match &layer.media_type {
-        MediaType::DockerLayerGzip => MediaType::OciLayerGzip,
-        MediaType::Other(other) if &**other == "application/vnd.docker.image.rootfs.diff.tar" => {
-            MediaType::OciLayer
-        }
-        MediaType::Other(other)
-            if &**other == "application/vnd.docker.image.rootfs.diff.tar.zstd" =>
-        {
-            MediaType::OciLayerZstd
-        }
-        other => other.clone(),
-    };
-    layer
+/// What Docker calls layers that OCI has names of its own for.
+const LAYER_TYPES: [(MediaType, &str); 3] = [
+    (
+        MediaType::OciLayerGzip,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ),
+    (
+        MediaType::OciLayer,
+        "application/vnd.docker.image.rootfs.diff.tar",
+    ),
+    (
+        MediaType::OciLayerZstd,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    ),
+];
+
+/// The same blob under the media type of the manifest's kind: an OCI manifest with layers of Docker's types is refused by
+/// some readers.
+fn in_terms(layer: &Descriptor, docker: bool) -> Descriptor {
+    let mut same = Descriptor::new(layer.media_type.clone(), layer.digest.clone(), layer.size);
+    same.urls.clone_from(&layer.urls);
+    let known = LAYER_TYPES
+        .iter()
+        .find(|(oci, name)| layer.media_type == *oci || layer.media_type.as_str() == *name);
+    if let Some((oci, name)) = known {
+        same.media_type = if docker {
+            MediaType::from(*name)
+        } else {
+            oci.clone()
+        };
+    }
+    same
 }
 
 fn history(
@@ -201,6 +254,10 @@ mod tests {
         }
     }
 
+    fn assembled(target: &Target, base: &[Layer], steps: &[Layer], epoch: Option<i64>) -> Image {
+        assemble(target, base, steps, epoch, &Documents::default())
+    }
+
     fn times(image: &Image) -> Vec<String> {
         let config: ImageConfig = serde_json::from_slice(&image.config).unwrap();
         config
@@ -234,7 +291,7 @@ mod tests {
             ],
             vec![],
         );
-        let image = assemble(
+        let image = assembled(
             &target,
             &[],
             &[layer("l", Some("2026-01-01T00:00:00Z"))],
@@ -262,7 +319,7 @@ mod tests {
             ("CMD", None),
         ];
         let layers = [layer("1", Some("2011")), layer("2", Some("2012"))];
-        let image = assemble(&target(&entries, old()), &[layer("b", None)], &layers, None);
+        let image = assembled(&target(&entries, old()), &[layer("b", None)], &layers, None);
         assert_eq!(
             times(&image),
             [
@@ -275,7 +332,7 @@ mod tests {
             ]
         );
         // Metadata alone is as old as the base; without any time there is none.
-        let image = assemble(
+        let image = assembled(
             &target(&[("ENV", None)], old()),
             &[layer("b", None)],
             &[],
@@ -283,7 +340,12 @@ mod tests {
         );
         assert_eq!(times(&image), ["2001", "2001 empty"]);
         assert_eq!(
-            times(&assemble(&target(&[("ENV", None)], vec![]), &[], &[], None)),
+            times(&assembled(
+                &target(&[("ENV", None)], vec![]),
+                &[],
+                &[],
+                None
+            )),
             ["- empty"]
         );
     }
@@ -291,7 +353,7 @@ mod tests {
     #[test]
     fn the_epoch_dates_what_is_new_only() {
         let entries = [("RUN 1", Some(0)), ("CMD", None)];
-        let image = assemble(
+        let image = assembled(
             &target(&entries, old()),
             &[layer("b", None)],
             &[layer("1", Some("2011"))],
@@ -307,12 +369,67 @@ mod tests {
     fn a_base_history_is_made_to_fit_its_layers() {
         let two = [layer("b", None), layer("c", None)];
         assert_eq!(
-            times(&assemble(&target(&[], old()), &two, &[], None)),
+            times(&assembled(&target(&[], old()), &two, &[], None)),
             ["2001", "2001"]
         );
         assert_eq!(
-            times(&assemble(&target(&[], old()), &[], &[], None)),
+            times(&assembled(&target(&[], old()), &[], &[], None)),
             ["2001 empty"]
+        );
+    }
+
+    #[test]
+    fn documents_have_the_types_and_annotations_that_were_asked_for() {
+        let target = target(&[("COPY a /", Some(0))], vec![]);
+        let zstd = Layer {
+            descriptor: Descriptor::of(MediaType::OciLayerZstd, b"z"),
+            ..layer("l", None)
+        };
+        let made = |docker_types, annotations| {
+            let documents = Documents {
+                docker_types,
+                annotations: Annotations(annotations),
+            };
+            let image = assemble(
+                &target,
+                &[layer("b", None)],
+                std::slice::from_ref(&zstd),
+                None,
+                &documents,
+            );
+            let manifest: Manifest = serde_json::from_slice(&image.manifest).unwrap();
+            let types = std::iter::once(&manifest.config).chain(&manifest.layers);
+            let types: Vec<_> = types.map(|d| d.media_type.as_str().to_owned()).collect();
+            assert_eq!(
+                manifest.media_type.as_ref(),
+                Some(&image.descriptor.media_type)
+            );
+            (types, manifest.annotations)
+        };
+        let annotation = Annotation {
+            level: Level::Manifest,
+            platform: None,
+            key: "k".into(),
+            value: "v".into(),
+        };
+        let (types, annotations) = made(false, vec![annotation]);
+        assert_eq!(
+            types,
+            [
+                "application/vnd.oci.image.config.v1+json",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                "application/vnd.oci.image.layer.v1.tar+zstd"
+            ]
+        );
+        assert_eq!(annotations["k"], "v");
+        let (types, _) = made(true, Vec::new());
+        assert_eq!(
+            types,
+            [
+                "application/vnd.docker.container.image.v1+json",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                "application/vnd.docker.image.rootfs.diff.tar.zstd"
+            ]
         );
     }
 }

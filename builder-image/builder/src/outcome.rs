@@ -2,11 +2,12 @@
 
 use protocol::{
     BaseImage, BuildOutcome, CacheMiss, Failure, FailureKind, Isolation, MirrorOutcome,
-    MirroredImage, Outcome, PushedImage, Report, Resolved,
+    MirroredImage, Outcome, PlatformImage, PushedImage, Report, Resolved,
 };
 
 use crate::build::Built;
 use crate::error::{Error, chain, registry_kind};
+use crate::image::Product;
 use crate::progress::escape;
 use crate::solve::Miss;
 
@@ -23,13 +24,13 @@ pub fn built(
     source: Resolved,
     isolation: Isolation,
 ) -> Outcome {
-    let digest = &built.image.descriptor.digest;
+    let digest = &built.product.descriptor().digest;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     Outcome::new(Report::Built(BuildOutcome {
         digest: digest.to_string(),
-        size: built.image.size(),
-        platform: built.image.platform.to_string(),
-        platforms: Vec::new(),
+        size: built.product.size(),
+        platform: built.image().platform.to_string(),
+        platforms: platforms(&built.product),
         destinations: destinations
             .iter()
             .map(|(name, repository)| PushedImage {
@@ -71,6 +72,18 @@ fn misses(misses: &[Miss]) -> Vec<CacheMiss> {
         .map(|miss| CacheMiss {
             step: short(&miss.step, MAX_STEP),
             reason: short(&miss.cause.to_string(), MAX_REASON),
+        })
+        .collect()
+}
+
+/// The images of an index.
+fn platforms(product: &Product) -> Vec<PlatformImage> {
+    let listed = product.images.iter().filter(|_| product.index.is_some());
+    listed
+        .map(|image| PlatformImage {
+            platform: image.platform.to_string(),
+            digest: image.descriptor.digest.to_string(),
+            size: image.size(),
         })
         .collect()
 }

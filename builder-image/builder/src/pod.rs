@@ -22,13 +22,13 @@ use crate::cache::Cache;
 use crate::context::{BuildContext, Fetcher, fetch};
 use crate::error::{Error, SourceFile, chain};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
-use crate::export::Destination;
+use crate::export::{Destination, Export};
 use crate::graph::Options;
 use crate::layer::{Owners, PackOptions};
 use crate::outcome;
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
-use crate::solve::Engine;
+use crate::solve::{Engine, Shares};
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]
@@ -212,6 +212,7 @@ async fn build_and_push(
         owners,
         no_cache: task.dockerfile.no_cache,
         pack: PackOptions::default(),
+        shares: Shares::default(),
         cancel: stop.token.clone(),
         cache,
     };
@@ -223,8 +224,11 @@ async fn build_and_push(
         file: Arc::new(file),
         context: Arc::new(context),
         options: options(request, task),
-        destinations,
-        outputs: Vec::new(),
+        platforms: platforms(task)?,
+        exports: vec![Export {
+            destinations,
+            ..Export::default()
+        }],
     };
     let built = build(Arc::new(engine), job).await?;
     Ok((built, names))
@@ -306,6 +310,12 @@ fn contexts(task: &BuildRequest) -> Result<BTreeMap<String, NamedContext>, Error
         Ok((context.name.clone(), NamedContext::Image(image)))
     });
     contexts.collect()
+}
+
+fn platforms(task: &BuildRequest) -> Result<Vec<Platform>, Error> {
+    let platforms = task.dockerfile.platforms.iter().map(|text| text.parse());
+    let parsed = platforms.collect::<Result<_, oci::PlatformError>>();
+    parsed.map_err(|error| Error::Request(error.to_string()))
 }
 
 fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {

@@ -455,7 +455,11 @@ fn slips_cost_no_build_and_say_what_to_do() {
         (&["build", "--help"][..], 0, ""),
         (&["build"], 1, "as in `coopery build --tag NAME .`"),
         (&["build", "-t", "."], 1, "not the name of an image"),
-        (&["build", "--load", "context"], 1, "type=docker,dest=FILE"),
+        (
+            &["build", "-o", "app.tar", "context"],
+            1,
+            "type=docker,dest=app.tar",
+        ),
         (&["build", "absent"], 1, "`absent` does not exist"),
         (&["build", "context/Dockerfile"], 1, "is not a directory"),
         (&["build", "."], 1, "`.` has no Dockerfile"),

@@ -14,7 +14,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::{
     Blobs, Doing, IMAGE_NAME, Layout, REF_NAME, Result, StoreError,
-    image::{Parts, entries, read_bounded},
+    image::{Naming, Parts, entries, read_bounded},
     layout::{INDEX_FILE, VERSION_FILE, VERSION_JSON, is_version, parse, to_json},
 };
 
@@ -75,7 +75,7 @@ pub fn write_archive(
     let mut blobs = Vec::new();
     for Named { names, image } in images {
         let parts = Parts::of(image, source)?;
-        index.manifests.extend(entries(image, names));
+        index.manifests.extend(entries(image, names, Naming::Tag));
         docker.extend(docker_image(&parts, names));
         blobs.extend(parts.blobs);
     }

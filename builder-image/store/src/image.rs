@@ -54,8 +54,17 @@ fn missing(blob: &Descriptor) -> StoreError {
     StoreError::Missing(blob.digest.clone())
 }
 
+/// How an index calls an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// By its tag, as layouts of one repository do.
+    Tag,
+    /// By its whole name, as people write it: a layout of many repositories.
+    Whole,
+}
+
 /// The entries of `index.json` for an image: one for each name, or one without a name.
-pub(crate) fn entries(image: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
+pub(crate) fn entries(image: &Descriptor, names: &[Reference], naming: Naming) -> Vec<Descriptor> {
     let mut plain = image.clone();
     plain.annotations.remove(REF_NAME);
     if names.is_empty() {
@@ -66,7 +75,11 @@ pub(crate) fn entries(image: &Descriptor, names: &[Reference]) -> Vec<Descriptor
         let full = name.to_string();
         entry.annotations.insert(IMAGE_NAME.into(), full);
         if let Some(tag) = name.tag() {
-            entry.annotations.insert(REF_NAME.into(), tag.to_string());
+            let called = match naming {
+                Naming::Tag => tag.to_string(),
+                Naming::Whole => name.familiar(),
+            };
+            entry.annotations.insert(REF_NAME.into(), called);
         }
         entry
     });

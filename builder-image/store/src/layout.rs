@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 use crate::{
     Blobs, Doing, Result, StoreError,
     durable::publish,
-    image::{Parts, document, entries, read_bounded, read_small},
+    image::{Naming, Parts, document, entries, read_bounded, read_small},
 };
 
 /// The annotation of a descriptor in `index.json` that names it: by the tag alone, or in full.
@@ -176,12 +176,28 @@ impl Layout {
         names: &[Reference],
         image: &Descriptor,
     ) -> Result<()> {
+        self.copy(source, image)?;
+        self.enter(entries(image, names, Naming::Tag))
+    }
+
+    /// As [`Self::import`], for a layout of many repositories: each of `names` stands for the image as a whole and as
+    /// people write it, `app:1` for `docker.io/library/app:1`.
+    ///
+    /// # Errors
+    /// Those of [`Self::import`].
+    pub fn keep(&self, source: &impl Blobs, names: &[Reference], image: &Descriptor) -> Result<()> {
+        self.copy(source, image)?;
+        self.enter(entries(image, names, Naming::Whole))
+    }
+
+    /// Copies all blobs of an image that are not here yet.
+    fn copy(&self, source: &impl Blobs, image: &Descriptor) -> Result<()> {
         for blob in Parts::of(image, source)?.blobs {
             if !self.has_blob(&blob) {
                 self.write_blob(source.open(&blob)?, Some(&blob.digest))?;
             }
         }
-        self.enter(entries(image, names))
+        Ok(())
     }
 
     /// Writes `new` into `index.json`, in place of what has the same names.

@@ -1,19 +1,21 @@
 //! Base images: resolving them to a manifest and a configuration, and, only when something must look inside, fetching
 //! and unpacking their layers. What is not looked into is never fetched: the exporter mounts or copies it.
 
+mod convert;
 mod fetch;
 mod layout;
 mod listing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{
     ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
     Repository,
 };
 use store::Layout;
+use tokio::sync::OnceCell;
 
 use crate::cache::Cache;
 use crate::error::BaseError;
@@ -41,6 +43,9 @@ pub enum NamedContext {
     },
 }
 
+/// What a name stands for, once it was looked up.
+type Resolved = Arc<OnceCell<Option<Descriptor>>>;
+
 /// Finds base images and fetches what is needed of them.
 #[derive(Clone)]
 pub struct Bases {
@@ -48,6 +53,8 @@ pub struct Bases {
     cache: Cache,
     owners: Owners,
     contexts: Arc<BTreeMap<String, NamedContext>>,
+    /// What names of images stood for when they were looked up.
+    resolved: Arc<Mutex<HashMap<Reference, Resolved>>>,
 }
 
 /// Where the blobs of a base are.
@@ -89,6 +96,7 @@ impl Bases {
             cache,
             owners,
             contexts: Arc::new(contexts),
+            resolved: Arc::default(),
         }
     }
 
@@ -119,10 +127,15 @@ impl Bases {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Base, BaseError> {
-        let found = self
-            .client
-            .resolve(reference)
+        // Platforms of one build see one image, also where the tag moves meanwhile.
+        let place = {
+            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+            resolved.entry(reference.clone()).or_default().clone()
+        };
+        let found = place
+            .get_or_try_init(|| self.client.resolve(reference))
             .await?
+            .clone()
             .ok_or(BaseError::NotFound)?;
         let origin = Origin::Registry(reference.repository().clone());
         self.read(reference.to_string(), found, origin, platform)

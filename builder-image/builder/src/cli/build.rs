@@ -1,8 +1,12 @@
 //! `coopery build`: an image from a Dockerfile and a directory, with the flags of `docker buildx build`. What is not
 //! supported yet is refused by name.
 
+mod annotation;
 mod check;
+mod csv;
+mod exports;
 mod input;
+mod output_arg;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -13,12 +17,13 @@ use clap::{Args, ValueEnum};
 use oci::{Platform, Reference};
 
 use self::check::{Call, CallArgs};
+use self::exports::{About, ExportArgs, Exports};
 use self::input::{check_directory, check_file, check_outputs, open_context, read_dockerfile};
-use self::spec::{Exports, KeyValue, NamedContextArg, OutputArg, image_name};
+use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
 use super::output;
 use crate::base::{Bases, NamedContext};
-use crate::build::{Built, Job, build, needs_run};
+use crate::build::{Built, Job, build, is_indexed, needs_run};
 use crate::cache::Cache;
 use crate::context::BuildContext;
 use crate::error::{Error, SourceFile};
@@ -27,7 +32,7 @@ use crate::graph::Options;
 use crate::layer::{Owners, PackOptions};
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
-use crate::solve::Engine;
+use crate::solve::{Engine, Shares};
 
 /// How RUN is isolated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -76,16 +81,11 @@ pub(super) struct BuildArgs {
     /// Execute every step, whatever the cache has
     #[arg(long)]
     no_cache: bool,
-    /// Platform of the image (default: that of this machine)
-    #[arg(long, value_name = "OS/ARCH")]
-    platform: Option<Platform>,
-    /// Where the image goes: type=oci,dest=FILE or type=oci,tar=false,dest=DIR (OCI layout), type=docker,dest=FILE (for
-    /// docker load), or type=push; without dest to standard output
-    #[arg(short, long, value_name = "TYPE=…")]
-    output: Vec<OutputArg>,
-    /// Push the image to its names
-    #[arg(long)]
-    push: bool,
+    /// Platform of the image, several separated by commas (default: that of this machine)
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    platform: Vec<Platform>,
+    #[command(flatten)]
+    export: ExportArgs,
     /// Write the digest of the image to a file
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
@@ -160,12 +160,18 @@ impl BuildArgs {
                 .iter()
                 .map(|label| (label.key.clone(), label.value_or_empty()))
                 .collect(),
-            platform: self.platform.clone().unwrap_or_else(Platform::host),
+            platform: Platform::host(),
             build_platform: Platform::host(),
             contexts: contexts.keys().cloned().collect(),
         };
-        let exports = Exports::new(&self.output, self.push, &self.tag)?;
-        check_outputs(&exports.outputs)?;
+        let root = self.root()?;
+        let about = About {
+            tags: &self.tag,
+            indexed: is_indexed(&self.platform, &options.build_args),
+            store: &root.join("images"),
+        };
+        let exports = Exports::new(&self.export, &about)?;
+        check_outputs(exports.outputs())?;
         check_file("--iidfile", self.iidfile.as_deref())?;
         check_file("--metadata-file", self.metadata_file.as_deref())?;
         Ok(Prepared {
@@ -174,7 +180,7 @@ impl BuildArgs {
             options,
             contexts,
             exports,
-            root: self.root()?,
+            root,
         })
     }
 
@@ -232,9 +238,9 @@ impl BuildArgs {
             self.progress
         };
         let progress = Progress::stderr(style);
-        if prepared.exports.is_empty() && style != Style::Quiet {
+        if prepared.exports.all.is_empty() && style != Style::Quiet {
             tracing::warn!(
-                "no output was asked for with --push or -o: the image stays in the cache"
+                "no output was asked for with --load, --push or -o: the image stays in the cache"
             );
         }
         let engine = Engine {
@@ -245,6 +251,7 @@ impl BuildArgs {
             owners,
             no_cache: self.no_cache,
             pack: PackOptions::default(),
+            shares: Shares::default(),
             cancel: stop.token.clone(),
             cache,
         };
@@ -252,15 +259,14 @@ impl BuildArgs {
             file: prepared.file,
             context: Arc::new(prepared.context),
             options: prepared.options,
-            destinations: prepared.exports.destinations,
-            outputs: prepared.exports.outputs,
+            platforms: self.platform.clone(),
+            exports: prepared.exports.all,
         };
         build(Arc::new(engine), job).await
     }
 
     fn report(&self, built: &Built, names: &[Reference], to_stdout: bool) -> Result<(), Error> {
-        let image = &built.image;
-        let digest = image.descriptor.digest.as_str();
+        let digest = built.product.descriptor().digest.as_str();
         let write = |path: &Path, text: &str| {
             fs_err::write(path, text).map_err(Error::io("writing what was built"))
         };
@@ -269,12 +275,7 @@ impl BuildArgs {
         }
         if let Some(path) = &self.metadata_file {
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            let metadata = serde_json::json!({
-                "containerimage.digest": digest,
-                "containerimage.config.digest": image.config_descriptor.digest,
-                "containerimage.descriptor": image.descriptor,
-                "image.name": names.join(","),
-            });
+            let metadata = metadata(built, &names);
             write(path, &format!("{metadata:#}\n"))?;
         }
         if to_stdout {
@@ -283,4 +284,21 @@ impl BuildArgs {
             output::line(digest)
         }
     }
+}
+
+/// What docker buildx writes of a build, under the names that it uses. Of several platforms there is no one configuration.
+fn metadata(built: &Built, names: &[String]) -> serde_json::Value {
+    let product = &built.product;
+    let digest = &product.descriptor().digest;
+    let mut metadata = serde_json::json!({
+        "buildx.build.ref": format!("coopery/coopery/{}", &digest.hex()[..25]),
+        "containerimage.descriptor": product.descriptor(),
+        "containerimage.digest": digest,
+        "image.name": names.join(","),
+    });
+    if product.index.is_none() {
+        metadata["containerimage.config.digest"] =
+            serde_json::json!(built.image().config_descriptor.digest);
+    }
+    metadata
 }

@@ -15,10 +15,6 @@ const UNSUPPORTED: &[(&[&str], &str)] = &[
         "the cache is the directory that --root names; keep that instead",
     ),
     (
-        &["--load"],
-        "there is no image store; use --output type=docker,dest=FILE and `docker load -i FILE`",
-    ),
-    (
         &["--pull"],
         "leave it out: base images are looked up in their registries each time",
     ),
@@ -100,7 +96,6 @@ mod tests {
                 &["build", "--ssh=default", "."],
                 &["tip: there is no --ssh here: RUN is"],
             ),
-            (&["build", "--load", "."], &["type=docker,dest=FILE"]),
             (
                 &["build", "--targte", "x", "."],
                 &["a similar argument exists: '--target'"],

@@ -6,6 +6,7 @@
 //! killed with the init of its process namespace, so that nothing is left over however it ends.
 
 mod descriptor;
+mod foreign;
 mod id_map;
 mod lines;
 mod memory;
@@ -20,6 +21,7 @@ mod supervise;
 use std::path::{Path, PathBuf};
 
 pub(crate) use descriptor::keep_open;
+pub use foreign::can_execute;
 pub use namespace::{Entered, enter_user_namespace};
 pub use oci_runtime::{Bind, Container, Identity, to_spec};
 pub use probe::{Prerequisite, ProbeError, ProbeReport};

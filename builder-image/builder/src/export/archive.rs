@@ -2,14 +2,15 @@
 //! the business of the crate `store`. Archives are written aside and moved into place, so that a file of that name is
 //! always whole.
 
+use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use oci::{Descriptor, Reference};
+use oci::{Descriptor, Digest};
 use store::{Blobs, Layout, Named, StoreError};
 
-use super::{Form, Output};
-use crate::image::Image;
+use super::{FilesError, Form, Output};
+use crate::image::{Documents, Product};
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,14 @@ pub enum ArchiveError {
         /// What happened.
         source: std::io::Error,
     },
+    /// The files of the image cannot be read or written.
+    #[error("writing {}", path.display())]
+    Files {
+        /// Where to.
+        path: PathBuf,
+        /// What happened.
+        source: FilesError,
+    },
     /// A blob cannot be read, or what is made of the blobs not be written.
     #[error("writing {}", path.display())]
     Store {
@@ -32,42 +41,52 @@ pub enum ArchiveError {
     },
 }
 
-/// An image that was just made: its documents in memory, its layers wherever `file` says.
-struct Made<'a> {
-    image: &'a Image,
-    file: &'a dyn Fn(&Descriptor) -> PathBuf,
+/// The blobs of an image that was just made: its documents in memory, its layers in files.
+#[derive(Debug)]
+pub struct Contents {
+    documents: BTreeMap<Digest, Vec<u8>>,
+    layers: BTreeMap<Digest, PathBuf>,
+    entry: Descriptor,
 }
 
-impl Blobs for Made<'_> {
-    fn open(&self, blob: &Descriptor) -> store::Result<Box<dyn Read + '_>> {
-        let image = self.image;
-        Ok(if blob.digest == image.descriptor.digest {
-            Box::new(image.manifest.as_slice())
-        } else if blob.digest == image.config_descriptor.digest {
-            Box::new(image.config.as_slice())
-        } else {
-            Box::new(store::open_file(&(self.file)(blob), blob)?)
-        })
+impl Contents {
+    /// The blobs of `product`, whose layers are in the files `layers`.
+    pub fn new(
+        product: &Product,
+        documents: &Documents,
+        layers: BTreeMap<Digest, PathBuf>,
+    ) -> Self {
+        let index = product.index.iter();
+        let mut known: BTreeMap<_, _> = index
+            .map(|index| (index.descriptor.digest.clone(), index.bytes.clone()))
+            .collect();
+        for image in &product.images {
+            let (manifest, config) = (&image.descriptor, &image.config_descriptor);
+            known.insert(manifest.digest.clone(), image.manifest.clone());
+            known.insert(config.digest.clone(), image.config.clone());
+        }
+        Self {
+            documents: known,
+            layers,
+            entry: product.entry(documents),
+        }
     }
-}
 
-impl Made<'_> {
-    /// What stands for the image in an index.
-    fn descriptor(&self) -> Descriptor {
-        let platform = self.image.platform.clone();
-        self.image.descriptor.clone().with_platform(platform)
-    }
-
-    fn archive(&self, output: &Output, to: impl Write, path: &Path) -> Result<(), ArchiveError> {
+    fn archive(
+        &self,
+        output: &Output,
+        to: &mut dyn Write,
+        path: &Path,
+    ) -> Result<(), ArchiveError> {
         let form = match output.form {
             Form::DockerArchive => store::Form::Docker,
-            Form::OciArchive | Form::OciDirectory => store::Form::Oci,
+            _ => store::Form::Oci,
         };
         let image = Named {
             names: output.names.clone(),
-            image: self.descriptor(),
+            image: self.entry.clone(),
         };
-        let written = store::write_archive(self, &[image], form, BufWriter::new(to));
+        let written = store::write_archive(self, &[image], form, to);
         written.map_err(|source| ArchiveError::Store {
             path: path.to_owned(),
             source,
@@ -75,28 +94,49 @@ impl Made<'_> {
     }
 }
 
-/// Writes an image as `output` says. `blob` gives the file of a layer.
+impl Blobs for Contents {
+    fn open(&self, blob: &Descriptor) -> store::Result<Box<dyn Read + '_>> {
+        if let Some(document) = self.documents.get(&blob.digest) {
+            return Ok(Box::new(document.as_slice()));
+        }
+        match self.layers.get(&blob.digest) {
+            Some(path) => Ok(Box::new(store::open_file(path, blob)?)),
+            None => Err(StoreError::Missing(blob.digest.clone())),
+        }
+    }
+}
+
+/// Writes an image to the archive that `output` says.
 ///
 /// # Errors
 /// When something cannot be written or read; an earlier file of that name is then as it was.
-pub fn write_archive(
-    image: &Image,
-    output: &Output,
-    blob: &dyn Fn(&Descriptor) -> PathBuf,
+pub fn write_archive(made: &Contents, output: &Output) -> Result<(), ArchiveError> {
+    write_aside(output.path.as_deref(), |to, path| {
+        made.archive(output, to, path)
+    })
+}
+
+/// Lets `write` write the file `path`, or to standard output where there is none. A file of that name is replaced when all
+/// is written. `write` gets the path for its messages.
+///
+/// # Errors
+/// Those of `write`, and when the file cannot be made or moved.
+pub fn write_aside(
+    path: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write, &Path) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let made = Made { image, file: blob };
-    let Some(path) = &output.path else {
+    let Some(path) = path else {
         let path = Path::new("standard output");
-        return made.archive(output, std::io::stdout().lock(), path);
+        return write(&mut BufWriter::new(std::io::stdout().lock()), path);
     };
-    let write = |source| ArchiveError::Write {
-        path: path.clone(),
+    let failed = |source| ArchiveError::Write {
+        path: path.to_owned(),
         source,
     };
     // A pipe or a device takes the bytes; only a file can be replaced by another.
     if fs_err::metadata(path).is_ok_and(|found| !found.is_file()) {
         let file = fs_err::OpenOptions::new().write(true).open(path);
-        return made.archive(output, file.map_err(write)?, path);
+        return write(&mut BufWriter::new(file.map_err(failed)?), path);
     }
     let parent = path
         .parent()
@@ -105,9 +145,9 @@ pub fn write_archive(
         .prefix(".coopery-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(parent.unwrap_or(Path::new(".")))
-        .map_err(write)?;
-    made.archive(output, file.as_file_mut(), path)?;
-    file.persist(path).map_err(|error| write(error.error))?;
+        .map_err(failed)?;
+    write(&mut BufWriter::new(file.as_file_mut()), path)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
@@ -116,14 +156,15 @@ pub fn write_archive(
 /// # Errors
 /// When something cannot be written or read; the names in the layout are then as they were.
 pub fn write_layout(
-    image: &Image,
-    names: &[Reference],
+    made: &Contents,
+    output: &Output,
     directory: &Path,
-    blob: &dyn Fn(&Descriptor) -> PathBuf,
 ) -> Result<(), ArchiveError> {
-    let made = Made { image, file: blob };
-    let written = Layout::create(directory)
-        .and_then(|layout| layout.import(&made, names, &made.descriptor()));
+    let (names, entry) = (&output.names, &made.entry);
+    let written = Layout::create(directory).and_then(|layout| match output.form {
+        Form::Store => layout.keep(made, names, entry),
+        _ => layout.import(made, names, entry),
+    });
     written.map_err(|source| ArchiveError::Store {
         path: directory.to_owned(),
         source,
@@ -135,6 +176,7 @@ mod tests {
     use oci::{MediaType, Platform};
 
     use super::*;
+    use crate::image::Image;
 
     #[test]
     fn images_are_written_alike_and_read_back() {
@@ -162,10 +204,14 @@ mod tests {
             path: Some(path(name)),
             names: vec!["acme/app:1".parse().unwrap()],
         };
-        let file = |_: &Descriptor| path("layer");
+        let digest = image.descriptor.digest.clone();
+        let documents = Documents::default();
+        let files = [(image.layers[0].digest.clone(), path("layer"))];
+        let product = Product::new(vec![image], false, &documents);
+        let made = Contents::new(&product, &documents, files.into());
         for (form, entries) in [(Form::OciArchive, 5), (Form::DockerArchive, 6)] {
             let write = |name| {
-                write_archive(&image, &output(form, name), &file).unwrap();
+                write_archive(&made, &output(form, name)).unwrap();
                 fs_err::read(path(name)).unwrap()
             };
             let written = write("first.tar");
@@ -175,20 +221,24 @@ mod tests {
             let store = Layout::create(path("store")).unwrap();
             let read = store::read_archive(written.as_slice(), &store).unwrap();
             assert_eq!(read[0].name, Some("acme/app:1".parse().unwrap()));
-            assert_eq!(read[0].descriptor.digest, image.descriptor.digest);
+            assert_eq!(read[0].descriptor.digest, digest);
         }
-        let names = output(Form::OciDirectory, "layout").names;
-        for _ in 0..2 {
-            write_layout(&image, &names, &path("layout"), &file).unwrap();
-            let layout = Layout::open(path("layout")).unwrap();
-            let index = layout.index().unwrap();
-            assert_eq!(index.manifests.len(), 1);
-            assert_eq!(index.manifests[0].platform, Some(Platform::host()));
-            assert_eq!(layout.find("1").unwrap(), Some(index.manifests[0].clone()));
+        for (form, called) in [(Form::OciDirectory, "1"), (Form::Store, "acme/app:1")] {
+            let output = output(form, called);
+            let at = path(called);
+            for _ in 0..2 {
+                write_layout(&made, &output, &at).unwrap();
+                let layout = Layout::open(&at).unwrap();
+                let index = layout.index().unwrap();
+                assert_eq!(index.manifests.len(), 1);
+                assert_eq!(index.manifests[0].platform, Some(Platform::host()));
+                let found = layout.find(called).unwrap();
+                assert_eq!(found, Some(index.manifests[0].clone()));
+            }
         }
 
         fs_err::write(path("layer"), "damage").unwrap();
-        let failed = write_archive(&image, &output(Form::OciArchive, "first.tar"), &file);
+        let failed = write_archive(&made, &output(Form::OciArchive, "first.tar"));
         assert!(matches!(failed, Err(ArchiveError::Store { .. })));
         // What was there is there still, and nothing besides.
         assert_eq!(

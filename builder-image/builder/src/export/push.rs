@@ -11,7 +11,7 @@ use super::Destination;
 use crate::base::{Base, Origin};
 use crate::cache::Cache;
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::Product;
 
 /// Blobs that are sent at once to one repository.
 const PARALLEL: usize = 4;
@@ -54,7 +54,7 @@ impl Pusher {
         self.destinations.is_empty()
     }
 
-    /// The names that [`Self::finish`] writes.
+    /// The names that [`Self::tags`] writes.
     pub fn names(&self) -> impl Iterator<Item = oci::Reference> {
         self.destinations.iter().flat_map(|(destination, _)| {
             let tags = destination.tags.iter();
@@ -131,31 +131,50 @@ impl Pusher {
         Ok(())
     }
 
-    /// Sends configuration and manifest everywhere, then writes all tags. All layers must be there.
+    /// Sends configurations and manifests everywhere, by digest, the index last. All layers must be there.
     ///
     /// # Errors
-    /// When a registry refuses. As long as a manifest is missing anywhere, no tag has changed.
-    pub async fn finish(&self, image: &Image) -> Result<(), Error> {
-        let manifests = self.destinations.iter().map(|(destination, _)| {
+    /// When a registry refuses.
+    pub async fn manifests(&self, product: &Product) -> Result<(), Error> {
+        let all = self.destinations.iter().map(|(destination, _)| {
             let repository = &destination.repository;
             async move {
-                let config = Bytes::copy_from_slice(&image.config);
-                let media_type = image.config_descriptor.media_type.clone();
-                self.client
-                    .upload_bytes(repository, media_type, config)
-                    .await?;
-                self.put(&repository.at(image.descriptor.digest.clone()), image)
-                    .await
+                let images = product.images.iter().map(|image| async move {
+                    let config = Bytes::copy_from_slice(&image.config);
+                    let media_type = image.config_descriptor.media_type.clone();
+                    self.client
+                        .upload_bytes(repository, media_type, config)
+                        .await?;
+                    let name = repository.at(image.descriptor.digest.clone());
+                    self.put(&name, &image.descriptor, &image.manifest).await
+                });
+                futures::future::try_join_all(images).await?;
+                if let Some(index) = &product.index {
+                    let name = repository.at(index.descriptor.digest.clone());
+                    self.put(&name, &index.descriptor, &index.bytes).await?;
+                }
+                Ok(())
             }
             .map(|result| result.map_err(failed(repository, "pushing the manifest to")))
         });
-        futures::future::try_join_all(manifests).await?;
+        futures::future::try_join_all(all).await.map(drop)
+    }
+
+    /// Writes all tags. The manifests must be everywhere, so that no tag changes when one is refused.
+    ///
+    /// # Errors
+    /// When a registry refuses.
+    pub async fn tags(&self, product: &Product) -> Result<(), Error> {
+        let bytes = match &product.index {
+            Some(index) => &index.bytes,
+            None => &product.images[0].manifest,
+        };
         let tags = self.destinations.iter().flat_map(|(destination, _)| {
             let repository = &destination.repository;
             destination.tags.iter().map(move |tag| {
                 let reference = repository.tagged(tag.clone());
                 async move {
-                    let put = self.put(&reference, image).await;
+                    let put = self.put(&reference, product.descriptor(), bytes).await;
                     put.map_err(failed(repository, "writing a tag of"))
                 }
             })
@@ -166,10 +185,15 @@ impl Pusher {
             .await
     }
 
-    async fn put(&self, reference: &oci::Reference, image: &Image) -> distribution::Result<()> {
-        let bytes = Bytes::copy_from_slice(&image.manifest);
+    async fn put(
+        &self,
+        reference: &oci::Reference,
+        descriptor: &Descriptor,
+        bytes: &[u8],
+    ) -> distribution::Result<()> {
+        let bytes = Bytes::copy_from_slice(bytes);
         self.client
-            .put_manifest(reference, &image.descriptor.media_type, bytes)
+            .put_manifest(reference, &descriptor.media_type, bytes)
             .await?;
         Ok(())
     }

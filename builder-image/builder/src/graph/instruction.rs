@@ -113,6 +113,7 @@ impl Builder<'_> {
             instruction: instruction.source.clone(),
             span: instruction.span,
             line: instruction.line,
+            platform: self.planned.platform.clone(),
         });
         self.state.filesystem = Filesystem::Step(id);
         self.state.entries.push(Entry {

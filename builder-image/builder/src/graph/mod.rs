@@ -167,6 +167,8 @@ pub struct Step {
     pub span: Span,
     /// Its line in the Dockerfile, from 1.
     pub line: usize,
+    /// The platform of its stage, which a RUN is executed for.
+    pub platform: Platform,
 }
 
 impl Step {

@@ -78,7 +78,12 @@ fn plan_stages<'d>(
 impl<'d> Plan<'d> {
     /// The first RUN that the target needs.
     pub fn first_run(&self) -> Option<&'d Instruction> {
-        let needed = |stage: &&Stage| {
+        self.runs().next().map(|(instruction, _)| instruction)
+    }
+
+    /// Every RUN that the target needs, with the platform that it is executed for.
+    pub fn runs(&self) -> impl Iterator<Item = (&'d Instruction, &Platform)> {
+        let needed = move |stage: &&'d Stage| {
             let replaced = stage
                 .name
                 .as_ref()
@@ -89,8 +94,12 @@ impl<'d> Plan<'d> {
             .stages
             .iter()
             .filter(needed)
-            .flat_map(|stage| &stage.instructions)
-            .find(|instruction| instruction.keyword.verb == Verb::Run)
+            .flat_map(|stage| {
+                let planned = self.stages[stage.index].as_ref();
+                let platform = planned.map_or(&self.options.platform, |planned| &planned.platform);
+                stage.instructions.iter().map(move |i| (i, platform))
+            })
+            .filter(|(instruction, _)| instruction.keyword.verb == Verb::Run)
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use oci::DiffId;
+
 use crate::tree::{ImagePath, TreeError};
 
 /// Why a layer could not be written, packed or kept.
@@ -59,6 +61,14 @@ pub enum LayerError {
         expected: u64,
         /// What could be read.
         found: u64,
+    },
+    /// A blob does not hold the archive that it should.
+    #[error("the archive has the digest {}, not {}", found.0, expected.0)]
+    Content {
+        /// The digest that the archive should have.
+        expected: DiffId,
+        /// The digest that it has.
+        found: DiffId,
     },
     /// The blob cannot be written.
     #[error("writing the layer's blob failed")]

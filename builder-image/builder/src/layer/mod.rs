@@ -3,6 +3,7 @@
 //! is in an [`Index`] beside the directory. [`pack`] turns a directory into a blob, [`crate::unpack`] a blob into a
 //! directory, [`crate::snapshot`] stacks directories to a tree. A [`Listing`] is what a layer looks like without its bytes.
 
+mod blob_writer;
 mod compress;
 mod content;
 mod error;
@@ -11,6 +12,7 @@ mod index;
 mod listing;
 mod owner;
 mod pack;
+mod recompress;
 mod root;
 mod tar_reader;
 mod tar_writer;
@@ -30,10 +32,12 @@ pub use index::{Index, Record};
 pub(crate) use listing::ListingWriter;
 pub use listing::{DamagedListing, Listing};
 pub(crate) use owner::settle_directory;
-pub use pack::{PackOptions, PackedLayer, pack};
+pub use pack::{PackOptions, PackedLayer, Recipe, pack};
+pub use recompress::recompress;
 pub(crate) use root::Root;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};
+pub(crate) use tar_writer::{TarHeader, TarKind, write_end, write_header, write_padding};
 pub(crate) use write::WriteLayer;
 pub(crate) use writer::{LayerWriter, PLAIN_DIRECTORY};
 

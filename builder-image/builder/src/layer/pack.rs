@@ -3,17 +3,17 @@
 
 use std::{
     collections::HashMap,
-    io::{BufWriter, Read, Write},
+    io::{Read, Write},
     num::NonZero,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use oci::{Descriptor, DiffId, Digester};
+use oci::{Descriptor, DiffId};
 
 use super::{
     Compression, LayerDir, LayerError, OPAQUE_NAME, Root, WHITEOUT_PREFIX,
-    compress::Compressor,
+    blob_writer::BlobWriter,
     is_reserved_name,
     tar_writer::{TarHeader, TarKind, write_end, write_header, write_padding},
 };
@@ -41,6 +41,49 @@ impl Default for PackOptions {
     }
 }
 
+/// What decides how the blob of a layer comes out, whoever packs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Recipe {
+    /// The compression of the blob.
+    pub compression: Compression,
+    /// Times after this one are set to it.
+    pub clamp_mtime: Option<i64>,
+}
+
+impl std::fmt::Display for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.compression {
+            Compression::Gzip { level } => write!(f, "gzip-{level}"),
+            Compression::Zstd { level } => write!(f, "zstd-{level}"),
+            Compression::None => f.write_str("uncompressed"),
+        }?;
+        match self.clamp_mtime {
+            Some(clamp) => write!(f, " until {clamp}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PackOptions {
+    /// What decides how blobs come out.
+    pub const fn recipe(&self) -> Recipe {
+        Recipe {
+            compression: self.compression,
+            clamp_mtime: self.clamp_mtime,
+        }
+    }
+
+    /// The same threads for another recipe.
+    #[must_use]
+    pub const fn with(&self, recipe: Recipe) -> Self {
+        Self {
+            compression: recipe.compression,
+            clamp_mtime: recipe.clamp_mtime,
+            threads: self.threads,
+        }
+    }
+}
+
 /// A layer as a blob.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedLayer {
@@ -64,22 +107,7 @@ pub fn pack(
     options: &PackOptions,
     blobs: &Path,
 ) -> Result<PackedLayer, LayerError> {
-    let directory = blobs.join("sha256");
-    fs_err::create_dir_all(&directory).map_err(LayerError::Blob)?;
-    let file = tempfile::Builder::new()
-        .prefix(".layer-")
-        .tempfile_in(&directory)
-        .map_err(LayerError::Blob)?;
-    let hashed = Hashed {
-        out: BufWriter::with_capacity(256 * 1024, file),
-        digester: Digester::sha256(),
-    };
-    let compressor = Compressor::new(hashed, options.compression, options.threads.get())
-        .map_err(LayerError::Blob)?;
-    let archive = Hashed {
-        out: compressor,
-        digester: Digester::sha256(),
-    };
+    let archive = BlobWriter::create(options, blobs).map_err(LayerError::Blob)?;
     let root =
         Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
     let mut packer = Packer {
@@ -93,41 +121,7 @@ pub fn pack(
     packer.directory(&ImagePath::root())?;
     let mut archive = packer.out;
     write_end(&mut archive).map_err(LayerError::Blob)?;
-    let diff_id = DiffId(archive.digester.finish());
-    let hashed = archive.out.finish().map_err(LayerError::Blob)?;
-    let size = hashed.digester.len();
-    let digest = hashed.digester.finish();
-    let file = hashed
-        .out
-        .into_inner()
-        .map_err(|error| LayerError::Blob(error.into_error()))?;
-    let blob = directory.join(digest.hex());
-    file.persist(&blob)
-        .map_err(|error| LayerError::Blob(error.error))?;
-    let descriptor = Descriptor::new(options.compression.media_type(), digest, size);
-    Ok(PackedLayer {
-        diff_id,
-        descriptor,
-        blob,
-    })
-}
-
-/// Hashes and counts what is written through it.
-struct Hashed<W> {
-    out: W,
-    digester: Digester,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.digester.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
+    archive.finish(None)
 }
 
 struct Packer<'a, W> {

@@ -9,22 +9,22 @@ const BLOCK: usize = 512;
 
 /// One member of an archive.
 #[derive(Debug)]
-pub(super) struct TarHeader<'a> {
+pub(crate) struct TarHeader<'a> {
     /// The path, relative; of a directory it ends with a slash.
-    pub(super) name: Vec<u8>,
-    pub(super) kind: TarKind<'a>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: TarKind<'a>,
     /// Permission bits.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Seconds since the epoch.
-    pub(super) mtime: i64,
-    pub(super) xattrs: &'a Xattrs,
+    pub(crate) mtime: i64,
+    pub(crate) xattrs: &'a Xattrs,
 }
 
 /// What a member is.
 #[derive(Debug)]
-pub(super) enum TarKind<'a> {
+pub(crate) enum TarKind<'a> {
     /// A regular file of this size; its data follows.
     File(u64),
     /// Another name of the member with this name.
@@ -51,7 +51,7 @@ impl TarKind<'_> {
 }
 
 /// Writes the header of a member, and before it the extended header that it needs.
-pub(super) fn write_header(out: &mut impl Write, header: &TarHeader<'_>) -> io::Result<()> {
+pub(crate) fn write_header(out: &mut impl Write, header: &TarHeader<'_>) -> io::Result<()> {
     let mut records = Records::default();
     let mut block = Block::new();
     let (name, prefix) = split_name(&header.name).unwrap_or_else(|| {
@@ -101,7 +101,7 @@ pub(super) fn write_header(out: &mut impl Write, header: &TarHeader<'_>) -> io::
 }
 
 /// Fills the last block of `size` bytes of data.
-pub(super) fn write_padding(out: &mut impl Write, size: u64) -> io::Result<()> {
+pub(crate) fn write_padding(out: &mut impl Write, size: u64) -> io::Result<()> {
     let last = usize::try_from(size % BLOCK as u64).unwrap_or_default();
     if last > 0 {
         out.write_all(&[0; BLOCK][last..])?;
@@ -110,7 +110,7 @@ pub(super) fn write_padding(out: &mut impl Write, size: u64) -> io::Result<()> {
 }
 
 /// Writes the end of an archive.
-pub(super) fn write_end(out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK])
 }
 

@@ -7,12 +7,15 @@
 
 mod execute;
 mod files;
+mod shares;
 mod step_layer;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +28,11 @@ use crate::error::{Error, Place, SourceFile};
 use crate::exec::Runtime;
 use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Step, StepId};
 use crate::image::Layer;
-use crate::layer::{Owners, PackOptions};
+use crate::layer::{Owners, PackOptions, Recipe};
 use crate::progress::Progress;
+use crate::snapshot::Snapshot;
+
+pub use self::shares::Shares;
 
 use self::execute::Inputs;
 use self::files::{BaseFiles, Need, below_run};
@@ -48,8 +54,10 @@ pub struct Engine {
     pub owners: Owners,
     /// Execute every step, whatever the cache has.
     pub no_cache: bool,
-    /// How layers are packed.
+    /// How layers are packed, unless an export says otherwise.
     pub pack: PackOptions,
+    /// What the platforms of the build have in common.
+    pub shares: Shares,
     /// Says when to stop.
     pub cancel: CancellationToken,
 }
@@ -66,7 +74,7 @@ pub struct Solve {
     context: Arc<BuildContext>,
     file: Arc<SourceFile>,
     nodes: Vec<Node>,
-    base_files: Vec<BaseFiles>,
+    base_files: Vec<Arc<BaseFiles>>,
     /// For each step whether a RUN stands on top of it.
     below_run: Vec<bool>,
 }
@@ -76,6 +84,16 @@ pub struct Solve {
 struct Node {
     keyed: OnceCell<Shared<Arc<Keyed>>>,
     layer: OnceCell<Shared<Arc<StepLayer>>>,
+    /// Whether this node executed the step, not an equal one.
+    executed: AtomicBool,
+}
+
+impl Node {
+    /// The key, once it is known.
+    fn key(&self) -> Option<&CacheKey> {
+        let keyed = self.keyed.get()?.as_ref().ok()?;
+        Some(&keyed.key)
+    }
 }
 
 /// A step with its key.
@@ -122,10 +140,12 @@ impl Solve {
         context: Arc<BuildContext>,
         file: Arc<SourceFile>,
     ) -> Self {
+        let shares = &engine.shares;
+        let base_files = bases.iter().map(|base| shares.base(base.chains.last()));
         Self {
             nodes: graph.steps.iter().map(|_| Node::default()).collect(),
             below_run: below_run(&graph),
-            base_files: bases.iter().map(|_| BaseFiles::default()).collect(),
+            base_files: base_files.collect(),
             engine,
             graph,
             bases,
@@ -138,6 +158,11 @@ impl Solve {
     /// The graph that is solved.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// All images that the graph names.
+    pub fn bases(&self) -> impl Iterator<Item = &Base> {
+        self.bases.iter().map(|base| &**base)
     }
 
     /// The image at the bottom of the target.
@@ -159,9 +184,15 @@ impl Solve {
 
     /// The packed layer of a step. Executes it, and what it needs, where the cache has no answer.
     pub fn packed(&self, id: StepId) -> BoxFuture<'_, Shared<Layer>> {
+        self.packed_by(id, self.engine.pack.recipe())
+    }
+
+    /// The layer of a step, packed by `recipe`.
+    pub fn packed_by(&self, id: StepId, recipe: Recipe) -> BoxFuture<'_, Shared<Layer>> {
         async move {
             let layer = self.layer(id).await?;
-            let packed = layer.packed(&self.engine).await?;
+            let below = self.snapshot(self.step(id).below, Need::Contents);
+            let packed = layer.packed_by(&self.engine, recipe, below).await?;
             Ok(Layer {
                 diff_id: packed.diff_id,
                 descriptor: packed.descriptor,
@@ -171,40 +202,48 @@ impl Solve {
         .boxed()
     }
 
-    /// What the cache spared. To be asked when the build is done.
-    pub fn counts(&self) -> Counts {
-        let executed = |node: &Node| match node.layer.get() {
-            Some(Ok(layer)) => !layer.was_cached(),
-            Some(Err(_)) => true,
-            None => false,
-        };
-        let executed = self.nodes.iter().filter(|node| executed(node)).count();
-        Counts {
-            steps: self.nodes.len(),
-            cached: self.nodes.len() - executed,
-        }
-    }
-
-    /// The steps that the cache did not answer, in the order of the graph. To be asked when the build is done.
-    pub fn misses(&self) -> Vec<Miss> {
-        let nodes = self.nodes.iter().zip(&self.graph.steps);
-        let executed = nodes.filter(|(node, _)| node.layer.get().is_some());
-        let misses = executed.filter_map(|(node, step)| {
-            let keyed = node.keyed.get()?.as_ref().ok()?;
-            Some(Miss {
-                step: format!("{}:{}: {}", self.file.name, step.line, step.instruction),
-                cause: keyed.cause.clone()?,
-            })
-        });
-        misses.collect()
-    }
-
-    /// Tells people of the steps that were never needed because of a hit further up.
-    pub fn tell_spared(&self) {
-        for (node, step) in self.nodes.iter().zip(&self.graph.steps) {
-            if node.layer.get().is_none() {
-                self.engine.progress.start(&step.label).cached();
+    /// The steps that the cache did not answer, in the order of the graphs, equal ones once. To be asked when the build is
+    /// done.
+    pub fn misses(solves: &[Self]) -> Vec<Miss> {
+        let mut misses: Vec<Miss> = Vec::new();
+        for solve in solves {
+            for (node, step) in solve.nodes.iter().zip(&solve.graph.steps) {
+                let executed = node.executed.load(Ordering::Relaxed);
+                let keyed = node.keyed.get().filter(|_| executed);
+                let Some(cause) = keyed.and_then(|keyed| keyed.as_ref().ok()?.cause.clone()) else {
+                    continue;
+                };
+                let name = &solve.file.name;
+                misses.push(Miss {
+                    step: format!("{name}:{}: {}", step.line, step.instruction),
+                    cause,
+                });
             }
+        }
+        misses
+    }
+
+    /// What the cache spared, in all graphs of a build that is done. Tells people of the steps that were never needed
+    /// because of a hit further up.
+    pub fn tell_spared(solves: &[Self]) -> Counts {
+        let nodes = || solves.iter().flat_map(|solve| solve.nodes.iter());
+        let mut known: HashSet<_> = nodes()
+            .filter(|node| node.layer.get().is_some())
+            .filter_map(Node::key)
+            .collect();
+        let executed = nodes().filter(|node| node.executed.load(Ordering::Relaxed));
+        let executed = executed.count();
+        let unknown = nodes().filter(|node| node.key().is_none()).count();
+        for solve in solves {
+            for (node, step) in solve.nodes.iter().zip(&solve.graph.steps) {
+                if node.layer.get().is_none() && node.key().is_none_or(|key| known.insert(key)) {
+                    solve.engine.progress.start(&step.label).cached();
+                }
+            }
+        }
+        Counts {
+            steps: known.len() + unknown,
+            cached: known.len() + unknown - executed,
         }
     }
 
@@ -266,15 +305,12 @@ impl Solve {
             }
         };
         match &step.action {
-            Action::Run(run) => {
-                let platform = &self.graph.target.platform;
-                Ok(plain(CacheKey::run(
-                    &below,
-                    run,
-                    platform,
-                    &self.graph.hostname,
-                )))
-            }
+            Action::Run(run) => Ok(plain(CacheKey::run(
+                &below,
+                run,
+                &step.platform,
+                &self.graph.hostname,
+            ))),
             Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
             Action::Copy(copy) => {
                 if let Some(from) = copy.from {
@@ -359,7 +395,13 @@ impl Solve {
                 self.engine.progress.start(&step.label).cached();
                 return Ok(Arc::new(StepLayer::cached(record.clone())));
             }
-            self.execute(id, &keyed).await.map(Arc::new)
+            // An equal step, of this graph or of another platform's, is executed once.
+            let shared = self.engine.shares.step(&keyed.key);
+            let execute = || async {
+                self.nodes[id.0].executed.store(true, Ordering::Relaxed);
+                self.execute(id, &keyed).await.map(Arc::new)
+            };
+            shared.get_or_init(execute).await.clone()
         });
         async move { layer.await.clone() }.boxed()
     }
@@ -380,12 +422,13 @@ impl Solve {
         }
     }
 
-    /// Packs all layers of the target, each as soon as it can be.
+    /// The files of the target.
     ///
     /// # Errors
-    /// The first failure of any step.
-    pub async fn target_layers(&self) -> Shared<Vec<Layer>> {
-        try_join_all(self.target_steps().into_iter().map(|id| self.packed(id))).await
+    /// The first failure of any step, or of fetching the base.
+    pub async fn target_snapshot(&self) -> Shared<Snapshot> {
+        self.snapshot(self.graph.target.filesystem, Need::Contents)
+            .await
     }
 }
 

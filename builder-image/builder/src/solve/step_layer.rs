@@ -1,7 +1,9 @@
 //! The layer of one step: a directory, a blob, or both, each made only when somebody asks for it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use super::{Engine, Shared, blocking};
@@ -9,7 +11,7 @@ use crate::base::{list_cached, unpack_cached};
 use crate::cache::{Packed, Record};
 use crate::cache_key::CacheKey;
 use crate::error::Error;
-use crate::layer::{LayerDir, Listing, pack};
+use crate::layer::{LayerDir, Listing, Recipe, pack, recompress};
 use crate::snapshot::Snapshot;
 
 /// The layer of one step.
@@ -17,9 +19,10 @@ pub(super) struct StepLayer {
     record: Record,
     /// The keys under which the record is kept.
     keys: Vec<CacheKey>,
-    cached: bool,
     directory: OnceCell<Shared<Arc<LayerDir>>>,
     packed: OnceCell<Shared<Packed>>,
+    /// The blobs by other recipes than the engine's.
+    variants: Mutex<HashMap<Recipe, Arc<OnceCell<Shared<Packed>>>>>,
 }
 
 impl StepLayer {
@@ -28,9 +31,9 @@ impl StepLayer {
         Self {
             keys: vec![record.key.clone()],
             record,
-            cached: true,
             directory: OnceCell::new(),
             packed: OnceCell::new(),
+            variants: Mutex::default(),
         }
     }
 
@@ -39,15 +42,10 @@ impl StepLayer {
         Self {
             record,
             keys,
-            cached: false,
             directory: OnceCell::new_with(Some(Ok(directory))),
             packed: OnceCell::new(),
+            variants: Mutex::default(),
         }
-    }
-
-    /// Whether the cache had it.
-    pub(super) fn was_cached(&self) -> bool {
-        self.cached
     }
 
     /// When the step was executed.
@@ -118,5 +116,77 @@ impl StepLayer {
             Ok(packed.await??)
         };
         self.packed.get_or_init(make).await.clone()
+    }
+
+    /// The layer as a blob by `recipe`; `below` is what is below it, should it have to be unpacked.
+    pub(super) async fn packed_by(
+        &self,
+        engine: &Arc<Engine>,
+        recipe: Recipe,
+        below: BoxFuture<'_, Shared<Snapshot>>,
+    ) -> Shared<Packed> {
+        if recipe == engine.pack.recipe() {
+            return self.packed(engine).await;
+        }
+        let variant = {
+            let mut variants = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+            variants.entry(recipe).or_default().clone()
+        };
+        variant
+            .get_or_init(|| self.variant(engine, recipe, below))
+            .await
+            .clone()
+    }
+
+    /// Makes the blob by a recipe of its own, from the blob that there is or from the directory, and records it beside.
+    async fn variant(
+        &self,
+        engine: &Arc<Engine>,
+        recipe: Recipe,
+        below: BoxFuture<'_, Shared<Snapshot>>,
+    ) -> Shared<Packed> {
+        let record = &self.record;
+        let key = CacheKey::made_of(&record.key, &record.created, &recipe.to_string());
+        let known = engine.cache.lookup(&key, engine.owners);
+        if let Some(packed) = known.and_then(|known| known.packed) {
+            return Ok(packed);
+        }
+        let blob = record
+            .packed
+            .clone()
+            .filter(|_| recipe.clamp_mtime.is_none());
+        let directory = match &blob {
+            Some(_) => None,
+            None if record.layer.is_some() => {
+                Some(self.directory(engine, &Snapshot::empty()).await?)
+            }
+            None => Some(self.directory(engine, &below.await?).await?),
+        };
+        let (created, text) = (record.created.clone(), record.instruction.clone());
+        let engine = engine.clone();
+        let made = blocking(move || {
+            let options = engine.pack.with(recipe);
+            let blobs = engine.cache.blobs();
+            let layer = match (&blob, &directory) {
+                (Some(packed), _) => {
+                    let path = engine.cache.blob(&packed.descriptor.digest);
+                    let file = fs_err::File::open(path).map_err(Error::io("opening a layer"))?;
+                    recompress(file, &packed.diff_id, &options, &blobs)
+                }
+                (None, Some(directory)) => pack(directory, &options, &blobs),
+                (None, None) => unreachable!("without a blob there is a directory"),
+            };
+            let layer = layer.map_err(Error::Pack)?;
+            let packed = Packed {
+                diff_id: layer.diff_id,
+                descriptor: layer.descriptor,
+            };
+            let mut record = Record::new(key.clone(), created, text);
+            record.packed = Some(packed.clone());
+            let recorded = engine.cache.record(&[&key], &record);
+            recorded.map_err(Error::io("writing a cache record"))?;
+            Ok::<_, Error>(packed)
+        });
+        Ok(made.await??)
     }
 }

@@ -11,11 +11,11 @@ use builder::build::{Built, Job, build};
 use builder::cache::Cache;
 use builder::context::BuildContext;
 use builder::error::{Error, SourceFile};
-use builder::export::Destination;
+use builder::export::{Destination, Export, Output, Settings};
 use builder::graph::Options;
 use builder::layer::{Owners, PackOptions};
 use builder::progress::{Progress, Style};
-use builder::solve::Engine;
+use builder::solve::{Engine, Shares};
 use distribution::memory::MemoryRegistry;
 use distribution::{Client, Guard, RetryPolicy};
 use oci::{Platform, Reference};
@@ -31,6 +31,11 @@ pub(crate) struct BenchOptions {
     pub(crate) no_cache: bool,
     pub(crate) threads: usize,
     pub(crate) build_args: BTreeMap<String, String>,
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) settings: Settings,
+    pub(crate) outputs: Vec<Output>,
+    /// Forms of the image besides the first.
+    pub(crate) more: Vec<Export>,
 }
 
 impl Bench {
@@ -144,6 +149,10 @@ impl Bench {
             no_cache: false,
             threads: 2,
             build_args: BTreeMap::new(),
+            platforms: Vec::new(),
+            settings: Settings::default(),
+            outputs: Vec::new(),
+            more: Vec::new(),
         };
         change(&mut options);
         let client = Client::builder()
@@ -168,9 +177,16 @@ impl Bench {
                 threads: NonZero::new(options.threads).unwrap(),
                 ..PackOptions::default()
             },
+            shares: Shares::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
             cache,
         };
+        let mut exports = vec![Export {
+            settings: options.settings,
+            destinations: self.destinations(images),
+            outputs: options.outputs,
+        }];
+        exports.extend(options.more);
         let job = Job {
             file: Arc::new(SourceFile {
                 name: "Dockerfile".into(),
@@ -185,8 +201,8 @@ impl Bench {
                 build_platform: Platform::host(),
                 contexts: BTreeSet::new(),
             },
-            destinations: self.destinations(images),
-            outputs: Vec::new(),
+            platforms: options.platforms,
+            exports,
         };
         build(Arc::new(engine), job).await
     }

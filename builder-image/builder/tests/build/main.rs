@@ -41,7 +41,7 @@ async fn an_image_goes_to_all_destinations_and_tags_come_last() {
         }
     }
     assert_eq!(
-        built.image.descriptor.digest,
+        built.image().descriptor.digest,
         bench.registry.manifest("other", "1").unwrap().digest
     );
     let puts: Vec<String> = bench
@@ -89,7 +89,7 @@ async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
         bench.registry.blob("app", &layer.digest).is_some(),
         "the layer was mounted"
     );
-    let config: ImageConfig = serde_json::from_slice(&built.image.config).unwrap();
+    let config: ImageConfig = serde_json::from_slice(&built.image().config).unwrap();
     assert!(config.config.env.contains(&"A=1".to_owned()));
     assert_eq!(config.config.labels["b"], "1");
     assert_eq!(built.bases[0].0, base);
@@ -158,7 +158,7 @@ async fn a_copy_onto_a_base_streams_it_once_and_unpacks_nothing() {
     bench.build(&reading, &["other:1"]).await.unwrap();
     assert_eq!(bench.layer_count(), 2, "the base and the copy");
     let unpacked = bench.build_with(&text, &["app:3"], dated).await.unwrap();
-    assert_eq!(listed.image.descriptor, unpacked.image.descriptor);
+    assert_eq!(listed.image().descriptor, unpacked.image().descriptor);
 }
 
 #[tokio::test]
@@ -258,7 +258,7 @@ async fn what_did_not_change_is_answered_by_the_cache() {
     bench.touch("a");
     let second = bench.build(text, &["app:1"]).await.unwrap();
     assert_eq!((second.counts.steps, second.counts.cached), (3, 3));
-    assert_eq!(first.image, second.image);
+    assert_eq!(first.image(), second.image());
     let sent = bench.registry.requests();
     assert!(
         sent.iter().all(|request| request.method != Method::PATCH
@@ -362,7 +362,7 @@ async fn equal_inputs_make_equal_images() {
             })
             .await
             .unwrap();
-        digests.push(built.image.descriptor.digest);
+        digests.push(built.image().descriptor.digest.clone());
     }
     assert_eq!(digests[0], digests[1]);
 }
@@ -481,4 +481,237 @@ async fn damaged_content_is_refused() {
         "{error}"
     );
     assert!(!bench.has_layers() && bench.is_tidy());
+}
+
+/// A file that is no layer of the registry's base, and one that depends on the platform.
+const CROSS: &str = "FROM --platform=$BUILDPLATFORM scratch AS shared\nWORKDIR /made\nCOPY a /made/\nFROM scratch\nARG TARGETPLATFORM\nCOPY --from=shared /made /\nLABEL platform=$TARGETPLATFORM\n";
+
+#[tokio::test]
+async fn several_platforms_make_an_index_and_share_what_is_equal() {
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let build = |platforms: &'static [&str]| {
+        bench.build_with(CROSS, &["app:1"], move |options| {
+            options.platforms = platforms.iter().map(|p| p.parse().unwrap()).collect();
+        })
+    };
+    let built = build(&["linux/amd64", "linux/arm64", "linux/arm/v7"])
+        .await
+        .unwrap();
+    // WORKDIR and two COPY, which know no platform, are executed once for all three.
+    assert_eq!((built.counts.steps, built.counts.cached), (3, 0));
+    let index = built.product.index.as_ref().unwrap();
+    let served = bench.registry.manifest("app", "1").unwrap();
+    assert_eq!(served.digest, index.descriptor.digest);
+    let index: oci::Index = serde_json::from_slice(&served.bytes).unwrap();
+    let platforms: Vec<_> = index.platforms().map(ToString::to_string).collect();
+    assert_eq!(platforms, ["linux/amd64", "linux/arm64", "linux/arm/v7"]);
+    for child in &index.manifests {
+        let manifest = manifest(&bench.registry, "app", child.digest.as_str());
+        let config = bench.registry.blob("app", &manifest.config.digest).unwrap();
+        let config: ImageConfig = serde_json::from_slice(&config).unwrap();
+        let platform = child.platform.clone().unwrap();
+        assert_eq!(config.config.labels["platform"], platform.to_string());
+        assert_eq!(config.platform, platform);
+    }
+    // Every child is there before the index is, and the tag comes last.
+    let puts = bench.registry.requests();
+    let puts = puts
+        .iter()
+        .filter(|r| r.method == Method::PUT && r.path.contains("/manifests/"));
+    let names: Vec<_> = puts.map(|r| r.path.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names.len(), 5);
+    assert_eq!(&names[3..], [served.digest.as_str(), "1"]);
+
+    let alone = build(&["linux/arm64"]).await.unwrap();
+    assert_eq!(alone.counts.cached, 3);
+    assert_eq!(alone.product.index, None);
+    assert_eq!(&alone.product.images[0], &built.product.images[1]);
+}
+
+#[tokio::test]
+async fn a_base_is_resolved_for_each_platform_from_one_index() {
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let two = |options: &mut bench::BenchOptions| {
+        options.platforms = ["linux/amd64", "linux/arm64"]
+            .map(|p| p.parse().unwrap())
+            .into();
+    };
+    bench.build_with(CROSS, &["base:1"], two).await.unwrap();
+    bench.forget();
+    let text = format!("FROM {}\nENV A=1\n", bench.name("base:1"));
+    let built = bench.build_with(&text, &["app:1"], two).await.unwrap();
+    let labels: Vec<_> = built
+        .product
+        .images
+        .iter()
+        .map(|image| {
+            let config: ImageConfig = serde_json::from_slice(&image.config).unwrap();
+            config.config.labels["platform"].clone()
+        })
+        .collect();
+    assert_eq!(labels, ["linux/amd64", "linux/arm64"]);
+    assert_eq!(built.bases.len(), 1);
+    let asked = bench.registry.requests();
+    let asked = asked
+        .iter()
+        .filter(|r| r.path.ends_with("/base/manifests/1"));
+    assert_eq!(asked.count(), 1, "the tag was looked up more than once");
+
+    let absent = format!("FROM --platform=linux/s390x {}\n", bench.name("base:1"));
+    let error = bench.build(&absent, &["app:2"]).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no image for linux/s390x"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn layers_have_the_compression_that_was_asked_for() {
+    use builder::layer::Compression;
+    let bench = Bench::start().await;
+    bench
+        .file("base", &"base".repeat(9999))
+        .file("a", &"a".repeat(9999));
+    bench
+        .build("FROM scratch\nCOPY base /\n", &["base:1"])
+        .await
+        .unwrap();
+    let text = format!("FROM {}\nCOPY a /\n", bench.name("base:1"));
+    let build = |tag: &'static str, compression, force| {
+        let text = text.clone();
+        let bench = &bench;
+        async move {
+            let tags = [tag];
+            let built = bench.build_with(&text, &tags, |options| {
+                options.settings.compression = compression;
+                options.settings.force_compression = force;
+            });
+            let image = built.await.unwrap().product.images.remove(0);
+            let types = image.layers.iter().map(|l| {
+                let name = l.media_type.as_str();
+                name.rsplit('.').next().unwrap().to_owned()
+            });
+            (types.collect::<Vec<_>>(), image)
+        }
+    };
+    let zstd = Compression::Zstd { level: 3 };
+    let (types, first) = build("app:1", zstd, false).await;
+    assert_eq!(types, ["tar+gzip", "tar+zstd"]);
+    let (types, forced) = build("app:2", zstd, true).await;
+    assert_eq!(types, ["tar+zstd", "tar+zstd"]);
+    assert_eq!(forced.layers[1], first.layers[1]);
+    let (types, plain) = build("app:3", Compression::None, true).await;
+    assert_eq!(types, ["tar", "tar"]);
+    let (types, gzip) = build("app:4", Compression::default(), true).await;
+    assert_eq!(types, ["tar+gzip", "tar+gzip"]);
+    // The files are the same, however they are packed.
+    let diff_ids = |image: &builder::image::Image| {
+        let config: ImageConfig = serde_json::from_slice(&image.config).unwrap();
+        config.rootfs.diff_ids
+    };
+    for other in [&forced, &plain, &gzip] {
+        assert_eq!(diff_ids(other), diff_ids(&first));
+    }
+    // Warm or cold, on a machine that packed otherwise before or not: the same bytes.
+    bench.forget();
+    let (_, cold) = build("app:5", zstd, true).await;
+    assert_eq!(cold.layers, forced.layers);
+    let blob = bench.registry.blob("app", &plain.layers[1].digest).unwrap();
+    let mut archive = tar::Archive::new(&blob[..]);
+    assert_eq!(archive.entries().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn rewritten_times_make_equal_images_of_equal_files() {
+    let text = "FROM scratch\nCOPY a dir /d/\nWORKDIR /w\n";
+    let mut digests = Vec::new();
+    for (time, threads) in [(1_900_000_000, 1), (2_000_000_000, 3)] {
+        let bench = Bench::start().await;
+        bench.file("a", "a").file("dir/b", "b");
+        for path in ["a", "dir/b", "dir"] {
+            bench.date(path, time);
+        }
+        let built = bench.build_with(text, &["app:1"], |options| {
+            options.threads = threads;
+            options.settings.rewrite_timestamp = true;
+            options.settings.epoch = Some(1_700_000_000);
+        });
+        let image = built.await.unwrap().product.images.remove(0);
+        let config: ImageConfig = serde_json::from_slice(&image.config).unwrap();
+        assert_eq!(config.created.as_deref(), Some("2023-11-14T22:13:20Z"));
+        digests.push(image.descriptor.digest);
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test]
+async fn several_forms_of_one_build_are_made_side_by_side() {
+    use builder::export::{Export, Form, Output, Settings};
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let out = tempfile::tempdir().unwrap();
+    let output = |form, name: &str| Output {
+        form,
+        path: Some(out.path().join(name)),
+        names: vec!["team/app:1".parse().unwrap()],
+    };
+    let built = bench
+        .build_with(
+            "FROM scratch\nCOPY --chmod=640 a /d/\n",
+            &["app:1"],
+            |options| {
+                options.platforms = ["linux/amd64", "linux/arm64"]
+                    .map(|p| p.parse().unwrap())
+                    .into();
+                options.outputs = vec![
+                    output(Form::Files, "files"),
+                    output(Form::RootTar, "root.tar"),
+                ];
+                options.more = vec![Export {
+                    settings: Settings {
+                        compression: builder::layer::Compression::Zstd { level: 1 },
+                        ..Settings::default()
+                    },
+                    destinations: Vec::new(),
+                    outputs: vec![
+                        output(Form::Store, "store"),
+                        output(Form::DockerArchive, "docker.tar"),
+                    ],
+                }];
+            },
+        )
+        .await
+        .unwrap();
+    for platform in ["linux_amd64", "linux_arm64"] {
+        let file = out.path().join("files").join(platform).join("d/a");
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs_err::metadata(&file).unwrap());
+        assert_eq!(
+            (fs_err::read(&file).unwrap(), mode & 0o777),
+            (b"a".to_vec(), 0o640)
+        );
+    }
+    let archive = fs_err::read(out.path().join("root.tar")).unwrap();
+    let mut archive = tar::Archive::new(archive.as_slice());
+    let names: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    let expected = ["linux_amd64/", "linux_amd64/d/", "linux_amd64/d/a"];
+    assert_eq!(&names[..3], expected);
+    assert_eq!(names.len(), 6);
+    // The second form has its own digests, and what is reported is the first.
+    let store = store::Layout::open(out.path().join("store")).unwrap();
+    let kept = store.find("team/app:1").unwrap().unwrap();
+    assert_ne!(kept.digest, built.product.descriptor().digest);
+    let oci::Document::Index(index) = store.document(&kept).unwrap() else {
+        panic!("two platforms have an index")
+    };
+    assert_eq!(index.manifests.len(), 2);
+    assert_eq!(
+        bench.registry.manifest("app", "1").unwrap().digest,
+        built.product.descriptor().digest
+    );
 }

@@ -86,7 +86,9 @@ pub(super) fn read_dockerfile(
 }
 
 /// Whether the outputs can be written where they are wanted.
-pub(super) fn check_outputs(outputs: &[Output]) -> Result<(), Error> {
+pub(super) fn check_outputs<'a>(
+    outputs: impl IntoIterator<Item = &'a Output>,
+) -> Result<(), Error> {
     for output in outputs {
         let Some(path) = &output.path else {
             if std::io::stdout().is_terminal() {
@@ -103,7 +105,12 @@ pub(super) fn check_outputs(outputs: &[Output]) -> Result<(), Error> {
                     "--output: `{shown}` is not a directory, which tar=false writes: name another, or leave tar=false out"
                 ));
             }
-            (Form::OciDirectory, _) => {}
+            (form, Ok(found)) if form.is_directory() && !found.is_dir() => {
+                return refuse(format!(
+                    "--output: `{shown}` is not a directory, name another"
+                ));
+            }
+            (form, _) if form.is_directory() => {}
             (Form::OciArchive, Ok(found)) if found.is_dir() => {
                 return refuse(format!(
                     "--output: `{shown}` is a directory: name a file in it, or add tar=false"
