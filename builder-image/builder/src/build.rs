@@ -7,15 +7,14 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use oci::Platform;
 
-use crate::base::{Base, Bases};
 use crate::context::BuildContext;
-use crate::error::{BaseError, Error, Place, SourceFile};
+use crate::error::{Error, Place, SourceFile};
 use crate::exec::can_execute;
 use crate::export::{Export, export};
-use crate::graph::{self, Graph, Options, Plan};
+use crate::graph::{self, Graph, Options, Plan, Triggers};
 use crate::image::{Image, Product, distinct};
 use crate::lint;
-use crate::progress::Progress;
+use crate::resolve::{Images, resolve};
 use crate::solve::{Counts, Engine, Miss, Solve};
 
 /// The build argument that asks for an index also of one platform.
@@ -68,7 +67,9 @@ pub fn is_indexed(platforms: &[Platform], build_args: &BTreeMap<String, String>)
 /// When the file, or what is asked of it, is wrong.
 pub fn needs_run(file: &Arc<SourceFile>, options: &Options) -> Result<bool, Error> {
     let (dockerfile, _) = parse(file)?;
-    let plan = graph::plan(&dockerfile, options).map_err(|error| Error::graph(error, file))?;
+    let fail = |error| Error::graph(error, file);
+    let triggered = graph::with_triggers(&dockerfile, options, &Triggers::new()).map_err(fail)?;
+    let plan = graph::plan(&triggered, options).map_err(fail)?;
     Ok(plan.first_run().is_some())
 }
 
@@ -121,22 +122,22 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
             ..job.options.clone()
         })
         .collect();
-    let plans: Result<Vec<_>, Error> = options
-        .iter()
-        .map(|options| {
-            let plan = graph::plan(&dockerfile, options).map_err(|e| Error::graph(e, file))?;
-            check_run(&engine, file, options, &plan)?;
-            Ok(plan)
-        })
-        .collect();
-    let plans = plans.inspect_err(|error| loading.failed(&error.to_string()))?;
     loading.done();
 
     // What is to be said of the file is said once, of the first platform's graph.
-    let mut checked = Some((&dockerfile, warnings));
-    let prepared: Vec<_> = plans
+    let mut warnings = Some(warnings);
+    let prepared: Vec<_> = options
         .iter()
-        .map(|plan| prepare(&engine, &job, plan, several, checked.take()))
+        .map(|options| {
+            prepare(
+                &engine,
+                &job,
+                &dockerfile,
+                options,
+                several,
+                warnings.take(),
+            )
+        })
         .collect();
     let solves = try_join_all(prepared).await?;
     let indexed = is_indexed(&job.platforms, &job.options.build_args);
@@ -156,23 +157,29 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     })
 }
 
-/// Resolves the bases of a plan and makes its graph ready to be solved; checks the file where that is asked for.
+/// Resolves the bases for one platform and makes the graph ready to be solved; checks the file where that is asked for.
 async fn prepare(
     engine: &Arc<Engine>,
     job: &Job,
-    plan: &Plan<'_>,
+    dockerfile: &dockerfile::Dockerfile,
+    options: &Options,
     several: bool,
-    checked: Option<(&dockerfile::Dockerfile, Vec<dockerfile::Diagnostic>)>,
+    warnings: Option<Vec<dockerfile::Diagnostic>>,
 ) -> Result<Solve, Error> {
     let file = &job.file;
-    let bases: Vec<_> = resolve_with(&engine.bases, &engine.progress, plan, file)
-        .await?
-        .into_iter()
-        .map(Arc::new)
-        .collect();
+    let check = |plan: &Plan<'_>| check_run(engine, file, options, plan);
+    let images = Images {
+        bases: &engine.bases,
+        progress: &engine.progress,
+        file,
+    };
+    let resolved = resolve(&images, dockerfile, options, graph::plan, &check).await?;
+    let bases = resolved.bases;
+    let planned = graph::plan(&resolved.dockerfile, options);
+    let plan = planned.map_err(|error| Error::graph(error, file))?;
     let configs: Vec<_> = bases.iter().map(|base| base.config.clone()).collect();
-    let mut graph = graph::build(plan, &configs).map_err(|error| Error::graph(error, file))?;
-    if let Some((dockerfile, warnings)) = checked {
+    let mut graph = graph::build(&plan, &configs).map_err(|error| Error::graph(error, file))?;
+    if let Some(warnings) = warnings {
         let found = lint::findings(
             file,
             &job.options,
@@ -244,44 +251,4 @@ fn check_run(
         }
     }
     Ok(())
-}
-
-/// Finds all images of the plan at the same time.
-pub(crate) async fn resolve_with(
-    bases: &Bases,
-    progress: &Progress,
-    plan: &Plan<'_>,
-    file: &Arc<SourceFile>,
-) -> Result<Vec<Base>, Error> {
-    let all = plan.bases.iter().map(|wanted| async move {
-        let vertex = progress.start(format!("[internal] load metadata for {}", wanted.name));
-        match bases.resolve(&wanted.name, &wanted.platform).await {
-            Ok(base) => {
-                vertex.output(base.digest.as_str().as_bytes());
-                vertex.done();
-                Ok(base)
-            }
-            Err(source) => {
-                vertex.failed(&source.to_string());
-                Err(Error::Base {
-                    place: Place {
-                        file: file.clone(),
-                        span: wanted.span,
-                        instruction: wanted.label.clone(),
-                    },
-                    name: wanted.name.to_string(),
-                    help: base_help(&source, wanted),
-                    source: Box::new(source),
-                })
-            }
-        }
-    });
-    try_join_all(all).await
-}
-
-/// What was probably meant, where the image cannot be had at all.
-fn base_help(error: &BaseError, wanted: &graph::Base) -> Option<String> {
-    let stage = wanted.similar_stage.as_ref()?;
-    matches!(error, BaseError::NotFound | BaseError::Registry(_))
-        .then(|| format!("did you mean the stage `{stage}`?"))
 }

@@ -31,6 +31,7 @@ pub mod lint;
 pub mod outcome;
 pub mod pod;
 pub mod progress;
+mod resolve;
 pub mod runtime;
 pub mod snapshot;
 pub mod solve;

@@ -67,7 +67,7 @@ pub use instruction::{
 pub use lint::{Rule, lint};
 pub use mode::Mode;
 pub use mount::{Mount, MountSpec};
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, parse, parse_trigger};
 pub use source::SourceLocation;
 pub use span::{LineIndex, Span, Spanned, Word};
 pub use stage::{Dockerfile, From, Stage, UnknownStage};

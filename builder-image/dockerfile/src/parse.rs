@@ -6,10 +6,11 @@
 use crate::diagnostic::Diagnostic;
 use crate::directive;
 use crate::heredoc::{self, Heredoc};
-use crate::instruction::{self, Statement, UnknownInstruction, Verb};
+use crate::instruction::{self, Instruction, Statement, UnknownInstruction, Verb};
 use crate::line::Lines;
 use crate::span::{LineIndex, Span};
 use crate::stage::{self, Dockerfile, Stage};
+use crate::supported::unsupported;
 
 /// What came of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,25 +50,37 @@ impl Parsed {
 /// Reads a Dockerfile. `name` is only kept for messages; `text` may begin with a byte order mark and may have Windows
 /// line endings. Never panics, whatever the text.
 pub fn parse(name: &str, text: &str) -> Parsed {
-    let mut diagnostics = Vec::new();
-    let (directives, start) = directive::read(text, &mut diagnostics);
-    let escape = directives.escape_char();
-    let mut parser = Parser {
-        lines: Lines::new(text, start, escape),
-        index: LineIndex::new(text),
-        diagnostics,
-        dockerfile: Dockerfile {
-            directives,
-            global_args: Vec::new(),
-            stages: Vec::new(),
-            escape,
-        },
-        current: Current::BeforeFrom,
-        saw_instruction: false,
-        previous: None,
-    };
+    let mut parser = Parser::new(text);
     while parser.step() {}
     parser.finish(name, text)
+}
+
+/// Reads the text of an ONBUILD trigger, as the configuration of an image holds it: one instruction with its heredocs,
+/// which may stand in a stage, and which is supported.
+///
+/// # Errors
+/// What is wrong, with places in a text that begins one line before `text`.
+pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
+    let text = format!("FROM scratch\n{text}\n");
+    let mut parser = Parser::new(&text);
+    while parser.step() {}
+    let mut errors = parser.diagnostics;
+    errors.retain(Diagnostic::is_error);
+    errors.extend(unsupported(&parser.dockerfile, |_| true));
+    let one = match parser.dockerfile.stages.as_mut_slice() {
+        [stage] if stage.instructions.len() == 1 => stage.instructions.pop(),
+        _ => None,
+    };
+    let refused = [Verb::Onbuild, Verb::Maintainer];
+    match one.filter(|instruction| !refused.contains(&instruction.keyword.verb)) {
+        Some(instruction) if errors.is_empty() => Ok(instruction),
+        _ => {
+            let problem = "a trigger is one instruction other than FROM, MAINTAINER and ONBUILD";
+            let whole = Span::new(0, text.len());
+            errors.push(Diagnostic::error("invalid-onbuild", whole, problem));
+            Err(errors)
+        }
+    }
 }
 
 /// Where the next instruction belongs.
@@ -92,7 +105,27 @@ struct Parser<'t> {
     previous: Option<Span>,
 }
 
-impl Parser<'_> {
+impl<'t> Parser<'t> {
+    fn new(text: &'t str) -> Self {
+        let mut diagnostics = Vec::new();
+        let (directives, start) = directive::read(text, &mut diagnostics);
+        let escape = directives.escape_char();
+        Self {
+            lines: Lines::new(text, start, escape),
+            index: LineIndex::new(text),
+            diagnostics,
+            dockerfile: Dockerfile {
+                directives,
+                global_args: Vec::new(),
+                stages: Vec::new(),
+                escape,
+            },
+            current: Current::BeforeFrom,
+            saw_instruction: false,
+            previous: None,
+        }
+    }
+
     /// Reads one instruction; `false` at the end of the text.
     fn step(&mut self) -> bool {
         let Some(line) = self.lines.next_logical(&mut self.diagnostics) else {
@@ -152,11 +185,12 @@ impl Parser<'_> {
             name: from.name.as_ref().map(|name| name.value.to_lowercase()),
             span: from.span,
             from,
+            triggers: 0,
             instructions: Vec::new(),
         });
     }
 
-    fn append(&mut self, instruction: instruction::Instruction) {
+    fn append(&mut self, instruction: Instruction) {
         match (self.current, self.dockerfile.stages.last_mut()) {
             (Current::Stage, Some(stage)) => {
                 stage.span = stage.span.to(instruction.span);
@@ -227,4 +261,33 @@ fn before_from(statement: &Statement<'_>) -> Diagnostic {
         format!("{} stands before the first FROM", statement.verb.name()),
     )
     .help("begin with FROM IMAGE; only ARG may stand before it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggers_are_one_instruction() {
+        for (text, good) in [
+            ("RUN make", true),
+            ("COPY --from=0 a b", true),
+            ("COPY --from=later a b", true),
+            ("COPY <<EOF /x\nbody\nEOF", true),
+            ("RUN a \\\n b", true),
+            ("", false),
+            ("# RUN a", false),
+            ("FROM b", false),
+            ("ONBUILD RUN a", false),
+            ("MAINTAINER a", false),
+            ("RUNN a", false),
+            ("RUN a\nRUN b", false),
+            ("RUN a\nFROM b", false),
+            ("COPY a", false),
+            ("COPY <<EOF /x\nbody", false),
+            ("RUN --device=x a", false),
+        ] {
+            assert_eq!(parse_trigger(text).is_ok(), good, "{text}");
+        }
+    }
 }

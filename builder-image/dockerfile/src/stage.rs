@@ -34,6 +34,8 @@ pub struct Stage {
     pub name: Option<String>,
     /// The FROM.
     pub from: From,
+    /// How many of the instructions were put in front by ONBUILD of the base; none after parsing.
+    pub triggers: usize,
     /// What follows it.
     pub instructions: Vec<Instruction>,
     /// From the FROM to the end of the last instruction.

@@ -42,7 +42,8 @@ pub fn unsupported(dockerfile: &Dockerfile, reachable: impl Fn(usize) -> bool) -
         .iter()
         .filter(|stage| reachable(stage.index))
     {
-        for instruction in &stage.instructions {
+        // Triggers were judged when they were put in.
+        for instruction in &stage.instructions[stage.triggers..] {
             refuse(instruction, &mut refusals);
         }
     }
@@ -104,11 +105,6 @@ fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
         }));
     };
     match &instruction.kind {
-        InstructionKind::Onbuild(_) => flag(
-            Some(instruction.keyword.span),
-            "ONBUILD",
-            "write the instruction into the Dockerfiles that use the image as a base",
-        ),
         InstructionKind::Run(run) => {
             for mount in &run.mounts {
                 flag(
@@ -187,14 +183,14 @@ mod tests {
 
     #[test]
     fn only_reachable_stages_are_judged() {
-        let text = "FROM a AS unused\nONBUILD RUN b\nFROM c\nRUN d\n";
+        let text = "FROM a AS unused\nRUN --device=x b\nFROM c\nRUN d\n";
         let dockerfile = crate::parse("f", text).dockerfile.expect("two stages");
         assert_eq!(unsupported(&dockerfile, |stage| stage == 1), []);
         let refused = unsupported(&dockerfile, |_| true);
         assert_eq!(refused.len(), 1);
         assert_eq!(
             refused[0].one_line("f", text),
-            "f:2: ONBUILD is not supported"
+            "f:2: `RUN --device` is not supported"
         );
     }
 }

@@ -72,8 +72,8 @@ const STRICTER: &[(&str, &str)] = &[
         "copy-parents-missing",
         "a path without wildcards must be there, as of syntax 1.23",
     ),
+    ("onbuild-circular", "a trigger cannot need its own stage"),
     ("run-mknod", "a user namespace makes no devices"),
-    ("onbuild", "not yet"),
     ("run-mount", "not yet"),
 ];
 

@@ -39,8 +39,9 @@ impl Builder<'_> {
                 self.state.author = Some(name.value.clone());
                 self.note(format!("MAINTAINER {}", name.value));
             }
-            InstructionKind::Onbuild(_) => {
-                unreachable!("ONBUILD is refused before the graph is built")
+            InstructionKind::Onbuild(onbuild) => {
+                let expression = onbuild.expression.clone();
+                self.state.config.on_build.push(expression);
             }
             InstructionKind::Run(run) => self.run(instruction, run),
             InstructionKind::Shell(shell) => {

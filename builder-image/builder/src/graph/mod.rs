@@ -6,12 +6,16 @@
 //! 1. [`plan`]: which stages the target reaches, and which images have to be resolved for them.
 //! 2. [`build`]: with the configurations of those images, instructions become [`Step`]s and one [`Target`].
 //!
+//! Images may bring instructions of their own (ONBUILD), which may need further stages and images: then the file is
+//! planned again [`with_triggers`], until there are no more.
+//!
 //! Scopes, expansion and texts follow the reference frontend (`docs/dockerfile.md`).
 
 mod copy;
 mod environment;
 mod instruction;
 mod lint;
+mod onbuild;
 mod reach;
 mod stage;
 #[cfg(test)]
@@ -23,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dockerfile::{Diagnostic, Span};
 use oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
 
+pub use onbuild::{Triggers, with_triggers};
 pub use reach::{plan, plan_all};
 pub use stage::build;
 

@@ -36,17 +36,7 @@ fn plan_stages<'d>(
     all: bool,
 ) -> Result<Plan<'d>, GraphError> {
     let target = dockerfile.target(options.target.as_deref())?;
-    let stage_name = options
-        .target
-        .clone()
-        .or_else(|| {
-            dockerfile
-                .stages
-                .get(target)
-                .and_then(|stage| stage.name.clone())
-        })
-        .unwrap_or_default();
-    let globals = global_args(dockerfile, options, &stage_name).map_err(|error| one(*error))?;
+    let globals = global_scope(dockerfile, options)?;
     let mut walk = Walk {
         plan: Plan {
             dockerfile,
@@ -108,6 +98,19 @@ fn one(diagnostic: Diagnostic) -> GraphError {
 }
 
 /// The variables that FROM sees.
+///
+/// # Errors
+/// When the target does not exist, or an argument cannot be expanded.
+pub(super) fn global_scope(
+    dockerfile: &Dockerfile,
+    options: &Options,
+) -> Result<Variables, GraphError> {
+    let target = dockerfile.target(options.target.as_deref())?;
+    let named = || dockerfile.stages.get(target)?.name.clone();
+    let name = options.target.clone().or_else(named).unwrap_or_default();
+    global_args(dockerfile, options, &name).map_err(|error| one(*error))
+}
+
 fn global_args(
     dockerfile: &Dockerfile,
     options: &Options,
@@ -169,6 +172,12 @@ impl Walk<'_> {
             if let InstructionKind::Copy(copy) = &instruction.kind
                 && let Some(source) = &copy.from
             {
+                // The words of a trigger stand in another file.
+                let source = if position < stage.triggers {
+                    &Word::new(source.value.clone(), stage.from.image.span)
+                } else {
+                    source
+                };
                 sources.insert(position, self.copy_base(source, &platform)?);
             }
         }

@@ -4,10 +4,11 @@ use dockerfile::{Diagnostic, Scope as _, Stage};
 use oci::{ContainerConfig, History, ImageConfig, Platform};
 
 use super::environment::{PROXIES, Variables};
+use super::onbuild::in_trigger;
 use super::reach::layer_count;
 use super::{
-    BaseConfigs, BaseId, Entry, Filesystem, Graph, GraphError, Plan, PlannedStage, StageBase, Step,
-    Target,
+    BaseConfigs, BaseId, Entry, Filesystem, Graph, GraphError, Options, Plan, PlannedStage,
+    StageBase, Step, Target,
 };
 
 /// The search path of images that set none.
@@ -115,13 +116,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             .as_ref()
             .expect("the order names planned stages only");
         let stage = &plan.dockerfile.stages[index];
-        let state = match initial(plan, planned, stage, bases, &finished) {
-            Ok(state) => state,
-            Err(error) => {
-                errors.push(*error);
-                continue;
-            }
-        };
+        let state = initial(planned, bases, &finished);
         let from_image = usize::from(matches!(planned.from, StageBase::Image(_)));
         let mut builder = Builder {
             plan,
@@ -134,14 +129,21 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             total: from_image + layer_count(stage),
             warnings: &mut warnings,
         };
-        let replaced = is_replaced(plan, stage);
+        let replaced = is_replaced(plan.options, stage);
         for (position, instruction) in stage.instructions.iter().enumerate() {
             if replaced {
                 break;
             }
-            builder.lint(instruction);
+            // What is doubtful in a trigger is for those who wrote it.
+            if position >= stage.triggers {
+                builder.lint(instruction);
+            }
             if let Err(error) = builder.instruction(position, instruction) {
-                errors.push(*error);
+                errors.push(if position < stage.triggers {
+                    *in_trigger(&error, stage, instruction)
+                } else {
+                    *error
+                });
             }
         }
         let state = builder.state;
@@ -150,9 +152,6 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             // What is on top of a wrong stage would only repeat its errors.
             return Err(GraphError::Dockerfile(errors));
         }
-    }
-    if !errors.is_empty() {
-        return Err(GraphError::Dockerfile(errors));
     }
     let declared = finished.iter().flatten();
     let declared = declared.flat_map(|state| &state.build_args);
@@ -174,7 +173,6 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
         .config
         .labels
         .extend(labels.map(|(name, value)| (name.clone(), value.clone())));
-    target.config.on_build.clear();
     Ok(Graph {
         source_date_epoch: source_date_epoch(plan)?,
         hostname: argument(plan, "BUILDKIT_SANDBOX_HOSTNAME")
@@ -195,47 +193,28 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
 }
 
 /// Whether a context of the stage's name stands in for the whole stage.
-fn is_replaced(plan: &Plan<'_>, stage: &Stage) -> bool {
-    stage
-        .name
-        .as_ref()
-        .is_some_and(|name| plan.options.contexts.contains(name))
+pub(super) fn is_replaced(options: &Options, stage: &Stage) -> bool {
+    (stage.name.as_ref()).is_some_and(|name| options.contexts.contains(name))
 }
 
-fn initial(
-    plan: &Plan<'_>,
-    planned: &PlannedStage,
-    stage: &Stage,
-    bases: &BaseConfigs,
-    finished: &[Option<State>],
-) -> Result<State, Box<Diagnostic>> {
+fn initial(planned: &PlannedStage, bases: &BaseConfigs, finished: &[Option<State>]) -> State {
     match planned.from {
-        StageBase::Scratch => Ok(State::of_scratch(&planned.platform)),
-        StageBase::Stage(index) => Ok(finished[index]
-            .clone()
-            .expect("a stage comes behind what it starts from")),
+        StageBase::Scratch => State::of_scratch(&planned.platform),
+        StageBase::Stage(index) => {
+            let mut state = finished[index]
+                .clone()
+                .expect("a stage comes behind what it starts from");
+            state.config.on_build.clear();
+            state
+        }
         StageBase::Image(id) => {
-            let image = bases
+            let mut image = bases
                 .get(id.0)
                 .cloned()
                 .expect("every base of the plan has a configuration");
-            if !image.config.on_build.is_empty() {
-                let refused = Diagnostic::error(
-                    "unsupported",
-                    stage.from.image.span,
-                    format!(
-                        "the base image `{}` has ONBUILD instructions, which are not supported",
-                        plan.bases[id.0].name
-                    ),
-                )
-                .help("write these instructions into this Dockerfile, and use a base without them")
-                .note(format!(
-                    "ONBUILD {}",
-                    image.config.on_build.join("\nONBUILD ")
-                ));
-                return Err(Box::new(refused));
-            }
-            Ok(State::of_config(image, Filesystem::Base(id), Some(id)))
+            // Its triggers are among the instructions of the stage.
+            image.config.on_build.clear();
+            State::of_config(image, Filesystem::Base(id), Some(id))
         }
     }
 }

@@ -48,6 +48,7 @@ fn graph(text: &str, options: &Options) -> Result<Graph, String> {
         }
         GraphError::Target(target) => target.to_string(),
     };
+    let file = with_triggers(&file, options, &Triggers::new()).map_err(tell)?;
     let plan = plan(&file, options).map_err(tell)?;
     let bases = vec![base_config(); plan.bases.len()];
     build(&plan, &bases).map_err(tell)
@@ -113,6 +114,73 @@ fn only_what_the_target_needs_is_in_the_graph() {
         plan.bases[0].label,
         "[build 1/3] FROM docker.io/library/golang:latest"
     );
+}
+
+#[test]
+fn triggers_of_a_stage_are_executed_in_its_children() {
+    let text = "FROM scratch AS a\nONBUILD ARG X=1\nONBUILD RUN echo $X\nONBUILD COPY --from=b /x /\nFROM scratch AS b\nCOPY x /\nFROM a AS child\nRUN own\nFROM child\nRUN grand\n";
+    insta::assert_snapshot!(shown(text, &options()), @r"
+    0 on Scratch: [b 1/1] COPY x /
+    1 on Scratch: [child 1/3] ONBUILD RUN echo $X
+    2 on Step(StepId(1)): [child 2/3] ONBUILD COPY --from=b /x / from Step(StepId(0))
+    3 on Step(StepId(2)): [child 3/3] RUN own
+    4 on Step(StepId(3)): [stage-3 1/1] RUN grand
+    ARG X=1
+    RUN |1 X=1 /bin/sh -c echo $X # buildkit
+    COPY /x / # buildkit
+    RUN |1 X=1 /bin/sh -c own # buildkit
+    RUN |1 X=1 /bin/sh -c grand # buildkit
+    ");
+    let config = |text| graph(text, &options()).unwrap().target.config.on_build;
+    assert_eq!(config("FROM scratch\nONBUILD RUN a \\\n b\n"), ["RUN a  b"]);
+    assert_eq!(
+        config("FROM scratch AS a\nONBUILD RUN a\nFROM a\nONBUILD RUN b"),
+        ["RUN b"]
+    );
+    assert_eq!(
+        config("FROM scratch AS a\nONBUILD RUN a\nFROM a AS b\nFROM b"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn triggers_are_told_of_at_the_from() {
+    for (trigger, expected) in [
+        (
+            "COPY --from=child /a /",
+            "stages need each other in a circle",
+        ),
+        ("COPY --from=a/b/UPPER /a /", "UPPER"),
+        ("EXPOSE $P", "invalid port"),
+        ("COPY ${X:?needed} /", "needed"),
+    ] {
+        let text = format!("FROM scratch AS a\nENV P=x-y\nONBUILD {trigger}\nFROM a AS child\n");
+        let error = shown(&text, &options());
+        assert!(
+            error.starts_with("Dockerfile:4: ") && error.contains(expected),
+            "{error}"
+        );
+    }
+    let images = |trigger: &str| Triggers::from([(0, vec![trigger.to_owned()])]);
+    let (file, _) = dockerfile::parse("Dockerfile", "FROM a\n")
+        .into_result()
+        .unwrap();
+    for trigger in [
+        "FROM b",
+        "ONBUILD RUN x",
+        "RUN a\nRUN b",
+        "RUNN",
+        "MAINTAINER x",
+        "",
+    ] {
+        let error = with_triggers(&file, &options(), &images(trigger)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("ONBUILD instruction that cannot be executed"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -351,12 +419,6 @@ fn mistakes_point_at_their_place() {
             &[],
             "Dockerfile:2: S: needed []",
         ),
-        (
-            "FROM scratch\nONBUILD RUN x",
-            &[],
-            "Dockerfile:2: ONBUILD is not supported",
-        ),
-        ("FROM scratch AS a\nONBUILD RUN x\nFROM scratch", &[], ""),
         (
             "FROM scratch\nARG U\nADD $U /",
             &[("U", "git@h:a/b.git")],

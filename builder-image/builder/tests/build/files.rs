@@ -1,6 +1,7 @@
 //! What COPY and ADD ask the cache and the network, flag by flag.
 
 use http::Method;
+use oci::ImageConfig;
 
 use crate::bench::Bench;
 
@@ -61,4 +62,46 @@ async fn flags_count_for_the_cache() {
         let cached = async || bench.build(&text, &["app:1"]).await.unwrap().counts.cached;
         assert_eq!((cached().await, cached().await), (0, 1), "{text}");
     }
+}
+
+#[tokio::test]
+async fn triggers_of_images_are_executed_in_children_and_may_need_more_images() {
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let name = |image: &str| bench.name(image);
+    bench
+        .build(
+            "FROM scratch\nCOPY a /deep\nONBUILD COPY a /from-other\n",
+            &["other:1"],
+        )
+        .await
+        .unwrap();
+    // The trigger of one image needs a stage, whose base has a trigger of its own.
+    let text =
+        "FROM scratch\nENV A=1\nONBUILD COPY --from=helper /from-other /x\nONBUILD LABEL of=$A\n";
+    bench.build(text, &["parent:1"]).await.unwrap();
+    bench.forget();
+    let text = format!(
+        "FROM {} AS helper\nFROM {}\nONBUILD RUN later\n",
+        name("other:1"),
+        name("parent:1")
+    );
+    let built = bench.build(&text, &["child:1"]).await.unwrap();
+    let config: ImageConfig = serde_json::from_slice(&built.image().config).unwrap();
+    assert_eq!(config.config.labels["of"], "1");
+    assert_eq!(config.config.on_build, ["RUN later"]);
+    assert_eq!(bench.layer_names("child", "1", 0), ["x"]);
+    assert_eq!(built.bases.len(), 2);
+    let asked = bench.registry.requests();
+    let manifests = asked
+        .iter()
+        .filter(|request| request.method == Method::GET && request.path.contains("/manifests/"));
+    assert_eq!(manifests.count(), 2, "an image is asked for once");
+
+    let grand = format!("FROM {}\n", name("child:1"));
+    let error = bench.build(&grand, &["app:1"]).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Dockerfile:1: RUN is not available in isolation mode NoRun: `ONBUILD RUN later`"
+    );
 }

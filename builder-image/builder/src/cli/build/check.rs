@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{BuildArgs, Prepared};
 use crate::base::Bases;
-use crate::build::{parse, resolve_with};
+use crate::build::parse;
 use crate::cache::Cache;
 use crate::cli::output;
 use crate::error::{Error, SourceFile};
@@ -17,6 +17,7 @@ use crate::graph;
 use crate::layer::Owners;
 use crate::lint::{Findings, findings, findings_of_text};
 use crate::progress::{Progress, Style};
+use crate::resolve::{Images, resolve};
 use crate::runtime::run_async;
 
 /// What to do instead of building.
@@ -106,8 +107,6 @@ async fn check(args: &BuildArgs, prepared: Prepared) -> Result<Checked, Error> {
     let text_only = findings_of_text(file, &prepared.options, &dockerfile, parsed.clone())?;
     let of_graph = async {
         let options = &prepared.options;
-        let plan =
-            graph::plan_all(&dockerfile, options).map_err(|error| Error::graph(error, file))?;
         let cache =
             Cache::open(&prepared.root).map_err(Error::io("opening the engine's directory"))?;
         let contexts = prepared.contexts.clone();
@@ -117,8 +116,15 @@ async fn check(args: &BuildArgs, prepared: Prepared) -> Result<Checked, Error> {
         } else {
             args.progress
         });
-        let bases = resolve_with(&bases, &progress, &plan, file).await?;
-        let configs: Vec<_> = bases.into_iter().map(|base| base.config).collect();
+        let images = Images {
+            bases: &bases,
+            progress: &progress,
+            file,
+        };
+        let found = resolve(&images, &dockerfile, options, graph::plan_all, &|_| Ok(())).await?;
+        let planned = graph::plan_all(&found.dockerfile, options);
+        let plan = planned.map_err(|error| Error::graph(error, file))?;
+        let configs: Vec<_> = found.bases.iter().map(|base| base.config.clone()).collect();
         let graph = graph::build(&plan, &configs).map_err(|error| Error::graph(error, file))?;
         findings(
             file,
