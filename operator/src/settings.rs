@@ -56,6 +56,14 @@ pub struct Settings {
     )]
     pub registry_image_pull_policy: PullPolicy,
 
+    /// Secret with which nodes pull the image of managed registries, in the namespace of each Registry (repeatable)
+    #[arg(
+        long = "registry-image-pull-secret",
+        env = "COOPERY_REGISTRY_IMAGE_PULL_SECRETS",
+        value_delimiter = ','
+    )]
+    pub registry_image_pull_secrets: Vec<String>,
+
     /// Watch only this namespace
     #[arg(long, env = "COOPERY_NAMESPACE")]
     pub namespace: Option<String>,
@@ -262,8 +270,10 @@ mod tests {
             "coopery-operator",
             "--builder-image-pull-secret=a",
             "--builder-image-pull-secret=b",
+            "--registry-image-pull-secret=c",
         ]);
         assert_eq!(settings.builder_image_pull_secrets, ["a", "b"]);
+        assert_eq!(settings.registry_image_pull_secrets, ["c"]);
     }
 
     #[test]

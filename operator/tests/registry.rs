@@ -66,6 +66,20 @@ fn children(api: &FakeApi) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn nodes_pull_the_registry_with_the_secrets_of_the_settings() {
+    let (api, mut context) = start(&json!({"emptyDir": {}}));
+    look(&api, &context).await;
+    let secrets =
+        || api.get(DEPLOYMENT).unwrap()["spec"]["template"]["spec"]["imagePullSecrets"].clone();
+    assert_eq!(secrets(), Value::Null);
+    let mut settings = (*context.settings).clone();
+    settings.registry_image_pull_secrets = vec!["hub".to_owned(), "mirror".to_owned()];
+    context.settings = settings.into();
+    look(&api, &context).await;
+    assert_eq!(secrets(), json!([{"name": "hub"}, {"name": "mirror"}]));
+}
+
+#[tokio::test]
 async fn a_registry_is_made_becomes_available_and_then_nothing_is_written() {
     let (api, context) = start(&json!({"emptyDir": {}}));
     let finished = look(&api, &context).await;

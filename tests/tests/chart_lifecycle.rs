@@ -134,6 +134,7 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
                 "http": "http://proxy.host.test:3128", "https": "http://proxy.host.test:3128", "noProxy": ".svc,.host.test,10.0.0.0/8",
             },
         },
+        "registry": {"imagePullSecrets": [{"name": "mirror"}]},
         "commonLabels": {"team": "images"},
         "podAnnotations": {"example.com/note": "yes: #1"},
         "podDisruptionBudget": {"enabled": true, "minAvailable": "50%"},
@@ -156,6 +157,7 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
         "--builder-image-pull-policy=Never",
         "--builder-image-pull-secret=hub",
         "--registry-image-pull-policy=IfNotPresent",
+        "--registry-image-pull-secret=mirror",
         "--builder-no-proxy=.svc,.host.test,10.0.0.0/8",
     ] {
         ensure!(

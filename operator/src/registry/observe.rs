@@ -29,9 +29,18 @@ pub struct Observed {
     /// A password to use if one is needed: chance comes in here.
     pub fresh_password: String,
     /// The image that registries run.
-    pub image: String,
+    pub image: Image,
+}
+
+/// The image that registries run, by the settings.
+#[derive(Debug, Default)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
     /// When nodes pull it.
     pub pull_policy: PullPolicy,
+    /// Secrets with which they do, in the namespace of the Registry.
+    pub pull_secrets: Vec<String>,
 }
 
 /// Reads everything that a decision about `registry` depends on.
@@ -61,8 +70,11 @@ pub async fn observe(context: &Context, registry: &Registry) -> Result<Observed>
         deployment,
         pods,
         fresh_password: random_password(),
-        image: context.settings.registry_image.clone(),
-        pull_policy: context.settings.registry_image_pull_policy,
+        image: Image {
+            name: context.settings.registry_image.clone(),
+            pull_policy: context.settings.registry_image_pull_policy,
+            pull_secrets: context.settings.registry_image_pull_secrets.clone(),
+        },
     })
 }
 

@@ -45,7 +45,7 @@ pub fn plan(
     let config_hash = config::hash(&config);
     let mut plan = Plan::new(Decision {
         host: host.clone(),
-        image: observed.image.clone(),
+        image: observed.image.name.clone(),
         pods: observed.pods,
         claim: observed.claim.clone(),
     });
@@ -71,13 +71,7 @@ pub fn plan(
     }
     plan.apply(&workload::service(registry), observed.service.as_ref());
     plan.apply(
-        &workload::deployment(
-            registry,
-            &observed.image,
-            observed.pull_policy,
-            &validated.storage,
-            &config_hash,
-        ),
+        &workload::deployment(registry, &observed.image, &validated.storage, &config_hash),
         observed.deployment.as_ref(),
     );
     plan.requeue_after(INTERVAL);

@@ -8,10 +8,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-    PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    Secret, SecretVolumeSource, SecurityContext, Service, ServicePort, ServiceSpec, Volume,
-    VolumeMount, VolumeResourceRequirements,
+    LocalObjectReference, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext, Service,
+    ServicePort, ServiceSpec, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -20,9 +20,9 @@ use kube::ResourceExt;
 
 use crate::plan::{NAME_LABEL, UID_LABEL, child_labels, child_meta};
 use crate::registry::config::{CONFIG_DIRECTORY, DATA_DIRECTORY, DEBUG_PORT};
+use crate::registry::observe::Image;
 use crate::registry::validate::Storage;
 use crate::registry::{PORT, config_name, credentials_name};
-use crate::settings::PullPolicy;
 
 /// Annotation of the pod with the hash of its configuration.
 pub const CONFIG_HASH_ANNOTATION: &str = "coopery.dev/config-hash";
@@ -101,8 +101,7 @@ pub fn service(registry: &Registry) -> Service {
 /// The Deployment of the registry. A pod is recreated, never rolled: two must not write to one filesystem.
 pub fn deployment(
     registry: &Registry,
-    image: &str,
-    pull_policy: PullPolicy,
+    image: &Image,
     storage: &Storage,
     config_hash: &str,
 ) -> Deployment {
@@ -128,7 +127,7 @@ pub fn deployment(
                     )])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(registry, image, pull_policy, storage)),
+                spec: Some(pod(registry, image, storage)),
             },
             ..DeploymentSpec::default()
         }),
@@ -145,7 +144,7 @@ fn selector(registry: &Registry) -> BTreeMap<String, String> {
 }
 
 /// The pod: it passes Pod Security restricted and has no token of the API server.
-fn pod(registry: &Registry, image: &str, pull_policy: PullPolicy, storage: &Storage) -> PodSpec {
+fn pod(registry: &Registry, image: &Image, storage: &Storage) -> PodSpec {
     PodSpec {
         automount_service_account_token: Some(false),
         // A Service named `registry` would otherwise set REGISTRY_PORT, which distribution takes for configuration.
@@ -163,7 +162,11 @@ fn pod(registry: &Registry, image: &str, pull_policy: PullPolicy, storage: &Stor
             }),
             ..PodSecurityContext::default()
         }),
-        containers: vec![container(image, pull_policy)],
+        image_pull_secrets: (!image.pull_secrets.is_empty()).then(|| {
+            let secrets = image.pull_secrets.iter().cloned();
+            secrets.map(|name| LocalObjectReference { name }).collect()
+        }),
+        containers: vec![container(image)],
         volumes: Some(vec![
             Volume {
                 name: "config".to_owned(),
@@ -202,11 +205,11 @@ fn data_volume(registry: &Registry, storage: &Storage) -> Volume {
     volume
 }
 
-fn container(image: &str, pull_policy: PullPolicy) -> Container {
+fn container(image: &Image) -> Container {
     Container {
         name: "registry".to_owned(),
-        image: Some(image.to_owned()),
-        image_pull_policy: Some(pull_policy.as_str().to_owned()),
+        image: Some(image.name.clone()),
+        image_pull_policy: Some(image.pull_policy.as_str().to_owned()),
         command: Some(vec![
             "registry".to_owned(),
             "serve".to_owned(),
