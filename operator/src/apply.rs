@@ -1,7 +1,8 @@
 //! The only module that writes to Kubernetes (the leader's lease apart): children of a plan, events, status.
 //!
-//! Every write can be repeated: children are applied server-side or have deterministic names, a delete names
-//! the unique id of what it deletes, a status names the version that it was derived from. It decides nothing.
+//! No write is sent after the lease of this process ended. Every write can be repeated: children are applied
+//! server-side or have deterministic names, a delete names the unique id of what it deletes, a status names the version
+//! that it was derived from. It decides nothing.
 
 use std::marker::PhantomData;
 
@@ -70,6 +71,7 @@ pub async fn apply<D>(
 
 /// Does one write. Returns kind, name and the answer of what exists afterwards.
 async fn carry_out(context: &Context, write: Write) -> Result<Option<(String, String, Value)>> {
+    context.tenure.check()?;
     match write {
         Write::Apply { child, live } => {
             let kind = child.resource.kind.clone();
@@ -207,6 +209,7 @@ where
     if old == Some(status) {
         return Ok(());
     }
+    context.tenure.check()?;
     let name = object.name_any();
     let kind = K::kind(&());
     let patch = json!({
@@ -243,6 +246,10 @@ where
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<KubernetesEvent> = Api::namespaced(context.client.clone(), &namespace);
     for event in events {
+        if let Err(error) = context.tenure.check() {
+            tracing::warn!(%error, reason = event.reason.as_str(), "event not written");
+            return;
+        }
         let body = event_body(context, object, &namespace, event);
         let result = api.create(&PostParams::default(), &body).await;
         context.metrics.write("event", "Event", result.is_ok());

@@ -16,6 +16,7 @@ use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::network::{Network, NoNetwork};
 use crate::settings::Settings;
+use crate::tenure::Tenure;
 
 /// What every reconcile is given.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub struct Context {
     pub moved_bases: Arc<Lookups<Vec<BaseNow>>>,
     /// How often registries are asked about base images.
     pub budget: Arc<Budget>,
+    /// Whether this process may write.
+    pub tenure: Tenure,
     clock: fn() -> Timestamp,
 }
 
@@ -57,6 +60,7 @@ impl Context {
             base_lookups: Arc::default(),
             moved_bases: Arc::default(),
             budget: Arc::default(),
+            tenure: Tenure::unlimited(),
             clock: Timestamp::now,
         }
     }
@@ -65,6 +69,13 @@ impl Context {
     #[must_use]
     pub fn with_network(mut self, network: Arc<dyn Network>) -> Self {
         self.network = network;
+        self
+    }
+
+    /// The same, writing only as long as `tenure` lets it.
+    #[must_use]
+    pub fn with_tenure(mut self, tenure: Tenure) -> Self {
+        self.tenure = tenure;
         self
     }
 

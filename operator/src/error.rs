@@ -54,6 +54,9 @@ pub enum Error {
     /// The reconcile panicked.
     #[error("the reconcile panicked: {0}")]
     Panic(String),
+    /// The lease was not renewed in time: another operator may lead, and nothing may be written.
+    #[error("not written: the lease was not renewed in time and another operator may lead")]
+    LeaseExpired,
 }
 
 /// A result with the operator's [`Error`].
@@ -110,7 +113,7 @@ impl Error {
                 source: kube::Error::Api(status),
                 ..
             } => api_reason(status),
-            Self::Kube { .. } => Reason::ApiUnavailable,
+            Self::Kube { .. } | Self::LeaseExpired => Reason::ApiUnavailable,
             Self::Timeout(_) => Reason::ReconcileTimeout,
             Self::Json { .. } | Self::Panic(_) => Reason::InternalError,
         }

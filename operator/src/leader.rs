@@ -6,11 +6,13 @@
 //!    the times in the record): wait.
 //! 3. Else write this process into it, with the resource version that was read: of two candidates one gets a conflict.
 //! 4. The leader repeats this every `retry_period`, and gives up when it did not succeed for `renew_deadline`,
-//!    which is less than `lease_duration`: it has stopped when another may start.
+//!    which is less than `lease_duration`: it has stopped when another may start. One attempt gets half of that
+//!    time, so that an answer that never comes does not use up all of it.
+//! 5. Every write asks the [`Tenure`] before it is sent: a process that wakes after a pause sends none.
 //!
 //! # Caveats
-//! A lease does not fence: a paused process may write after its lease expired. Children therefore have
-//! deterministic names, and two operators at once still make one of each.
+//! A lease does not fence: a write that was sent in time may arrive late. Children therefore have deterministic
+//! names, and two operators at once still make one of each.
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::LeaderElection;
+use crate::tenure::{Moment, Tenure};
 
 /// Why leading ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +41,7 @@ pub struct Candidate {
     api: Api<Lease>,
     identity: String,
     settings: LeaderElection,
+    tenure: Tenure,
     /// The last record that was read or written, and when it was first seen.
     observed: Option<(LeaseSpec, Instant)>,
 }
@@ -57,16 +61,22 @@ impl Candidate {
         Self {
             api: Api::namespaced(client, &settings.namespace),
             identity,
+            tenure: Tenure::limited(settings.renew_deadline),
             settings,
             observed: None,
         }
+    }
+
+    /// What writers ask: it lasts as long as this process leads.
+    pub fn tenure(&self) -> Tenure {
+        self.tenure.clone()
     }
 
     /// Waits until this process holds the lease; `false` when `stop` came first. `reached` is called after
     /// every answer of the API server.
     pub async fn acquire(&mut self, stop: &CancellationToken, reached: impl Fn()) -> bool {
         loop {
-            match self.attempt(self.settings.renew_deadline).await {
+            match self.attempt(self.longest_attempt()).await {
                 Ok(Attempt::Held) => {
                     reached();
                     tracing::info!(identity = self.identity, "leading");
@@ -88,7 +98,6 @@ impl Candidate {
 
     /// Keeps the lease until `stop`, then releases it; returns early when it is lost.
     pub async fn hold(&mut self, stop: &CancellationToken) -> Ended {
-        let mut renewed = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
@@ -97,30 +106,40 @@ impl Candidate {
                 }
                 () = tokio::time::sleep(self.settings.retry_period) => {}
             }
-            let left = self
-                .settings
-                .renew_deadline
-                .saturating_sub(renewed.elapsed());
+            let left = self.tenure.left();
             if left.is_zero() {
-                return Ended::Lost;
+                return self.lost();
             }
-            // The lease counts from when the request was sent: what the server took comes off.
-            let sent = Instant::now();
-            match self.attempt(left).await {
-                Ok(Attempt::Held) => renewed = sent,
-                Ok(Attempt::HeldByOther) => return Ended::Lost,
+            match self.attempt(left.min(self.longest_attempt())).await {
+                Ok(Attempt::Held) => {}
+                Ok(Attempt::HeldByOther) => return self.lost(),
                 Err(error) => tracing::warn!(error, "lease not renewed, trying again"),
             }
-            if renewed.elapsed() >= self.settings.renew_deadline {
-                return Ended::Lost;
+            if self.tenure.left().is_zero() {
+                return self.lost();
             }
         }
     }
 
-    /// One attempt to acquire or renew, bounded by `limit`.
+    fn lost(&self) -> Ended {
+        self.tenure.end();
+        Ended::Lost
+    }
+
+    /// How long one attempt may take: after one that hangs there is time for another.
+    fn longest_attempt(&self) -> Duration {
+        self.settings.renew_deadline / 2
+    }
+
+    /// One attempt to acquire or renew, bounded by `limit`. What it reaches counts from when it began.
     async fn attempt(&mut self, limit: Duration) -> Result<Attempt, String> {
+        let began = Moment::now();
         match tokio::time::timeout(limit, self.acquire_or_renew()).await {
-            Ok(Ok(attempt)) => Ok(attempt),
+            Ok(Ok(Attempt::Held)) => {
+                self.tenure.renewed(began);
+                Ok(Attempt::Held)
+            }
+            Ok(Ok(Attempt::HeldByOther)) => Ok(Attempt::HeldByOther),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the API server did not answer in time".to_owned()),
         }
@@ -200,6 +219,7 @@ impl Candidate {
 
     /// Gives the lease away, so that another need not wait for its end. A failure is logged: the lease expires.
     async fn release(&mut self) {
+        self.tenure.end();
         let limit = self.settings.retry_period;
         match tokio::time::timeout(limit, self.try_release()).await {
             Ok(Ok(())) => tracing::info!("lease released"),

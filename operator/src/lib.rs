@@ -28,6 +28,7 @@ pub mod registry;
 pub mod request;
 pub mod settings;
 pub mod telemetry;
+pub mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let client = Client::try_from(config).map_err(RunError::Client)?;
     let election = settings.leader_election.clone();
     let mut candidate = Candidate::new(client, context.identity.clone(), election);
+    let context = context.with_tenure(candidate.tenure());
     if !candidate.acquire(&stop, || health.set_ready()).await {
         return Ok(());
     }

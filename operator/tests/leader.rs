@@ -3,17 +3,24 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crds::Registry;
+use operator::error::Error;
 use operator::leader::{Candidate, Ended};
+use operator::reconcile::reconcile;
+use operator::registry::RegistryReconciler;
 use operator::settings::Settings;
+use serde_json::json;
 use support::{FakeApi, Fault};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/coopery-operator";
+
+const REGISTRY: &str = "/apis/coopery.dev/v1alpha1/namespaces/images/registries/main";
 
 fn candidate(api: &FakeApi, name: &str) -> Candidate {
     let mut election = Settings::defaults().leader_election;
@@ -81,6 +88,86 @@ async fn a_leader_that_cannot_renew_has_stopped_before_another_starts() {
     assert!(second.acquire(&never, || {}).await);
     assert!(started.elapsed() >= Duration::from_secs(15));
     assert_eq!(holder(&api), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_renewal_that_hangs_leaves_time_for_another() {
+    let api = FakeApi::new();
+    let never = CancellationToken::new();
+    let mut first = candidate(&api, "first");
+    assert!(first.acquire(&never, || {}).await);
+    let started = Instant::now();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    api.faults({
+        let asked = asked.clone();
+        move |method, _| {
+            let mut asked = asked.lock().unwrap();
+            if method == "GET" {
+                asked.push(started.elapsed());
+            }
+            (asked.len() == 1).then_some(Fault::Hang)
+        }
+    });
+    let held = tokio::time::timeout(Duration::from_secs(60), first.hold(&never)).await;
+    assert!(held.is_err(), "still leading: {held:?}");
+    let asked = asked.lock().unwrap();
+    let waited = asked[1].saturating_sub(asked[0]);
+    // Half of the deadline of 10 s, and the pause of 2 s.
+    assert!(waited <= Duration::from_millis(7100), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_wakes_after_its_lease_expired_writes_nothing() {
+    let api = FakeApi::new();
+    let never = CancellationToken::new();
+    let mut first = candidate(&api, "first");
+    let context = api.context().with_tenure(first.tenure());
+    api.put(
+        REGISTRY,
+        json!({"apiVersion": "coopery.dev/v1alpha1", "kind": "Registry", "metadata": {},
+            "spec": {"managed": {"storage": {"emptyDir": {}}}}}),
+    );
+    let look = || async {
+        let registry: Registry = serde_json::from_value(api.get(REGISTRY).unwrap()).unwrap();
+        reconcile::<RegistryReconciler>(&context, &registry).await
+    };
+    let unelected = look().await;
+    assert!(matches!(unelected.error, Some(Error::LeaseExpired)));
+    assert!(first.acquire(&never, || {}).await);
+    api.writes();
+
+    // Stopped for longer than the lease lasts, and woken in the middle of everything: nothing ran that could renew it.
+    tokio::time::advance(Duration::from_secs(16)).await;
+    let woken = look().await;
+    assert!(
+        matches!(woken.error, Some(Error::LeaseExpired)),
+        "{woken:?}"
+    );
+    assert_eq!(
+        api.writes(),
+        Vec::<String>::new(),
+        "children, events, status"
+    );
+    assert_eq!(first.hold(&never).await, Ended::Lost);
+
+    // It leads again only by the lease, and then it writes.
+    assert!(first.acquire(&never, || {}).await);
+    assert!(look().await.error.is_none());
+    assert!(api.get(REGISTRY).unwrap()["status"].is_object());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_the_lease_away_writes_nothing_any_more() {
+    let api = FakeApi::new();
+    let never = CancellationToken::new();
+    let mut first = candidate(&api, "first");
+    let tenure = first.tenure();
+    assert!(first.acquire(&never, || {}).await);
+    assert!(tenure.check().is_ok());
+    let release = CancellationToken::new();
+    release.cancel();
+    assert_eq!(first.hold(&release).await, Ended::Stopped);
+    assert!(tenure.check().is_err());
 }
 
 #[tokio::test(start_paused = true)]
