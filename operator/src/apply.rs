@@ -2,7 +2,7 @@
 //!
 //! No write is sent after the lease of this process ended. Every write can be repeated: children are applied
 //! server-side or have deterministic names, a delete names the unique id of what it deletes, a status names the version
-//! that it was derived from. It decides nothing.
+//! that it was derived from, an event is named by what it tells. It decides nothing.
 
 use std::marker::PhantomData;
 
@@ -236,13 +236,15 @@ where
         .map_err(Error::kube(format!("write the status of {kind} {name}")))
 }
 
-/// Tells `events` about `object`. The names are made from what is told and the version that it is told
-/// about, so that telling it twice (after a crash, by a second operator) makes one event. A failure is
-/// logged: no reconcile fails for an event.
-pub async fn publish<K>(context: &Context, object: &K, events: &[Event])
+/// Tells `events` about `object`. The names are made from what is told and the status that it is a change of, so that
+/// telling it twice (after a crash, after a status that was not written for a conflict, by a second operator) makes one
+/// event. A failure is logged: no reconcile fails for an event.
+pub async fn publish<K, S>(context: &Context, object: &K, old: Option<&S>, events: &[Event])
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    S: Serialize,
 {
+    let old = json!(old).to_string();
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<KubernetesEvent> = Api::namespaced(context.client.clone(), &namespace);
     for event in events {
@@ -250,7 +252,7 @@ where
             tracing::warn!(%error, reason = event.reason.as_str(), "event not written");
             return;
         }
-        let body = event_body(context, object, &namespace, event);
+        let body = event_body(context, object, &namespace, &old, event);
         let result = api.create(&PostParams::default(), &body).await;
         context.metrics.write("event", "Event", result.is_ok());
         match result {
@@ -263,15 +265,20 @@ where
     }
 }
 
-fn event_body<K>(context: &Context, object: &K, namespace: &str, event: &Event) -> KubernetesEvent
+fn event_body<K>(
+    context: &Context,
+    object: &K,
+    namespace: &str,
+    old: &str,
+    event: &Event,
+) -> KubernetesEvent
 where
     K: Resource<DynamicType = ()>,
 {
     let note = truncate(&event.note, MAX_NOTE_BYTES);
-    let version = object.resource_version().unwrap_or_default();
     let uid = object.uid().unwrap_or_default();
     let hash = Sha256::digest(format!(
-        "{uid}\n{version}\n{}\n{}\n{note}",
+        "{uid}\n{old}\n{}\n{}\n{note}",
         event.reason.as_str(),
         event.action
     ));

@@ -196,7 +196,13 @@ async fn guarded<R: Reconciler>(
                 action: "Reconcile",
                 note: Reason::InvalidObject.explain(&invalid.error),
             };
-            apply::publish(context, object.as_ref(), &[event]).await;
+            apply::publish(
+                context,
+                object.as_ref(),
+                Some(&invalid.metadata.resource_version),
+                &[event],
+            )
+            .await;
             context
                 .metrics
                 .reconciled(&kind, Reason::InvalidObject.as_str(), Duration::ZERO);
@@ -340,7 +346,7 @@ async fn report<R: Reconciler>(
         old.map(R::conditions).unwrap_or_default(),
         R::conditions(&status),
     ));
-    apply::publish(context, object, &events).await;
+    apply::publish(context, object, old, &events).await;
     apply::patch_status(context, object, old, &status).await
 }
 

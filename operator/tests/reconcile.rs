@@ -137,6 +137,52 @@ async fn an_unchanged_status_is_not_written() {
     assert_eq!(api.writes(), Vec::<String>::new());
 }
 
+fn events(api: &FakeApi) -> usize {
+    let events = api.paths().into_iter().filter(|p| p.contains("/events/"));
+    events.count()
+}
+
+#[tokio::test]
+async fn what_was_told_before_a_status_that_was_not_written_is_told_once() {
+    // The object is changed between the look and the status: the API server answers with a conflict.
+    let (api, context) = start("good");
+    let stale = read(&api);
+    api.change(REGISTRY, |r| r["spec"]["suspend"] = json!(true));
+    let finished = reconcile::<Misbehaving>(&context, &stale).await;
+    assert_eq!(finished.error.unwrap().reason(), Reason::Conflict);
+    assert_eq!(events(&api), 1);
+    reconcile::<Misbehaving>(&context, &read(&api)).await;
+    assert_eq!(ready_reason(&api), "Available");
+    assert_eq!(events(&api), 1);
+
+    // The process dies after the event and before the status, and somebody changes the object before it is back.
+    let (api, context) = start("good");
+    api.faults(|_, path| path.ends_with("/status").then_some(Fault::Hang));
+    let object = read(&api);
+    let died = tokio::time::timeout(
+        std::time::Duration::from_millis(50),
+        reconcile::<Misbehaving>(&context, &object),
+    );
+    assert!(died.await.is_err());
+    assert_eq!(events(&api), 1);
+    api.heal();
+    api.change(REGISTRY, |r| r["spec"]["suspend"] = json!(true));
+    reconcile::<Misbehaving>(&context, &read(&api)).await;
+    assert_eq!(ready_reason(&api), "Available");
+    assert_eq!(events(&api), 1);
+
+    // What happens again later is told again.
+    api.change(REGISTRY, |r| {
+        r["metadata"]["labels"]["mode"] = json!("panic");
+    });
+    reconcile::<Misbehaving>(&context, &read(&api)).await;
+    api.change(REGISTRY, |r| {
+        r["metadata"]["labels"]["mode"] = json!("good");
+    });
+    reconcile::<Misbehaving>(&context, &read(&api)).await;
+    assert_eq!(events(&api), 3);
+}
+
 #[tokio::test]
 async fn an_object_that_is_gone_is_no_failure() {
     let (api, context) = start("good");
