@@ -146,6 +146,14 @@ pub enum StepFailure {
         /// Its exit code.
         code: i32,
     },
+    /// The process ended with another code than 0, for want of disk.
+    #[error("process `{command}` ran out of disk space: exit code {code}")]
+    DiskFull {
+        /// Program and arguments.
+        command: String,
+        /// Its exit code.
+        code: i32,
+    },
     /// The process could not be run to its end.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -313,6 +321,7 @@ impl Error {
                 failure.output.clone_from(output);
                 failure.exit_code = match source.as_ref() {
                     StepFailure::Exit { code, .. }
+                    | StepFailure::DiskFull { code, .. }
                     | StepFailure::Exec(ExecError::OutOfMemory { code }) => Some(*code),
                     _ => None,
                 };
@@ -436,6 +445,7 @@ impl StepFailure {
     fn kind(&self) -> FailureKind {
         match self {
             Self::Exit { .. } => FailureKind::StepFailed,
+            Self::DiskFull { .. } => FailureKind::OutOfDisk,
             Self::Exec(ExecError::OutOfMemory { .. }) => FailureKind::OutOfMemory,
             Self::Exec(ExecError::Cancelled) => FailureKind::Cancelled,
             Self::Exec(ExecError::WorkingDirectory { .. } | ExecError::User { .. }) => {

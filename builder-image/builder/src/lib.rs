@@ -18,6 +18,7 @@ pub mod cli;
 pub mod context;
 mod decompress;
 pub mod diff;
+pub mod disk;
 pub mod error;
 pub mod exec;
 pub mod export;

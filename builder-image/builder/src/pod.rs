@@ -20,6 +20,7 @@ use crate::base::{Bases, NamedContext};
 use crate::build::{Built, Job, build};
 use crate::cache::Cache;
 use crate::context::{BuildContext, Fetcher, fetch};
+use crate::disk::Reserve;
 use crate::error::{Error, SourceFile, chain};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::export::{Destination, Export};
@@ -48,6 +49,7 @@ pub struct Paths {
 /// Reads the request, does what it asks for, writes the outcome. The exit code is 0, 1 for what people can mend in their
 /// input, and 2 for the rest.
 pub fn run(paths: &Paths, style: Style) -> ExitCode {
+    let reserve = Reserve::take(Path::new(&paths.workspace));
     let work = || match read_request(&paths.request) {
         Err(failure) => Outcome::new(Report::Failed(*failure)),
         Ok(request) => match &request.task {
@@ -58,6 +60,7 @@ pub fn run(paths: &Paths, style: Style) -> ExitCode {
     // Also a bug shall be told; its details are in the log.
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| outcome::failed(&Error::Panicked, Resolved::default()));
+    drop(reserve);
     let json = outcome.to_json();
     // The termination message is one file that is there already: it cannot be replaced by renaming.
     if let Err(error) = fs_err::write(&paths.outcome, &json) {

@@ -11,6 +11,7 @@ use oci::{Digest, Digester};
 use super::{Keyed, Need, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
 use crate::cause::Listing;
+use crate::disk;
 use crate::error::{Error, StepFailure};
 use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId};
 use crate::layer::LayerDir;
@@ -390,13 +391,14 @@ impl Work {
         let mut output = |_, line: &[u8]| self.vertex.output(line);
         let (layer, status) = run(&spec, &self.below, into, runtime, &cancelled, &mut output)?;
         if status.success() {
-            Ok(layer)
-        } else {
-            Err(StepFailure::Exit {
-                command: action.args.join(" "),
-                code: status.code,
-            })
+            return Ok(layer);
         }
+        let (command, code) = (action.args.join(" "), status.code);
+        Err(if disk::is_full(into, &self.vertex.tail()) {
+            StepFailure::DiskFull { command, code }
+        } else {
+            StepFailure::Exit { command, code }
+        })
     }
 }
 
