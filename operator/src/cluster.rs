@@ -3,12 +3,14 @@
 
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
 use protocol::{Network, Source};
 
 use crate::builder_pod::{BuilderSettings, ObservedPod, Owner, PodEvent, PodState};
 use crate::context::Context;
 use crate::error::{Class, Error, Result};
+use crate::plan::is_owned_by;
 use crate::reason::Reason;
 
 /// The label by which a namespace enforces a Pod Security level.
@@ -30,6 +32,18 @@ pub async fn is_restricted(context: &Context, namespace: &str) -> Result<bool> {
             .get(ENFORCE_LABEL)
             .is_some_and(|level| level == "restricted")
     }))
+}
+
+/// `name`, when a pod of that name exists that does not belong to `owner`.
+pub async fn taken<K>(context: &Context, owner: &K, name: &str) -> Result<Option<String>>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+{
+    let namespace = owner.namespace().unwrap_or_default();
+    let there: Option<Pod> = context.get(&namespace, name).await?;
+    let uid = owner.uid().unwrap_or_default();
+    let foreign = there.filter(|pod| !is_owned_by(&pod.metadata, &uid));
+    Ok(foreign.map(|pod| pod.name_any()))
 }
 
 /// The pods of `owner`, the oldest first, with the warnings about those that wait. `name` and `uid` are those of the pod that

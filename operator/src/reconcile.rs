@@ -18,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::object::HasStatus;
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::controller::{Action, Config, Controller, Error as ControllerError};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -28,7 +29,7 @@ use crate::apply::{self, Failed};
 use crate::backoff::{Backoff, jittered};
 use crate::context::Context;
 use crate::error::{Class, Error, Result};
-use crate::plan::{Applied, Event, Plan, Prepared, Severity};
+use crate::plan::{Applied, Event, NAME_LABEL, Plan, Prepared, Severity};
 use crate::reason::Reason;
 
 /// The longest wait for what people must mend and no watch tells: a name that is taken, a quota, a level of Pod Security.
@@ -125,6 +126,14 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// The conditions of a status.
     fn conditions(status: &<Self::Object as HasStatus>::Status) -> &[Condition];
+}
+
+/// The object of kind `K` that `child` belongs to, by its label.
+pub fn owner_by_label<K: Primary>(
+    child: &impl ResourceExt,
+) -> Option<ObjectRef<DeserializeGuard<K>>> {
+    let name = child.labels().get(NAME_LABEL)?;
+    Some(ObjectRef::new(name).within(&child.namespace()?))
 }
 
 /// How a reconcile ended.

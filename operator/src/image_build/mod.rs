@@ -33,14 +33,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Resource, ResourceExt};
 
+use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
-use crate::plan::{KIND_LABEL, NAME_LABEL, Plan, Prepared, is_owned_by};
-use crate::reconcile::{Outcome, Reconciler};
+use crate::plan::{KIND_LABEL, Plan, Prepared};
+use crate::reconcile::{Outcome, Reconciler, owner_by_label};
 
 /// The controller of `ImageBuild`.
 pub struct ImageBuildReconciler;
@@ -59,21 +58,15 @@ impl Reconciler for ImageBuildReconciler {
     ) -> Controller<DeserializeGuard<ImageBuild>> {
         let ours = watcher::Config::default().labels(&format!("{KIND_LABEL}=ImageBuild"));
         controller.watches(context.watched::<PartialObjectMeta<Pod>>(), ours, |pod| {
-            build_of(&pod)
+            owner_by_label::<ImageBuild>(&pod)
         })
     }
 
     async fn observe(context: &Context, object: &ImageBuild) -> Result<observed::Observed> {
         let mut observed = observe::observe(context, object).await?;
         // The name of the next pod follows from everything else; somebody else's pod may have it.
-        let next = plan::plan(object, &observed).decision.start;
-        if let Some(start) = next {
-            let namespace = object.namespace().unwrap_or_default();
-            let there: Option<Pod> = context.get(&namespace, &start.name).await?;
-            let uid = object.uid().unwrap_or_default();
-            observed.taken = there
-                .filter(|pod| !is_owned_by(&pod.metadata, &uid))
-                .map(|_| start.name);
+        if let Some(start) = plan::plan(object, &observed).decision.start {
+            observed.taken = cluster::taken(context, object, &start.name).await?;
         }
         Ok(observed)
     }
@@ -101,10 +94,4 @@ impl Reconciler for ImageBuildReconciler {
     fn conditions(status: &ImageBuildStatus) -> &[Condition] {
         &status.conditions
     }
-}
-
-/// The ImageBuild that a pod belongs to, by its label.
-fn build_of<K: Resource>(child: &K) -> Option<ObjectRef<DeserializeGuard<ImageBuild>>> {
-    let name = child.labels().get(NAME_LABEL)?;
-    Some(ObjectRef::new(name).within(&child.namespace()?))
 }

@@ -21,14 +21,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Resource, ResourceExt};
 
+use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
-use crate::plan::{KIND_LABEL, NAME_LABEL, Plan, Prepared, is_owned_by};
-use crate::reconcile::{Outcome, Reconciler};
+use crate::plan::{KIND_LABEL, Plan, Prepared};
+use crate::reconcile::{Outcome, Reconciler, owner_by_label};
 
 /// The controller of `ImageMirror`.
 pub struct ImageMirrorReconciler;
@@ -46,7 +45,7 @@ impl Reconciler for ImageMirrorReconciler {
     ) -> Controller<DeserializeGuard<ImageMirror>> {
         let ours = watcher::Config::default().labels(&format!("{KIND_LABEL}=ImageMirror"));
         controller.watches(context.watched::<PartialObjectMeta<Pod>>(), ours, |pod| {
-            mirror_of(&pod)
+            owner_by_label::<ImageMirror>(&pod)
         })
     }
 
@@ -54,12 +53,7 @@ impl Reconciler for ImageMirrorReconciler {
         let mut observed = observe::observe(context, object).await?;
         // The name of the next pod follows from everything else; somebody else's pod may have it.
         if let Some(start) = plan::plan(object, &observed).decision.start {
-            let namespace = object.namespace().unwrap_or_default();
-            let there: Option<Pod> = context.get(&namespace, &start.name).await?;
-            let uid = object.uid().unwrap_or_default();
-            observed.taken = there
-                .filter(|pod| !is_owned_by(&pod.metadata, &uid))
-                .map(|_| start.name);
+            observed.taken = cluster::taken(context, object, &start.name).await?;
         }
         Ok(observed)
     }
@@ -87,10 +81,4 @@ impl Reconciler for ImageMirrorReconciler {
     fn conditions(status: &ImageMirrorStatus) -> &[Condition] {
         &status.conditions
     }
-}
-
-/// The ImageMirror that a pod belongs to, by its label.
-fn mirror_of<K: Resource>(child: &K) -> Option<ObjectRef<DeserializeGuard<ImageMirror>>> {
-    let name = child.labels().get(NAME_LABEL)?;
-    Some(ObjectRef::new(name).within(&child.namespace()?))
 }

@@ -23,14 +23,12 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Controller;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Resource, ResourceExt};
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::plan::{Applied, KIND_LABEL, NAME_LABEL, Plan, Prepared};
-use crate::reconcile::{Outcome, Reconciler};
+use crate::plan::{Applied, KIND_LABEL, Plan, Prepared};
+use crate::reconcile::{Outcome, Reconciler, owner_by_label};
 
 /// Port at which a registry serves.
 pub const PORT: i32 = 5000;
@@ -77,10 +75,10 @@ impl Reconciler for RegistryReconciler {
             .watches(
                 context.watched::<PartialObjectMeta<PersistentVolumeClaim>>(),
                 ours.clone(),
-                |claim| registry_of(&claim),
+                |claim| owner_by_label::<Registry>(&claim),
             )
             .watches(context.watched::<PartialObjectMeta<Pod>>(), ours, |pod| {
-                registry_of(&pod)
+                owner_by_label::<Registry>(&pod)
             })
     }
 
@@ -111,12 +109,6 @@ impl Reconciler for RegistryReconciler {
     fn conditions(status: &RegistryStatus) -> &[Condition] {
         &status.conditions
     }
-}
-
-/// The Registry that a pod or claim belongs to, by its label.
-fn registry_of<K: Resource>(child: &K) -> Option<ObjectRef<DeserializeGuard<Registry>>> {
-    let name = child.labels().get(NAME_LABEL)?;
-    Some(ObjectRef::new(name).within(&child.namespace()?))
 }
 
 /// A plan that was carried out for a Registry.
