@@ -7,7 +7,7 @@ use operator::reconcile::{Finished, reconcile};
 use protocol::Request;
 use serde_json::{Value, json};
 
-use super::{World, core, ours};
+use super::{World, conditions, core, ours};
 
 pub fn path() -> String {
     ours("imagebuilds", "app")
@@ -109,4 +109,23 @@ pub fn request_of(world: &World, pod: &str) -> Request {
         .as_str()
         .unwrap();
     Request::parse(text.as_bytes()).unwrap()
+}
+
+/// Status and reason of Ready, and what of Reconciling and Stalled is true.
+pub fn ready(world: &World) -> String {
+    conditions(&build(world))
+        .into_iter()
+        .filter(|c| {
+            c.starts_with("Ready") || c.starts_with("Reconciling") || c.starts_with("Stalled")
+        })
+        .map(|c| c.replace("=True", "").replace("=False", ""))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+pub fn attempt(world: &World) -> String {
+    build(world)["status"]["attempt"]["pod"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
