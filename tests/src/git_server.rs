@@ -16,7 +16,8 @@ use base64::Engine as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::tls::{Authority, Server, serve};
+use crate::certificate::Authority;
+use crate::tls::{Server, serve};
 
 /// User and password of private repositories.
 pub const CREDENTIALS: (&str, &str) = ("builder", "correct horse");
@@ -35,7 +36,7 @@ impl GitServer {
     /// The address cannot be bound.
     pub async fn start(authority: &Authority, address: IpAddr) -> anyhow::Result<Self> {
         let root = tempfile::tempdir()?;
-        let identity = authority.issue(&["git.host.test"], address)?;
+        let identity = authority.server("git.host.test", address)?;
         let router = Router::new()
             .fallback(backend)
             .with_state(Arc::new(root.path().to_owned()));

@@ -1,5 +1,6 @@
 //! Harness of the tests: real API server, real cluster, real peers. No test is here.
 
+pub mod certificate;
 pub mod cluster;
 pub mod fault_proxy;
 pub mod git_server;

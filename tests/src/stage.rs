@@ -14,9 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
+use crate::certificate::Authority;
 use crate::cluster::{Cluster, Options};
 use crate::git_server::GitServer;
-use crate::tls::Authority;
 use crate::upstream::Upstream;
 use crate::wait::until_seen;
 
@@ -79,7 +79,7 @@ impl Stage {
         let cache = Options::new(cluster.name()).cache;
         require_images(&cache)?;
         let client = cluster.client().await?;
-        let authority = Authority::new()?;
+        let authority = Authority::new("coopery tests")?;
         let host = cluster.addresses().host().into();
         let git = GitServer::start(&authority, host).await?;
         let registry = cache.join("bin/registry");

@@ -1,92 +1,19 @@
-//! A certificate authority of the tests, and an axum server behind TLS that it vouches for. Servers listen on the host's end
+//! An axum server behind TLS. Servers listen on the host's end
 //! of a cluster's network, where pods reach them as names below `host.test`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority that nobody trusts who was not told to.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
-    pub certificate: String,
-}
-
-/// A certificate and its key, PEM.
-pub struct Identity {
-    /// The certificate.
-    pub certificate: String,
-    /// Its private key.
-    pub key: String,
-}
-
-impl Authority {
-    /// Makes a new one.
-    ///
-    /// # Errors
-    /// The machine has no randomness.
-    pub fn new() -> anyhow::Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "coopery tests");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-        })
-    }
-
-    /// A server certificate for `names` and `address`.
-    ///
-    /// # Errors
-    /// A name is none.
-    pub fn issue(&self, names: &[&str], address: IpAddr) -> anyhow::Result<Identity> {
-        let mut all: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
-        all.push(address.to_string());
-        let mut params = CertificateParams::new(all)?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "coopery test server");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity {
-            certificate,
-            key: key.serialize_pem(),
-        })
-    }
-}
-
-impl Identity {
-    /// Writes `tls.crt` and `tls.key` into `directory`.
-    ///
-    /// # Errors
-    /// The files cannot be written.
-    pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
-        fs_err::write(directory.join("tls.crt"), &self.certificate)?;
-        Ok(fs_err::write(directory.join("tls.key"), &self.key)?)
-    }
-}
+use crate::certificate::Identity;
 
 /// A server that ends when this value is dropped.
 pub struct Server {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use tokio::process::{Child, Command};
 
-use crate::tls::Authority;
+use crate::certificate::Authority;
 use crate::wait::until;
 
 /// User and password of an upstream that asks for them.
@@ -38,8 +38,8 @@ impl Upstream {
         let directory = tempfile::tempdir()?;
         let path = directory.path();
         authority
-            .issue(&["registry.host.test", "localhost"], address)?
-            .write(path)?;
+            .server("registry.host.test", address)?
+            .write(path, "tls")?;
         // The port is free a moment later too: nobody else binds this address.
         let port = TcpListener::bind((address, 0))?.local_addr()?.port();
         let (user, password) = CREDENTIALS;

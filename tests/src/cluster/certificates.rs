@@ -1,17 +1,13 @@
-//! The cluster's certificate authority, the certificates and keys signed by it, the
-//! static tokens of the components, and kubeconfig files that hold one each.
+//! The cluster's certificate authority and what it signs, the static tokens of the components, and kubeconfig files that
+//! hold one each.
 
-use std::path::Path;
-
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::KeyPair;
 use serde_json::json;
 
 use super::error::Result;
 use super::network::Addresses;
 use super::options::{Layout, NODE_NAME};
+use crate::certificate::Authority;
 
 /// Who may speak to the API server: kubeconfig name, user, groups.
 const IDENTITIES: [(&str, &str, &str); 6] = [
@@ -27,9 +23,9 @@ const IDENTITIES: [(&str, &str, &str); 6] = [
 pub(crate) fn write(layout: &Layout, addresses: Addresses) -> Result<()> {
     let pki = layout.state.join("pki");
     fs_err::create_dir_all(&pki)?;
-    let authority = Authority::new(&layout.name)?;
+    let authority = Authority::new(&format!("coopery cluster {}", layout.name))?;
     fs_err::write(pki.join("ca.crt"), &authority.certificate)?;
-    fs_err::write(pki.join("ca.key"), authority.issuer.key().serialize_pem())?;
+    fs_err::write(pki.join("ca.key"), authority.key())?;
 
     let names = [
         "kubernetes",
@@ -44,21 +40,20 @@ pub(crate) fn write(layout: &Layout, addresses: Addresses) -> Result<()> {
         addresses.node().to_string(),
         "127.0.0.1".to_owned(),
     ]);
-    authority.issue(&pki, "apiserver", "kube-apiserver", None, serving)?;
-    authority.issue(
-        &pki,
-        "kubelet",
-        NODE_NAME,
-        None,
-        vec![NODE_NAME.to_owned(), addresses.node().to_string()],
-    )?;
-    authority.issue(
-        &pki,
-        "kubelet-client",
-        "kube-apiserver-kubelet-client",
-        Some("system:masters"),
-        Vec::new(),
-    )?;
+    let kubelet = vec![NODE_NAME.to_owned(), addresses.node().to_string()];
+    let masters = Some("system:masters");
+    for (file, name, group, subjects) in [
+        ("apiserver", "kube-apiserver", None, serving),
+        ("kubelet", NODE_NAME, None, kubelet),
+        (
+            "kubelet-client",
+            "kube-apiserver-kubelet-client",
+            masters,
+            Vec::new(),
+        ),
+    ] {
+        authority.issue(name, group, subjects)?.write(&pki, file)?;
+    }
 
     let accounts = KeyPair::generate()?;
     fs_err::write(pki.join("sa.key"), accounts.serialize_pem())?;
@@ -113,69 +108,6 @@ fn kubeconfig(cluster: &str, server: &str, authority: &str, token: &str) -> Stri
         "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": cluster}}],
     });
     format!("{document:#}\n")
-}
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: String,
-}
-
-impl Authority {
-    fn new(cluster: &str) -> Result<Self> {
-        let mut params = params(&format!("coopery cluster {cluster}"), None, Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-        })
-    }
-
-    /// Writes `<file>.crt` and `<file>.key`.
-    fn issue(
-        &self,
-        directory: &Path,
-        file: &str,
-        name: &str,
-        group: Option<&str>,
-        subjects: Vec<String>,
-    ) -> Result<()> {
-        let mut params = params(name, group, subjects)?;
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        fs_err::write(directory.join(format!("{file}.crt")), certificate.pem())?;
-        fs_err::write(directory.join(format!("{file}.key")), key.serialize_pem())?;
-        Ok(())
-    }
-}
-
-fn params(name: &str, group: Option<&str>, subjects: Vec<String>) -> Result<CertificateParams> {
-    let mut params = CertificateParams::new(subjects)?;
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2049, 12, 31);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    if let Some(group) = group {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
-    }
-    Ok(params)
 }
 
 #[cfg(test)]

@@ -216,7 +216,7 @@ fn an_archive_behind_https_is_a_source_and_its_checksum_is_kept() {
             axum::routing::get(move || std::future::ready(archive.clone())),
         );
         let address = stage.cluster.addresses().host().into();
-        let identity = stage.authority.issue(&["files.host.test"], address)?;
+        let identity = stage.authority.server("files.host.test", address)?;
         let server = tests::tls::serve(address, &identity, router).await?;
         let url = format!("https://files.host.test:{}/app.tar", server.address.port());
         let source = |checksum: &str| json!({"source": {"subdirectory": "app", "http": {"url": url, "checksum": checksum}}});
