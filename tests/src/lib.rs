@@ -10,3 +10,4 @@ pub mod stage;
 pub mod tls;
 pub mod upstream;
 pub mod wait;
+pub mod witness;

@@ -54,7 +54,15 @@ impl Stage {
     /// # Errors
     /// Something is not built (`make image`), or does not come up.
     pub async fn start(name: &str) -> anyhow::Result<Self> {
-        let stage = Self::start_without_operator(name).await?;
+        Self::start_with(Options::new(name)).await
+    }
+
+    /// As [`start`](Self::start), on a cluster of another shape.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(options: Options) -> anyhow::Result<Self> {
+        let stage = Self::with_bases(options).await?;
         stage.install_chart(&[]).await?;
         Ok(stage)
     }
@@ -64,7 +72,10 @@ impl Stage {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_without_operator(name: &str) -> anyhow::Result<Self> {
-        let options = Options::new(name);
+        Self::with_bases(Options::new(name)).await
+    }
+
+    async fn with_bases(options: Options) -> anyhow::Result<Self> {
         require_images(&options.cache)?;
         let stage = Self::on(Cluster::start(options).await?).await?;
         stage.push_busybox().await?;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use archive::ImageArchive;
 pub use error::{Error, Result};
 pub use network::Addresses;
-pub use options::{Lifetime, NODE_NAME, Options};
+pub use options::{Disk, Lifetime, NODE_NAME, Options};
 pub use settings::HOST_DOMAIN;
 
 use components::Components;
@@ -133,7 +133,10 @@ impl Cluster {
         let (keeper, components) = self.owned.as_mut().expect("start made them");
         fs_err::write(layout.record(), serde_json::to_vec_pretty(&self.record)?)?;
         certificates::write(layout, addresses)?;
-        settings::write(layout, addresses, key, options.storage_isolation)?;
+        settings::write(layout, addresses, key, options)?;
+        if let Some(disk) = options.volumes_disk {
+            make_volumes_disk(node, disk).await?;
+        }
         let pause = sandbox::pack(layout)?;
         network::connect(&node, key, addresses).await?;
         components.start(&components::FIRST, node, layout, addresses)?;
@@ -430,6 +433,18 @@ async fn client_of(layout: &Layout) -> Result<kube::Client> {
     .await?;
     config.proxy_url = None;
     Ok(kube::Client::try_from(config)?)
+}
+
+/// Puts a disk of that size where the kubelet has the volumes of pods. It goes with the node's namespaces.
+async fn make_volumes_disk(node: Node, disk: Disk) -> Result<()> {
+    let Disk { size, inodes } = disk;
+    let file = "/var/lib/volumes.img";
+    let script = format!(
+        "truncate -s {size}M {file} && mkfs.ext4 -q -m 0 -N {inodes} {file} && mkdir -p /var/lib/kubelet \
+         && mount --no-mtab -o loop {file} /var/lib/kubelet"
+    );
+    namespace::run(node.command("sh", &["-c", &script])).await?;
+    Ok(())
 }
 
 async fn import(node: Node, archive: &Path) -> Result<()> {

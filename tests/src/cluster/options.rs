@@ -37,6 +37,17 @@ pub struct Options {
     pub timeout: Duration,
     /// Whether kubelet accounts for and limits ephemeral storage. Default: true.
     pub storage_isolation: bool,
+    /// A disk of their own for the volumes of pods. Default: none, they lie on the machine's.
+    pub volumes_disk: Option<Disk>,
+}
+
+/// A small disk. The kubelet evicts pods when half of its inodes are used; it may be full to the last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// Its size in MiB.
+    pub size: u32,
+    /// How many files it can hold.
+    pub inodes: u32,
 }
 
 impl Options {
@@ -52,6 +63,7 @@ impl Options {
             base: None,
             timeout: Duration::from_secs(120),
             storage_isolation: true,
+            volumes_disk: None,
         }
     }
 

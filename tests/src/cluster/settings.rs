@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::error::Result;
 use super::network::Addresses;
-use super::options::{Layout, NODE_BIN, in_node};
+use super::options::{Layout, NODE_BIN, Options, in_node};
 use super::sandbox;
 
 /// The domain below which every name is the host's end of the pair (`git.host.test`, …).
@@ -15,7 +15,7 @@ pub(crate) fn write(
     layout: &Layout,
     addresses: Addresses,
     key: &str,
-    storage_isolation: bool,
+    options: &Options,
 ) -> Result<()> {
     let config = layout.state.join("config");
     fs_err::create_dir_all(config.join("cni"))?;
@@ -25,10 +25,7 @@ pub(crate) fn write(
         ("audit.yaml", text(audit_policy())),
         ("containerd.toml", containerd()),
         ("cni/10-coopery.conflist", text(cni(addresses))),
-        (
-            "kubelet.yaml",
-            text(kubelet(addresses, key, storage_isolation)),
-        ),
+        ("kubelet.yaml", text(kubelet(addresses, key, options))),
         ("Corefile", corefile(addresses)),
     ] {
         fs_err::write(config.join(file), content)?;
@@ -117,8 +114,13 @@ fn cni(addresses: Addresses) -> Value {
     })
 }
 
-fn kubelet(addresses: Addresses, key: &str, storage_isolation: bool) -> Value {
+fn kubelet(addresses: Addresses, key: &str, options: &Options) -> Value {
     let off = "0%";
+    let inodes = if options.volumes_disk.is_some() {
+        "50%"
+    } else {
+        off
+    };
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -142,12 +144,13 @@ fn kubelet(addresses: Addresses, key: &str, storage_isolation: bool) -> Value {
         "maxPods": 110,
         "podPidsLimit": 8192,
         "oomScoreAdj": 0,
-        "localStorageCapacityIsolation": storage_isolation,
+        "localStorageCapacityIsolation": options.storage_isolation,
         // The disk is shared with the machine: how full it is says nothing about the pods.
         "evictionHard": {
-            "memory.available": off, "nodefs.available": off, "nodefs.inodesFree": off,
+            "memory.available": off, "nodefs.available": off, "nodefs.inodesFree": inodes,
             "imagefs.available": off, "imagefs.inodesFree": off,
         },
+        "evictionPressureTransitionPeriod": "1s",
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "serializeImagePulls": false,
@@ -206,9 +209,10 @@ mod tests {
 
     #[test]
     fn every_cluster_has_its_own_cgroups_and_addresses() {
+        let options = Options::new("main");
         let (first, second) = (
-            kubelet(Addresses::new(0), "coopery0", true),
-            kubelet(Addresses::new(1), "coopery1", true),
+            kubelet(Addresses::new(0), "coopery0", &options),
+            kubelet(Addresses::new(1), "coopery1", &options),
         );
         assert_eq!(first["cgroupRoot"], "/coopery0");
         for field in ["cgroupRoot", "clusterDNS", "address"] {

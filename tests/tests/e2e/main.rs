@@ -30,18 +30,22 @@ fn on_stage<F>(test: impl FnOnce(&'static Stage) -> F)
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    if left_out("an end-to-end test") {
+    run_as_root("an end-to-end test", async {
+        let stage = STAGE.get_or_try_init(|| Stage::start("e2e")).await?;
+        test(stage).await
+    });
+}
+
+/// Runs `test`, which makes its own stage.
+fn run_as_root(name: &str, test: impl Future<Output = anyhow::Result<()>>) {
+    if left_out(name) {
         assert!(
             std::env::var_os("CI").is_none(),
             "CI leaves nothing out: run as root"
         );
         return;
     }
-    let result = RUNTIME.block_on(async {
-        let stage = STAGE.get_or_try_init(|| Stage::start("e2e")).await?;
-        test(stage).await
-    });
-    if let Err(error) = result {
+    if let Err(error) = RUNTIME.block_on(test) {
         panic!("{error:#}");
     }
 }
