@@ -67,7 +67,7 @@ test-api: cluster ## Real API server: tables of valid and invalid objects; the r
 	cargo test --locked -p tests --test cluster_lifecycle --test cluster_pull --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
-	cargo test --locked -p tests --test e2e --test chart_lifecycle --test crash_safety -- --nocapture --test-threads=6
+	cargo test --locked -p tests --test e2e --test chart_lifecycle --test demo --test crash_safety -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full
 	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e --test crash_safety -- --nocapture --test-threads=6
@@ -79,7 +79,7 @@ bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.
 	cargo run --locked -q -p tests --bin bench
 
 demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=… on an existing one
-	cargo run --locked -q -p tests --bin demo -- $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)')
+	cargo run --locked -q -p tests --bin demo -- $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)') $(if $(DEMO_BASE),--base '$(DEMO_BASE)') $(if $(VALUES),--values '$(VALUES)')
 
 demo-down: ## Remove everything that `make demo` made
 	cargo run --locked -q -p tests --bin demo -- --down $(if $(CONTEXT),--context '$(CONTEXT)' --image-prefix unused)

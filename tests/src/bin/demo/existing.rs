@@ -1,44 +1,69 @@
-//! The demo on a cluster that somebody else runs: no servers beside it, public images only.
+//! The demo on a cluster that somebody else runs: no servers beside it, and a base image that needs no credentials.
+
+use std::path::Path;
 
 use super::{
-    BTreeMap, Command, Instant, LIMIT, NAMESPACE, OPERATOR_NAMESPACE, RELEASE, Stdio, Teller,
-    repository,
+    BTreeMap, CLUSTER, Command, Instant, LIMIT, NAMESPACE, OPERATOR_NAMESPACE, RELEASE, Stdio,
+    Teller, repository,
 };
+use oci::Reference;
+use tests::cluster::Options;
 use tests::stage::Stage;
 
-const MANIFESTS: &str = r#"
+/// What the demo is to use.
+pub(super) struct Wishes<'a> {
+    /// The kubectl context.
+    pub(super) context: &'a str,
+    /// Where the images of operator, builder and registry are pushed.
+    pub(super) prefix: &'a str,
+    /// The image that is mirrored and built from.
+    pub(super) base: &'a Reference,
+    /// More values of the chart.
+    pub(super) values: Option<&'a Path>,
+}
+
+/// The resources, in their order.
+fn manifests(base: &Reference) -> String {
+    let (host, repository) = (base.repository().host(), base.repository().path());
+    let tag = base.tag().map_or("latest", |tag| tag.as_str());
+    format!(
+        r#"
 apiVersion: v1
 kind: Namespace
-metadata: {name: coopery-demo, labels: {pod-security.kubernetes.io/enforce: baseline}}
+metadata: {{name: {NAMESPACE}, labels: {{pod-security.kubernetes.io/enforce: baseline}}}}
 ---
 apiVersion: coopery.dev/v1alpha1
 kind: Registry
-metadata: {name: main, namespace: coopery-demo}
-spec: {managed: {storage: {emptyDir: {}}}}
+metadata: {{name: main, namespace: {NAMESPACE}}}
+spec: {{managed: {{storage: {{emptyDir: {{}}}}}}}}
 ---
 apiVersion: coopery.dev/v1alpha1
 kind: ImageMirror
-metadata: {name: busybox, namespace: coopery-demo}
+metadata: {{name: base, namespace: {NAMESPACE}}}
 spec:
   interval: 1h
-  source: {host: docker.io}
-  destination: {registry: {name: main}, prefix: mirror}
-  images: [{name: busybox, repository: library/busybox, tags: {names: [stable]}}]
+  source: {{host: "{}"}}
+  destination: {{registry: {{name: main}}, prefix: mirror}}
+  images: [{{name: base, repository: {repository}, tags: {{names: ["{tag}"]}}}}]
 ---
 apiVersion: coopery.dev/v1alpha1
 kind: ImageBuild
-metadata: {name: hello, namespace: coopery-demo}
+metadata: {{name: hello, namespace: {NAMESPACE}}}
 spec:
   dockerfile:
     inline: |
-      FROM main.coopery-demo.svc:5000/mirror/library/busybox:stable
+      FROM main.{NAMESPACE}.svc:5000/mirror/{repository}:{tag}
       RUN echo "made on $(uname -r)" > /hello
       CMD ["cat", "/hello"]
-  imagePullSecrets: [{name: main-credentials}]
-  destinations: [{name: main, registry: {name: main}, repository: hello, tags: [latest]}]
-"#;
+  imagePullSecrets: [{{name: main-credentials}}]
+  destinations: [{{name: main, registry: {{name: main}}, repository: hello, tags: [latest]}}]
+"#,
+        host.as_str()
+    )
+}
 
-pub(super) async fn run(context: &str, prefix: &str) -> anyhow::Result<()> {
+pub(super) async fn run(wishes: &Wishes<'_>) -> anyhow::Result<()> {
+    let (context, prefix) = (wishes.context, wishes.prefix);
     let teller = Teller(Instant::now());
     let script = repository().join("builder-image/build-images");
     let status = Command::new(script)
@@ -79,6 +104,9 @@ pub(super) async fn run(context: &str, prefix: &str) -> anyhow::Result<()> {
             format!("{value}.repository={prefix}/{image}"),
         ]);
     }
+    if let Some(values) = wishes.values {
+        arguments.extend(["--values".to_owned(), values.display().to_string()]);
+    }
     tool("helm", &arguments, None).await?;
     teller.say("chart installed");
     let kubectl = |more: &[&str]| -> Vec<String> {
@@ -88,9 +116,14 @@ pub(super) async fn run(context: &str, prefix: &str) -> anyhow::Result<()> {
             .map(|&a| a.to_owned())
             .collect()
     };
-    tool("kubectl", &kubectl(&["apply", "-f", "-"]), Some(MANIFESTS)).await?;
+    tool(
+        "kubectl",
+        &kubectl(&["apply", "-f", "-"]),
+        Some(&manifests(wishes.base)),
+    )
+    .await?;
     let timeout = format!("--timeout={}s", LIMIT.as_secs());
-    for object in ["registry/main", "imagemirror/busybox", "imagebuild/hello"] {
+    for object in ["registry/main", "imagemirror/base", "imagebuild/hello"] {
         tool(
             "kubectl",
             &kubectl(&[
@@ -148,8 +181,12 @@ pub(super) async fn down(context: &str) -> anyhow::Result<()> {
 
 async fn tool(program: &str, arguments: &[String], input: Option<&str>) -> anyhow::Result<()> {
     use tokio::io::AsyncWriteExt as _;
+    // The embedded cluster's programs serve where the machine has none.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let ours = Options::new(CLUSTER).cache.join("bin");
     let mut child = Command::new(program)
         .args(arguments)
+        .env("PATH", format!("{path}:{}", ours.display()))
         .stdin(Stdio::piped())
         .spawn()?;
     let mut stdin = child.stdin.take().expect("stdin is piped");

@@ -16,6 +16,7 @@ use clap::Parser;
 use crds::{ImageBuild, ImageMirror, Registry};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{LogParams, ObjectMeta};
+use oci::Reference;
 use serde_json::json;
 use tests::cluster::{Cluster, Options};
 use tests::kstatus::is_current;
@@ -40,6 +41,16 @@ struct Arguments {
     /// Where to push the images of operator, builder and registry, so that that cluster can pull them
     #[arg(long, requires = "context")]
     image_prefix: Option<String>,
+    /// Image with a shell that is mirrored and built from; without credentials
+    #[arg(
+        long,
+        requires = "context",
+        default_value = "docker.io/library/busybox:stable"
+    )]
+    base: Reference,
+    /// More values of the chart: authorities, proxies, pull Secrets
+    #[arg(long, requires = "context")]
+    values: Option<PathBuf>,
     /// Remove everything that the demo made
     #[arg(long)]
     down: bool,
@@ -50,7 +61,15 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match (&arguments.context, &arguments.image_prefix, arguments.down) {
         (Some(context), _, true) => existing::down(context).await,
-        (Some(context), Some(prefix), false) => existing::run(context, prefix).await,
+        (Some(context), Some(prefix), false) => {
+            let wishes = existing::Wishes {
+                context,
+                prefix,
+                base: &arguments.base,
+                values: arguments.values.as_deref(),
+            };
+            existing::run(&wishes).await
+        }
         (None, _, true) => down().await,
         _ => run().await,
     }
