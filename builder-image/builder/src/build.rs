@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use oci::Platform;
 
+use crate::cache::Cache;
 use crate::context::BuildContext;
 use crate::error::{Error, Place, SourceFile};
 use crate::exec::can_execute;
@@ -223,6 +224,25 @@ fn with_platform(label: &str, platform: &Platform) -> String {
     match label.strip_prefix('[') {
         Some(rest) => format!("[{platform} {rest}"),
         None => format!("[{platform}] {label}"),
+    }
+}
+
+/// Removes from the cache what is over the quota, after a build that added to it. A failure is told and is no failure of
+/// the build.
+pub async fn keep_to_quota(cache: Cache, quota: Option<u64>) {
+    if !cache.has_grown() {
+        return;
+    }
+    let removed = tokio::task::spawn_blocking(move || cache.keep_to(quota)).await;
+    match removed {
+        Ok(Ok(removed)) if removed.bytes > 0 => tracing::info!(
+            bytes = removed.bytes,
+            objects = removed.objects.len(),
+            "removed from the cache what was not used for longest"
+        ),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the cache cannot be kept to its quota"),
+        Err(error) => tracing::warn!(%error, "the cache cannot be kept to its quota"),
     }
 }
 

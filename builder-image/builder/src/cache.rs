@@ -7,88 +7,42 @@
 //! <root>/trails/<digest>       what the inputs of an instruction were, to explain misses
 //! <root>/listings/<diff id>    what layers of base images look like: see `base/listing.rs`
 //! <root>/tmp/<session>/        work in progress of one process, on the same file system
+//! <root>/lock                  held for an instant by who begins to use something, and by who removes something
 //! ```
 //!
 //! A record is written after the blob that it names was flushed to the disk, by rename, so it never promises what is not
-//! there, not even after a power cut; a blob that went missing makes it a miss. Unpacked layers, many small files each, are
-//! left to the system to flush. Several processes may share a root: whoever comes second replaces like with like.
+//! there, not even after a power cut; a blob that went missing makes it a miss. For unpacked layers see [`layers`]. Several
+//! processes may share a root: whoever comes second replaces like with like, and nothing that one uses is removed by
+//! another (see [`session`]).
 
+pub mod collect;
+mod layers;
+mod session;
 mod trails;
+mod usage;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci::{Descriptor, DiffId, Digest};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 use store::{flush, publish};
 
+use self::layers::is_layer_name;
+use self::session::Session;
+pub use self::usage::{Kind, Object};
 use crate::cache_key::CacheKey;
 use crate::layer::Owners;
 
 /// Changes whenever records are no longer read as they were written.
 const VERSION: u32 = 1;
 
-/// How names end of layers that have their owners recorded beside them; without the right to set owners, no others can
-/// be made, and with it, these cannot be mounted.
-const RECORDED: &str = ".recorded";
-
 /// The directories below the engine's root. Cheap to clone; the last clone removes what is in progress.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
     session: Arc<Session>,
-}
-
-/// A directory for the work in progress of one process. It is locked as long as the process lives, so that others can
-/// tell it from what a killed process has left.
-#[derive(Debug)]
-struct Session {
-    path: PathBuf,
-    _lock: OwnedFd,
-}
-
-impl Session {
-    /// Makes a new one below `tmp`, and removes those that nobody holds any more.
-    fn start(tmp: &Path) -> std::io::Result<Self> {
-        for entry in fs_err::read_dir(tmp)? {
-            let path = entry?.path();
-            // Whoever makes one at this moment has it locked, or makes another when it is gone.
-            if lock(&path).is_ok() {
-                let _ = fs_err::remove_dir_all(&path);
-            }
-        }
-        loop {
-            let path = tempfile::Builder::new()
-                .prefix("session-")
-                .tempdir_in(tmp)?
-                .keep();
-            match lock(&path) {
-                Ok(lock) if path.is_dir() => return Ok(Self { path, _lock: lock }),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next process.
-        let _ = fs_err::remove_dir_all(&self.path);
-    }
-}
-
-/// Locks a directory, without waiting.
-fn lock(path: &Path) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-    let directory = open(path, flags, Mode::empty())?;
-    flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(directory)
 }
 
 /// What a step left.
@@ -142,7 +96,8 @@ impl Cache {
         for name in ["blobs/sha256", "layers", "cache", "trails", "tmp"] {
             fs_err::create_dir_all(root.join(name))?;
         }
-        let session = Arc::new(Session::start(&root.join("tmp"))?);
+        let session = Arc::new(Session::start(&root)?);
+        layers::flush_in_background(&root);
         Ok(Self { root, session })
     }
 
@@ -164,10 +119,22 @@ impl Cache {
         path
     }
 
-    /// Whether a blob is there, whole.
+    /// Whether a blob is there, whole; it is in use then.
     pub fn has_blob(&self, descriptor: &Descriptor) -> bool {
-        fs_err::metadata(self.blob(&descriptor.digest))
-            .is_ok_and(|found| found.is_file() && found.len() == descriptor.size)
+        let path = self.blob(&descriptor.digest);
+        self.session.claim(&path)
+            && fs_err::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.len() == descriptor.size)
+    }
+
+    /// The content of a small blob, if it is there and is what its digest says.
+    pub fn small_blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let path = self.blob(digest);
+        self.session.claim(&path);
+        let bytes = fs_err::read(path).ok()?;
+        let mut digester = oci::Digester::new(digest.algorithm());
+        digester.update(&bytes);
+        (digester.finish() == *digest).then_some(bytes)
     }
 
     /// Keeps a small blob whose digest was verified.
@@ -199,12 +166,9 @@ impl Cache {
         if let Some(parent) = path.parent() {
             fs_err::create_dir_all(parent)?;
         }
+        file.as_file().set_modified(self.session.now())?;
+        self.session.grow();
         publish(file, &path)
-    }
-
-    /// The directory of the unpacked layer `name`.
-    pub fn layer(&self, name: &str) -> PathBuf {
-        self.root.join("layers").join(name)
     }
 
     /// Work in progress.
@@ -225,7 +189,9 @@ impl Cache {
     /// The record of `key`, without what it names and is no longer there; none where nothing is left. A record that
     /// cannot be read is no record. `owners` tells which unpacked layers can be used.
     pub fn lookup(&self, key: &CacheKey, owners: Owners) -> Option<Record> {
-        let text = fs_err::read(self.record_path(key)).ok()?;
+        let path = self.record_path(key);
+        self.session.claim(&path);
+        let text = fs_err::read(path).ok()?;
         let mut record: Record = serde_json::from_slice(&text).ok()?;
         if record.version != VERSION {
             return None;
@@ -235,8 +201,13 @@ impl Cache {
             .filter(|packed| self.has_blob(&packed.descriptor));
         record.layer = record
             .layer
-            .filter(|name| is_layer_name(name, owners) && self.layer(name).is_dir());
+            .filter(|name| is_layer_name(name, owners) && self.has_layer(name));
         (record.packed.is_some() || record.layer.is_some()).then_some(record)
+    }
+
+    /// Whether this process added anything that takes room.
+    pub fn has_grown(&self) -> bool {
+        self.session.has_grown()
     }
 
     /// Writes a record under each of `keys`, after the blob that it names is on the disk.
@@ -246,38 +217,25 @@ impl Cache {
     pub fn record(&self, keys: &[&CacheKey], record: &Record) -> std::io::Result<()> {
         let text = serde_json::to_vec(record).map_err(std::io::Error::other)?;
         if let Some(packed) = &record.packed {
-            flush(&self.blob(&packed.descriptor.digest))?;
+            let blob = self.blob(&packed.descriptor.digest);
+            self.session.claim(&blob);
+            self.session.grow();
+            flush(&blob)?;
         }
         for key in keys {
             let mut file = tempfile::Builder::new()
                 .prefix("record-")
                 .tempfile_in(self.tmp())?;
             file.write_all(&text)?;
+            file.as_file().set_modified(self.session.now())?;
             publish(file, &self.record_path(key))?;
         }
         Ok(())
     }
 
-    /// A name for an unpacked layer, which is new where `stem` is.
-    pub fn layer_name(stem: &str, owners: Owners) -> String {
-        match owners {
-            Owners::OnDisk => stem.to_owned(),
-            Owners::Recorded => format!("{stem}{RECORDED}"),
-        }
-    }
-
     fn record_path(&self, key: &CacheKey) -> PathBuf {
         self.root.join("cache").join(key.hex())
     }
-}
-
-/// Whether `name` is that of a layer whose owners are kept in this way, and of nothing outside the directory of layers.
-fn is_layer_name(name: &str, owners: Owners) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
-    !name.is_empty()
-        && !name.starts_with('.')
-        && name.bytes().all(plain)
-        && name.ends_with(RECORDED) == (owners == Owners::Recorded)
 }
 
 #[cfg(test)]
@@ -288,6 +246,15 @@ mod tests {
 
     fn record(key: &CacheKey) -> Record {
         Record::new(key.clone(), "now".into(), "RUN".into())
+    }
+
+    fn put_layer(cache: &Cache, name: &str) {
+        let scratch = tempfile::tempdir_in(cache.tmp()).unwrap();
+        let layer = crate::fixture::layer("/a = a", &scratch.path().join("l"), Owners::Recorded);
+        let layer = Arc::into_inner(layer).unwrap();
+        if !matches!(name, "." | "../layers/a") {
+            cache.place_layer(layer, name).unwrap();
+        }
     }
 
     #[test]
@@ -318,7 +285,8 @@ mod tests {
         assert_eq!(cache.lookup(&by_source, Owners::Recorded), Some(record));
         fs_err::write(cache.blob(&descriptor.digest), b"blo").unwrap();
         assert_eq!(cache.lookup(&by_content, Owners::OnDisk), None);
-        assert_eq!(fs_err::read_dir(cache.tmp()).unwrap().count(), 0);
+        let left = fs_err::read_dir(cache.tmp()).unwrap().count();
+        assert_eq!(left, 1, "only the time of the session's beginning");
     }
 
     #[test]
@@ -353,7 +321,7 @@ mod tests {
             ("../layers/a", Owners::OnDisk, false),
             (".", Owners::OnDisk, false),
         ] {
-            fs_err::create_dir_all(cache.layer(name)).unwrap();
+            put_layer(&cache, name);
             cache
                 .record(
                     &[&key],

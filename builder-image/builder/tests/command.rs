@@ -440,6 +440,68 @@ fn a_pod_mirrors_what_it_can() {
 }
 
 #[test]
+fn the_cache_is_shown_pruned_and_kept_to_its_quota() {
+    let Some(shop) = Shop::open() else { return };
+    let dockerfile = "FROM base\nRUN seq 100000 > /numbers\n";
+    let build = |flags: &[&str]| {
+        let built = shop.build(dockerfile, flags);
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        text(&built.stderr)
+    };
+    let cache = |args: &[&str]| {
+        let root = shop.path("root");
+        let mut command = Command::new(PROGRAM);
+        command.arg("cache").args(args).arg("--root").arg(root);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let du = || -> serde_json::Value {
+        serde_json::from_str(&cache(&["du", "--format", "json"]).1).unwrap()
+    };
+    build(&[]);
+    assert!(!build(&[]).contains("not cached"));
+    let (code, list, _) = cache(&["ls"]);
+    assert!(code == Some(0) && list.contains("RUN seq 100000"), "{list}");
+    let usage = du();
+    assert!(
+        usage["kinds"]["layer"]["bytes"].as_u64().unwrap() > 588_895,
+        "{usage}"
+    );
+    assert_eq!(usage["bytes"], usage["reclaimableBytes"]);
+
+    let (code, _, error) = cache(&["prune"]);
+    assert!(code == Some(1) && error.contains("--force"), "{error}");
+    let (_, _, error) = cache(&["prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(
+        (du()["bytes"].clone(), error.as_str()),
+        (usage["bytes"].clone(), "")
+    );
+    let (code, _, _) = cache(&["prune", "-f", "--filter", "type=layer"]);
+    assert!(code == Some(0) && du()["kinds"]["layer"].is_null());
+    assert!(
+        !build(&["-o", "type=oci,dest=/dev/null"]).contains("not cached"),
+        "the blob answers"
+    );
+    let (code, pruned, _) = cache(&["prune", "--all", "--force", "--format", "json"]);
+    let pruned: serde_json::Value = serde_json::from_str(&pruned).unwrap();
+    assert!(
+        code == Some(0) && pruned["bytes"].as_u64() > Some(0),
+        "{pruned}"
+    );
+    assert_eq!(du()["bytes"], 0);
+    let log = build(&["--cache-quota", "1k"]);
+    assert!(
+        log.contains("not cached: first build") && log.contains("removed from the cache"),
+        "{log}"
+    );
+    assert!(du()["bytes"].as_u64() < Some(100_000), "{}", du());
+}
+
+#[test]
 fn slips_cost_no_build_and_say_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let context = directory.path().join("context");

@@ -64,7 +64,7 @@ impl Bases {
         blocking(move || {
             let mut below = Snapshot::empty();
             for (fetched, name) in fetched.into_iter().zip(names) {
-                let layer = place(fetched, &below, &cache.layer(&name), owners)?;
+                let layer = place(fetched, &below, &cache, &name, owners)?;
                 below = below.with(Arc::new(layer));
             }
             Ok(below)
@@ -102,9 +102,8 @@ impl Bases {
     async fn fetch(&self, base: &Base, position: usize) -> Result<Fetched, BaseError> {
         let chain = &base.chains[position];
         let name = Cache::layer_name(chain.0.hex(), self.owners);
-        let path = self.cache.layer(&name);
-        if path.is_dir() {
-            return Ok(Fetched::Known(LayerDir::open(path)?));
+        if self.cache.has_layer(&name) {
+            return Ok(Fetched::Known(LayerDir::open(self.cache.layer(&name))?));
         }
         let layer = base.layers[position].clone();
         let scratch = self
@@ -232,7 +231,8 @@ fn unpacked(
 fn place(
     fetched: Fetched,
     below: &Snapshot,
-    path: &Path,
+    cache: &Cache,
+    name: &str,
     owners: Owners,
 ) -> Result<LayerDir, BaseError> {
     match fetched {
@@ -242,11 +242,7 @@ fn place(
                 settle_implied(&layer, below)?;
             }
             // Another process, or another image with the same layers, may have been faster.
-            let layer = match layer.rename_to(path) {
-                Ok(layer) => layer,
-                Err(_) if path.is_dir() => LayerDir::open(path)?,
-                Err(error) => return Err(error.into()),
-            };
+            let layer = cache.place_layer(layer, name)?;
             drop(scratch);
             Ok(layer)
         }
@@ -264,9 +260,8 @@ pub(crate) fn unpack_cached(
     owners: Owners,
 ) -> Result<LayerDir, BaseError> {
     let name = Cache::layer_name(&format!("step-{}", packed.diff_id.0.hex()), owners);
-    let path = cache.layer(&name);
-    if path.is_dir() {
-        return Ok(LayerDir::open(path)?);
+    if cache.has_layer(&name) {
+        return Ok(LayerDir::open(cache.layer(&name))?);
     }
     let scratch = cache.scratch("layer-").map_err(|source| BaseError::Io {
         doing: "making a directory for a layer",
@@ -275,7 +270,7 @@ pub(crate) fn unpack_cached(
     let reader = Verified::open(&cache.blob(&packed.descriptor.digest), &packed.descriptor)?;
     let into = scratch.path().join("layer");
     let layer = unpacked(reader, &packed.descriptor, &packed.diff_id, &into, owners)?;
-    place(Fetched::New(layer, scratch), below, &path, owners)
+    place(Fetched::New(layer, scratch), below, cache, &name, owners)
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

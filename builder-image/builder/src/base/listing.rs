@@ -45,7 +45,7 @@ impl Bases {
     pub fn is_unpacked(&self, base: &Base) -> bool {
         base.chains.iter().all(|chain| {
             let name = Cache::layer_name(chain.0.hex(), self.owners);
-            self.cache.layer(&name).is_dir()
+            self.cache.has_layer(&name)
         })
     }
 

@@ -18,12 +18,12 @@ use oci::{Platform, Reference};
 
 use self::check::{Call, CallArgs};
 use self::exports::{About, ExportArgs, Exports};
-use self::input::{check_directory, check_file, check_outputs, open_context, read_dockerfile};
+use self::input::{check_file, check_outputs, open_context, read_dockerfile};
 use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
-use super::output;
+use super::{output, root, size};
 use crate::base::{Bases, NamedContext};
-use crate::build::{Built, Job, build, is_indexed, needs_run};
+use crate::build::{Built, Job, build, is_indexed, keep_to_quota, needs_run};
 use crate::cache::Cache;
 use crate::context::BuildContext;
 use crate::error::{Error, SourceFile};
@@ -101,6 +101,14 @@ pub(super) struct BuildArgs {
     /// Directory of cache and layers (default: $XDG_DATA_HOME/coopery)
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// How much the cache may have after the build (default: a fifth of its disk)
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "COOPERY_CACHE_QUOTA",
+        value_parser = size::parse
+    )]
+    cache_quota: Option<u64>,
     /// How RUN is isolated
     #[arg(long, value_enum, default_value_t)]
     isolation: Isolation,
@@ -164,7 +172,7 @@ impl BuildArgs {
             build_platform: Platform::host(),
             contexts: contexts.keys().cloned().collect(),
         };
-        let root = self.root()?;
+        let root = root::directory(self.root.as_deref())?;
         let about = About {
             tags: &self.tag,
             indexed: is_indexed(&self.platform, &options.build_args),
@@ -197,25 +205,6 @@ impl BuildArgs {
             }
         }
         args
-    }
-
-    fn root(&self) -> Result<PathBuf, Error> {
-        if let Some(root) = &self.root {
-            check_directory("--root", root)?;
-            return Ok(root.clone());
-        }
-        let data = match std::env::var_os("XDG_DATA_HOME") {
-            Some(data) if !data.is_empty() => PathBuf::from(data),
-            _ => match std::env::var_os("HOME") {
-                Some(home) if !home.is_empty() => PathBuf::from(home).join(".local/share"),
-                _ => {
-                    return Err(Error::Request(
-                        "name a directory with --root: HOME is not set".into(),
-                    ));
-                }
-            },
-        };
-        Ok(data.join("coopery"))
     }
 
     async fn build(
@@ -262,7 +251,10 @@ impl BuildArgs {
             platforms: self.platform.clone(),
             exports: prepared.exports.all,
         };
-        build(Arc::new(engine), job).await
+        let cache = engine.cache.clone();
+        let built = build(Arc::new(engine), job).await?;
+        keep_to_quota(cache, self.cache_quota).await;
+        Ok(built)
     }
 
     fn report(&self, built: &Built, names: &[Reference], to_stdout: bool) -> Result<(), Error> {

@@ -2,10 +2,13 @@
 //! a mistake of the user and 2 for ours or the world's.
 
 mod build;
+mod cache;
 mod copy;
 mod digest;
 mod network;
 mod output;
+mod root;
+mod size;
 mod usage;
 
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ struct Cli {
 enum Command {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
+    /// Show and remove what builds keep for later ones
+    Cache(cache::CacheArgs),
     /// Copy an image from registry to registry, bytes unchanged
     Copy(copy::CopyArgs),
     /// Print the digest that a tag stands for
@@ -92,6 +97,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Pod(args) => return pod::run(&args.paths(), args.progress),
         Command::Build(args) => build::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Digest(args) => digest::run(&args),
         Command::ExecProbe { root } => probe(&root),

@@ -332,8 +332,8 @@ impl Work {
             .into_owned();
         let stem = format!("{}-{nonce}", &self.keyed.key.hex()[..16]);
         let name = Cache::layer_name(&stem, self.engine.owners);
-        let layer = layer
-            .rename_to(cache.layer(&name))
+        let layer = cache
+            .place_layer(layer, &name)
             .map_err(crate::step::StepError::from)?;
         let created = Clock::now().to_string();
         cache.keep_trail(&self.instruction, &self.keyed.trail);

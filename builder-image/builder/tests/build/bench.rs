@@ -83,7 +83,10 @@ impl Bench {
     /// Empties the engine's directory and the registry's log.
     pub(crate) fn forget(&self) {
         for entry in fs_err::read_dir(self.root.path()).unwrap() {
-            fs_err::remove_dir_all(entry.unwrap().path()).unwrap();
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                fs_err::remove_dir_all(path).unwrap();
+            }
         }
         self.registry.clear_requests();
     }

@@ -140,17 +140,6 @@ pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<(), Error> {
     }
 }
 
-/// Whether a directory is there or can be made there.
-pub(super) fn check_directory(flag: &str, path: &Path) -> Result<(), Error> {
-    match fs_err::metadata(path) {
-        Ok(found) if !found.is_dir() => refuse(format!(
-            "{flag}: `{}` is not a directory, name another",
-            path.display()
-        )),
-        _ => Ok(()),
-    }
-}
-
 fn refuse<T>(message: impl Into<String>) -> Result<T, Error> {
     Err(Error::Request(message.into()))
 }
@@ -264,8 +253,6 @@ mod tests {
             assert_eq!(checked.is_ok(), fits, "{form:?} {name}");
         }
         assert!(check_file("--iidfile", path("id").as_deref()).is_ok());
-        assert!(check_directory("--root", &path("new").unwrap()).is_ok());
-        assert!(check_directory("--root", &path("file").unwrap()).is_err());
         let error = check_file("--iidfile", Some(Path::new("/no/such/id"))).unwrap_err();
         assert_eq!(
             error.to_string(),
