@@ -72,6 +72,11 @@ async fn from_a_resource_to_a_digest_and_then_nothing_is_written() {
         (&record["name"], &record["result"], &record["steps"]),
         (&json!(pod), &json!("Succeeded"), &json!(5))
     );
+    assert_eq!(record["cachedSteps"], 2);
+    assert_eq!(
+        record["cacheMisses"],
+        json!([{"step": "Dockerfile:3: COPY . /src", "reason": "file main.c"}])
+    );
     assert_eq!(world.events(), ["Building", "Succeeded"]);
     // Plain HTTP and the Registry's credentials, for the Registry only.
     assert!(

@@ -162,7 +162,7 @@ fn resolved(source: &Source) -> Resolved {
             commit: None,
             checksum: checksum.clone(),
         },
-        Source::Empty | Source::ConfigMap { .. } => Resolved::default(),
+        Source::Empty | Source::ConfigMap { .. } | Source::Volume => Resolved::default(),
     }
 }
 
@@ -188,7 +188,7 @@ async fn build_and_push(
     let fetcher = Fetcher {
         http: client.http(),
         network: &request.network,
-        config_map: paths.source.clone().into(),
+        mounted: paths.source.clone().into(),
         credentials: paths.source_credentials.clone().into(),
         plain_http: false,
     };

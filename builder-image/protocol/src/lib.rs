@@ -28,7 +28,7 @@ pub mod paths {
     pub const CREDENTIALS: &str = "/run/coopery/credentials";
     /// The Secret of the source (git or http), its keys as files.
     pub const SOURCE_CREDENTIALS: &str = "/run/coopery/source-credentials";
-    /// The ConfigMap of the source, its keys as files.
+    /// The ConfigMap of the source, its keys as files, or the claim of the source.
     pub const SOURCE: &str = "/run/coopery/source";
     /// Below it, the files of the build's secrets, one for each, named by its position: `0`, `1`, …
     pub const SECRETS: &str = "/run/coopery/secrets";

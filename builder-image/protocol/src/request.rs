@@ -176,6 +176,8 @@ pub enum Source {
         /// `sha256:…` over the data, as [`Source::config_map_digest_input`] frames it: the pod refuses other data.
         digest: String,
     },
+    /// The files of a claim, mounted at [`crate::paths::SOURCE`] for reading.
+    Volume,
 }
 
 impl Source {

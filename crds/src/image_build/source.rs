@@ -11,10 +11,10 @@ use crate::common::{InvalidDuration, LocalReference, parse_duration};
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(has(self.git) ? 1 : 0) + (has(self.http) ? 1 : 0) + (has(self.configMap) ? 1 : 0) <= 1")
-        .message("source needs at most one of git, http and configMap"),
-    validation = Rule::new("!has(self.subdirectory) || has(self.git) || has(self.http)")
-        .message("subdirectory needs a source with directories: git or http")
+    validation = Rule::new("(has(self.git) ? 1 : 0) + (has(self.http) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) <= 1")
+        .message("source needs at most one of git, http, configMap and persistentVolumeClaim"),
+    validation = Rule::new("!has(self.subdirectory) || has(self.git) || has(self.http) || has(self.persistentVolumeClaim)")
+        .message("subdirectory needs a source with directories: git, http or persistentVolumeClaim")
 )]
 pub struct Source {
     /// A git repository.
@@ -26,6 +26,9 @@ pub struct Source {
     /// A ConfigMap: each key is a file of the context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<LocalReference>,
+    /// A PersistentVolumeClaim: its files are the context. What changes in it starts no build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<LocalReference>,
     /// Directory of the source that is the context. Default: its top. Format: a relative path without `..`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]

@@ -151,10 +151,26 @@ pub struct Build {
     /// Number of steps whose result came from the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_steps: Option<i32>,
+    /// The first steps that the cache did not answer, and what of them differs, at most 5. They explain the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub cache_misses: Vec<CacheMiss>,
     /// Why it failed. At most 512 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+}
+
+/// A step that the cache did not answer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheMiss {
+    /// The instruction with its place, for instance Dockerfile:7: COPY . /src.
+    #[schemars(length(max = 128))]
+    pub step: String,
+    /// Which input differs from the last time.
+    #[schemars(length(max = 256))]
+    pub reason: String,
 }
 
 /// The attempt that runs, ran last, or comes next.

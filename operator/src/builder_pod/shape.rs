@@ -7,9 +7,9 @@ use std::time::Duration;
 use crds::image_build::PodOptions;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-    EmptyDirVolumeSource, KeyToPath, LocalObjectReference, ObjectFieldSelector, Pod,
-    PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-    SecurityContext, Volume, VolumeMount,
+    EmptyDirVolumeSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -55,6 +55,8 @@ pub struct PodSpecInput<'a> {
     pub source_secret: Option<&'a str>,
     /// ConfigMap that is the source.
     pub source_config_map: Option<&'a str>,
+    /// Claim that is the source.
+    pub source_claim: Option<&'a str>,
     /// How long it may run.
     pub timeout: Duration,
     /// What people ask of the cluster for it.
@@ -324,6 +326,19 @@ fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
                 config_map: Some(ConfigMapVolumeSource {
                     name: config_map.into(),
                     ..ConfigMapVolumeSource::default()
+                }),
+                ..named("source")
+            },
+            path: paths::SOURCE.into(),
+            writable: false,
+        });
+    }
+    if let Some(claim) = input.source_claim {
+        mounted.push(Mounted {
+            volume: Volume {
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim.into(),
+                    read_only: None,
                 }),
                 ..named("source")
             },

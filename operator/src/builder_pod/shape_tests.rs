@@ -57,6 +57,7 @@ fn the_shape_with_a_user_namespace() {
         credentials: &["main-credentials".into(), "hub".into()],
         source_secret: Some("git"),
         source_config_map: None,
+        source_claim: None,
         timeout: Duration::from_secs(3600),
         options: &options,
     });
@@ -77,6 +78,7 @@ fn the_shape_that_executes_nothing() {
         credentials: &["main-credentials".into()],
         source_secret: None,
         source_config_map: Some("site"),
+        source_claim: None,
         timeout: Duration::from_secs(60),
         options: &PodOptions::default(),
     });

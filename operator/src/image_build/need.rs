@@ -142,6 +142,12 @@ impl Observed {
                 ));
             }
         }
+        if let Some((name, _)) = self.claims.iter().find(|(_, exists)| !**exists) {
+            return Some(Blocked::waiting(
+                Reason::ClaimNotFound,
+                format!("PersistentVolumeClaim {name} does not exist"),
+            ));
+        }
         let secrets = spec.registry_secrets();
         secrets
             .iter()

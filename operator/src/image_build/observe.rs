@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crds::image_build::{BuildOutput, Trigger};
 use crds::{ImageBuild, Registry, condition};
 use distribution::DockerConfig;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 
 use super::key::spec_hash;
@@ -43,6 +43,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         registry_hosts: Vec::new(),
         base: None,
         source: SourceState::Fixed,
+        claims: BTreeMap::new(),
         inputs: BTreeMap::new(),
         bases: Vec::new(),
         source_ca: None,
@@ -69,6 +70,10 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
+    for name in spec.claims() {
+        let found: Option<PersistentVolumeClaim> = context.get(&namespace, name).await?;
+        observed.claims.insert(name.to_owned(), found.is_some());
+    }
     for input in &spec.inputs {
         let state = input_state(context, &namespace, input).await?;
         observed.inputs.insert(input.name.clone(), state);
@@ -225,7 +230,7 @@ async fn source(
     observed: &mut Observed,
 ) -> Result<()> {
     match &spec.source {
-        SourceSpec::Empty | SourceSpec::Http { .. } => {}
+        SourceSpec::Empty | SourceSpec::Http { .. } | SourceSpec::Claim { .. } => {}
         SourceSpec::ConfigMap { name } => {
             let namespace = build.namespace().unwrap_or_default();
             let found: Option<ConfigMap> = context.get(&namespace, name).await?;

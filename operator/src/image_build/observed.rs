@@ -35,6 +35,8 @@ pub struct Observed {
     pub base: Option<BaseLook>,
     /// What the source is at present.
     pub source: SourceState,
+    /// The claims that the spec names, and whether they exist.
+    pub claims: BTreeMap<String, bool>,
     /// What the inputs are at present, by their names.
     pub inputs: BTreeMap<String, InputState>,
     /// What the base images of the last image are at present, where that was to be looked at.

@@ -3,7 +3,8 @@
 
 use crds::condition::truncate;
 use crds::image_build::{
-    Attempt, BaseImage, Build, DestinationStatus, ImageBuildStatus, IsolationStatus, SourceStatus,
+    Attempt, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus, IsolationStatus,
+    SourceStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,6 +13,7 @@ use protocol::{BuildOutcome, Isolation};
 use super::account::{CANCELLED, FAILED, RUNNING, SUCCEEDED};
 use super::observed::{Observed, PodView, ReadBack, Verification};
 use super::validate::{SourceSpec, ValidatedBuild};
+use crate::builder_pod::outcome::printable;
 use crate::builder_pod::shape::isolation_word;
 use crate::builder_pod::{Ended, ISOLATION_ANNOTATION, ObservedPod, PodFailure, PodState};
 use crate::git::GitRef;
@@ -21,6 +23,12 @@ use crate::reason::Reason;
 const MAX_BUILDS: usize = 10;
 /// Base images that are kept.
 const MAX_BASES: usize = 16;
+/// Steps that the cache did not answer that are kept, of each build.
+const MAX_MISSES: usize = 5;
+/// The longest text of such a step.
+const MAX_MISS_STEP: usize = 128;
+/// The longest reason of such a step.
+const MAX_MISS_REASON: usize = 256;
 /// The longest message of a record.
 const MAX_RECORD_MESSAGE: usize = 512;
 
@@ -183,6 +191,15 @@ fn note_built(build: &mut Build, built: &BuildOutcome) {
     build.digest = Some(built.digest.clone());
     build.steps = i32::try_from(built.steps).ok();
     build.cached_steps = i32::try_from(built.cached_steps).ok();
+    build.cache_misses = built
+        .misses
+        .iter()
+        .take(MAX_MISSES)
+        .map(|miss| CacheMiss {
+            step: truncate(&printable(&miss.step), MAX_MISS_STEP),
+            reason: truncate(&printable(&miss.reason), MAX_MISS_REASON),
+        })
+        .collect();
 }
 
 /// Names of destinations and the word for what was found there.

@@ -60,6 +60,7 @@ pub fn start(
         credentials: &credentials,
         source_secret: spec.source.secret(),
         source_config_map: spec.source.config_map(),
+        source_claim: spec.source.claim(),
         timeout: spec.timeout,
         options: build.spec.pod.as_ref().unwrap_or(&none),
     });
@@ -162,6 +163,7 @@ fn source(spec: &ValidatedBuild, observed: &Observed) -> Source {
             checksum: checksum.clone(),
             credentials,
         },
+        SourceSpec::Claim { .. } => Source::Volume,
         SourceSpec::ConfigMap { .. } => Source::ConfigMap {
             digest: match &observed.source {
                 SourceState::ConfigMap(Some(digest)) => digest.clone(),

@@ -122,6 +122,11 @@ impl ValidatedBuild {
         names
     }
 
+    /// Names of the claims that the pod mounts.
+    pub fn claims(&self) -> Vec<&str> {
+        self.source.claim().into_iter().collect()
+    }
+
     /// Names of the Registries that are pushed to.
     pub fn registries(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self

@@ -420,6 +420,7 @@ impl<'a> Case<'a, '_> {
             credentials: &credentials,
             source_secret: None,
             source_config_map: None,
+            source_claim: None,
             timeout: TIMEOUT,
             options: &PodOptions::default(),
         });

@@ -80,7 +80,7 @@ pub fn built(digest: &Digest) -> Value {
     json!({"built": {"digest": digest.to_string(), "size": 1234, "platform": "linux/amd64",
         "destinations": [{"name": "main", "image": format!("main.team.svc:5000/team/app@{digest}")}],
         "baseImages": [{"reference": "docker.io/library/alpine:3", "digest": digest.to_string()}],
-        "steps": 5, "cachedSteps": 2, "isolation": "UserNamespace"}})
+        "steps": 5, "cachedSteps": 2, "misses": [{"step": "Dockerfile:3: COPY . /src", "reason": "file main.c"}], "isolation": "UserNamespace"}})
 }
 
 /// The pod succeeds, and the registry has what it reports.

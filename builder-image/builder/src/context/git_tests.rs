@@ -67,7 +67,7 @@ async fn https_with_a_private_authority_through_the_guard() {
         let fetcher = Fetcher {
             http: &http.unwrap(),
             network: &network,
-            config_map: PathBuf::new(),
+            mounted: PathBuf::new(),
             credentials: PathBuf::new(),
             plain_http: false,
         };
@@ -107,7 +107,7 @@ async fn fetch_to(
     let fetcher = Fetcher {
         http: &http,
         network: &network,
-        config_map: PathBuf::new(),
+        mounted: PathBuf::new(),
         credentials: PathBuf::new(),
         plain_http: true,
     };
@@ -281,7 +281,7 @@ async fn a_subdirectory_does_not_lead_out() {
     let fetcher = Fetcher {
         http: &http,
         network: &network,
-        config_map: PathBuf::new(),
+        mounted: PathBuf::new(),
         credentials: PathBuf::new(),
         plain_http: true,
     };

@@ -190,7 +190,7 @@ mod tests {
         let fetcher = Fetcher {
             http: &http,
             network: &network,
-            config_map: PathBuf::new(),
+            mounted: PathBuf::new(),
             credentials: PathBuf::new(),
             plain_http: true,
         };

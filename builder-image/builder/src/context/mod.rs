@@ -253,8 +253,8 @@ pub struct Fetcher<'a> {
     pub http: &'a HttpClient,
     /// How the pod reaches the network: for `git`, which speaks for itself.
     pub network: &'a protocol::Network,
-    /// Where a ConfigMap is mounted.
-    pub config_map: PathBuf,
+    /// Where a ConfigMap or a claim is mounted.
+    pub mounted: PathBuf,
     /// Where the Secret of the source is mounted.
     pub credentials: PathBuf,
     /// Whether git repositories may be reached by plain HTTP, and credentials be sent over it: never in a cluster.
@@ -300,7 +300,9 @@ pub async fn fetch(
             )
             .await?;
         }
-        Source::ConfigMap { digest } => config_map::copy(&fetcher.config_map, digest, into)?,
+        // The files are used where they are: nothing of them is written.
+        Source::Volume => return enter_subdirectory(&fetcher.mounted, subdirectory),
+        Source::ConfigMap { digest } => config_map::copy(&fetcher.mounted, digest, into)?,
     }
     enter_subdirectory(into, subdirectory)
 }

@@ -41,6 +41,11 @@ pub enum SourceSpec {
         /// Its name.
         name: String,
     },
+    /// The files of a PersistentVolumeClaim.
+    Claim {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl SourceSpec {
@@ -48,7 +53,7 @@ impl SourceSpec {
     pub fn secret(&self) -> Option<&str> {
         match self {
             Self::Git { secret, .. } | Self::Http { secret, .. } => secret.as_deref(),
-            Self::Empty | Self::ConfigMap { .. } => None,
+            Self::Empty | Self::ConfigMap { .. } | Self::Claim { .. } => None,
         }
     }
 
@@ -56,6 +61,14 @@ impl SourceSpec {
     pub fn config_map(&self) -> Option<&str> {
         match self {
             Self::ConfigMap { name } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The claim of the source.
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim { name } => Some(name),
             _ => None,
         }
     }
@@ -82,15 +95,19 @@ pub(super) fn source(source: Option<&Source>) -> Checked<SourceSpec> {
     let Some(source) = source else {
         return Ok(SourceSpec::Empty);
     };
-    match (&source.git, &source.http, &source.config_map) {
-        (None, None, None) => Ok(SourceSpec::Empty),
-        (Some(git), None, None) => git_source(git),
-        (None, Some(http), None) => http_source(http),
-        (None, None, Some(reference)) => Ok(SourceSpec::ConfigMap {
+    let mounted = [&source.config_map, &source.persistent_volume_claim];
+    match (&source.git, &source.http, mounted) {
+        (None, None, [None, None]) => Ok(SourceSpec::Empty),
+        (Some(git), None, [None, None]) => git_source(git),
+        (None, Some(http), [None, None]) => http_source(http),
+        (None, None, [Some(reference), None]) => Ok(SourceSpec::ConfigMap {
+            name: reference.name.clone(),
+        }),
+        (None, None, [None, Some(reference)]) => Ok(SourceSpec::Claim {
             name: reference.name.clone(),
         }),
         _ => Err(invalid(
-            "spec.source needs at most one of git, http and configMap",
+            "spec.source needs at most one of git, http, configMap and persistentVolumeClaim",
         )),
     }
 }
