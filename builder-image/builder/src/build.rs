@@ -66,12 +66,35 @@ pub fn is_indexed(platforms: &[Platform], build_args: &BTreeMap<String, String>)
 ///
 /// # Errors
 /// When the file, or what is asked of it, is wrong.
-pub fn needs_run(file: &Arc<SourceFile>, options: &Options) -> Result<bool, Error> {
+pub fn needs_run(
+    file: &Arc<SourceFile>,
+    options: &Options,
+    platforms: &[Platform],
+) -> Result<bool, Error> {
     let (dockerfile, _) = parse(file)?;
     let fail = |error| Error::graph(error, file);
-    let triggered = graph::with_triggers(&dockerfile, options, &Triggers::new()).map_err(fail)?;
-    let plan = graph::plan(&triggered, options).map_err(fail)?;
-    Ok(plan.first_run().is_some())
+    for options in of_platforms(options, platforms) {
+        let triggered =
+            graph::with_triggers(&dockerfile, &options, &Triggers::new()).map_err(fail)?;
+        let plan = graph::plan(&triggered, &options).map_err(fail)?;
+        if plan.first_run().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is asked for of each platform.
+fn of_platforms(options: &Options, platforms: &[Platform]) -> Vec<Options> {
+    let mut platforms = distinct(platforms);
+    if platforms.is_empty() {
+        platforms.push(options.platform.clone());
+    }
+    let each = platforms.into_iter().map(|platform| Options {
+        platform,
+        ..options.clone()
+    });
+    each.collect()
 }
 
 /// The file and what is doubtful about it as far as parsing tells.
@@ -111,18 +134,8 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     ));
     let (dockerfile, warnings) =
         parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
-    let mut platforms = distinct(&job.platforms);
-    if platforms.is_empty() {
-        platforms.push(job.options.platform.clone());
-    }
-    let several = platforms.len() > 1;
-    let options: Vec<_> = platforms
-        .into_iter()
-        .map(|platform| Options {
-            platform,
-            ..job.options.clone()
-        })
-        .collect();
+    let options = of_platforms(&job.options, &job.platforms);
+    let several = options.len() > 1;
     loading.done();
 
     // What is to be said of the file is said once, of the first platform's graph.

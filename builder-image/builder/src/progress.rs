@@ -1,12 +1,19 @@
-//! What people see of a build: numbered steps with their output, as `docker buildx --progress plain` prints them, or one
-//! JSON object a line. It decides nothing; it is told.
+//! What people see of a build: numbered steps with their output, as `docker buildx --progress plain` prints them, a view
+//! that is redrawn on a terminal ([`live`]), or one JSON object a line. It decides nothing; it is told.
 //!
 //! Output of steps is foreign text: control characters are shown, not obeyed.
 
+mod live;
+mod raw;
+mod style;
+
 use std::collections::VecDeque;
-use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use self::live::{End, Live, Size};
+pub use self::style::Style;
 
 /// How much of the end of a step's output is kept for messages, in bytes.
 const TAIL: usize = 1024;
@@ -14,18 +21,8 @@ const TAIL: usize = 1024;
 /// A longer line of output is cut, in bytes.
 const MAX_LINE: usize = 16 * 1024;
 
-/// How progress is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Style {
-    /// Lines for people.
-    #[default]
-    #[value(alias = "auto")]
-    Plain,
-    /// One JSON object a line.
-    Json,
-    /// Nothing.
-    Quiet,
-}
+/// How often the view of a terminal is redrawn.
+const REDRAW: Duration = Duration::from_millis(100);
 
 /// Where progress goes. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +36,10 @@ struct Sink {
     current: Option<usize>,
     /// What is to be told at the end.
     warnings: Vec<Warning>,
+    /// What a terminal shows, as long as it is redrawn.
+    live: Option<Live>,
+    begun: Instant,
+    color: bool,
 }
 
 /// Something doubtful about the Dockerfile.
@@ -83,18 +84,28 @@ enum Event<'a> {
 impl Progress {
     /// Progress in `style`, written to `writer`.
     pub fn new(style: Style, writer: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Sink {
+        let sink = Arc::new(Mutex::new(Sink {
             style,
             writer: Box::new(writer),
             count: 0,
             current: None,
             warnings: Vec::new(),
-        })))
+            live: (style == Style::Tty).then(Live::default),
+            begun: Instant::now(),
+            color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }));
+        if style == Style::Tty {
+            let sink = Arc::downgrade(&sink);
+            std::thread::spawn(move || redraw(&sink));
+        }
+        Self(sink)
     }
 
-    /// Progress on standard error.
+    /// Progress on standard error, in the form that can be had there. It starts a thread where that is redrawn.
     pub fn stderr(style: Style) -> Self {
-        Self::new(style, std::io::stderr())
+        let stderr = std::io::stderr();
+        let style = style.possible(stderr.is_terminal());
+        Self::new(style, stderr)
     }
 
     /// Begins a step.
@@ -117,12 +128,12 @@ impl Progress {
     /// Text of our own, as it is: the drawing of a failure. In JSON, the member `text` of an object of its own.
     pub fn text(&self, text: &str) {
         let mut sink = self.sink();
-        let _ = match sink.style {
-            Style::Json => {
-                let line = serde_json::json!({"event": "text", "text": text});
-                writeln!(sink.writer, "{line}")
-            }
-            Style::Plain | Style::Quiet => writeln!(sink.writer, "{text}"),
+        let _ = if sink.style == Style::Json {
+            let line = serde_json::json!({"event": "text", "text": text});
+            writeln!(sink.writer, "{line}")
+        } else {
+            sink.settle();
+            writeln!(sink.writer, "{text}")
         };
     }
 
@@ -136,9 +147,11 @@ impl Progress {
         }
     }
 
-    /// Tells the warnings that were kept, with their number. In JSON, each is an object of its own.
+    /// Tells the warnings that were kept, with their number, and ends the view of a terminal. In JSON, each is an object of
+    /// its own.
     pub fn tell_warnings(&self) {
         let mut sink = self.sink();
+        sink.settle();
         let warnings = std::mem::take(&mut sink.warnings);
         // Progress that cannot be written is no reason to fail a build.
         let _ = sink.write_warnings(&warnings);
@@ -219,7 +232,7 @@ impl Tail {
 impl Sink {
     fn write_warnings(&mut self, warnings: &[Warning]) -> std::io::Result<()> {
         match self.style {
-            Style::Quiet => return Ok(()),
+            Style::Quiet | Style::Rawjson => return Ok(()),
             Style::Json => {
                 for Warning {
                     rule,
@@ -235,7 +248,7 @@ impl Sink {
                 }
                 return Ok(());
             }
-            Style::Plain => {}
+            Style::Auto | Style::Plain | Style::Tty => {}
         }
         match warnings.len() {
             0 => return Ok(()),
@@ -269,8 +282,52 @@ impl Sink {
         let _ = match self.style {
             Style::Quiet => Ok(()),
             Style::Json => self.tell_json(vertex, event),
-            Style::Plain => self.tell_plain(vertex, event),
+            Style::Rawjson => {
+                let status = raw::status(vertex, event, jiff::Timestamp::now());
+                writeln!(self.writer, "{status}")
+            }
+            Style::Tty => {
+                self.tell_live(vertex, event);
+                Ok(())
+            }
+            Style::Auto | Style::Plain => self.tell_plain(vertex, event),
         };
+    }
+
+    /// Changes what a terminal shows; it is drawn by the thread for that.
+    fn tell_live(&mut self, vertex: &Vertex, event: Event<'_>) {
+        let now = self.begun.elapsed();
+        let Some(live) = &mut self.live else { return };
+        let number = vertex.number;
+        match event {
+            Event::Started => live.started(&vertex.name, now),
+            Event::Missed(_) => {}
+            Event::Output(line) => live.output(number, line),
+            Event::Done => live.ended(number, End::Done, now),
+            Event::Cached => live.ended(number, End::Cached, now),
+            Event::Failed(message) => {
+                live.output(number, message);
+                live.ended(number, End::Failed, now);
+            }
+        }
+    }
+
+    /// Draws what a terminal shows now, in one piece.
+    fn draw(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        let frame = live.frame(self.begun.elapsed(), terminal_size(), self.color);
+        let text = live.draw(&frame);
+        // Progress that cannot be written is no reason to fail a build.
+        let _ = self.writer.write_all(text.as_bytes());
+        let _ = self.writer.flush();
+    }
+
+    /// Draws a terminal for the last time: what has ended stays, what runs is gone.
+    fn settle(&mut self) {
+        self.draw();
+        if let Some(mut live) = self.live.take() {
+            let _ = self.writer.write_all(live.clear().as_bytes());
+        }
     }
 
     fn tell_plain(&mut self, vertex: &Vertex, event: Event<'_>) -> std::io::Result<()> {
@@ -314,6 +371,34 @@ impl Sink {
         });
         writeln!(self.writer, "{line}")
     }
+}
+
+/// Draws what a terminal shows, until nothing is to be drawn any more.
+fn redraw(sink: &Weak<Mutex<Sink>>) {
+    let draw = |sink: &Mutex<Sink>| {
+        let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        sink.draw();
+        sink.live.is_some()
+    };
+    while sink.upgrade().is_some_and(|sink| draw(&sink)) {
+        std::thread::park_timeout(REDRAW);
+    }
+}
+
+/// The size of the terminal at standard error, or that of an old one.
+fn terminal_size() -> Size {
+    let found = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    let found = found.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    found.map_or(
+        Size {
+            width: 80,
+            height: 24,
+        },
+        |size| Size {
+            width: size.ws_col.into(),
+            height: size.ws_row.into(),
+        },
+    )
 }
 
 fn seconds(duration: Duration, digits: usize) -> String {
@@ -462,5 +547,45 @@ mod tests {
         );
         vertex.output("ü".repeat(5000).as_bytes());
         assert!(vertex.tail().len() <= TAIL && vertex.tail().ends_with('ü'));
+    }
+
+    #[test]
+    fn raw_progress_is_what_clients_of_buildkit_read() {
+        let buffer = Buffer::default();
+        let progress = Progress::new(Style::Rawjson, buffer.clone());
+        let vertex = progress.start("[1/1] RUN");
+        vertex.output(b"x");
+        vertex.failed("exit code: 1");
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let (started, log, failed) = (
+            &lines[0]["vertexes"][0],
+            &lines[1]["logs"][0],
+            &lines[2]["vertexes"][0],
+        );
+        assert_eq!(started["name"], "[1/1] RUN");
+        assert_eq!(log["vertex"], started["digest"]);
+        assert_eq!(log["data"], "eAo=");
+        assert_eq!(failed["error"], "exit code: 1");
+        assert!(started["completed"].is_null() && failed["completed"].is_string());
+        assert!(failed["started"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_terminal_keeps_what_has_ended_and_the_rest_is_cleared() {
+        let buffer = Buffer::default();
+        let progress = Progress::new(Style::Tty, buffer.clone());
+        progress.start("[1/2] COPY").done();
+        let running = progress.start("[2/2] RUN");
+        running.output(b"x");
+        progress.tell_warnings();
+        running.done();
+        progress.text("the end");
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("[1/2] COPY").count(), 1);
+        assert!(text.ends_with("\x1b[Jthe end\n"), "{text:?}");
     }
 }

@@ -92,9 +92,9 @@ pub(super) struct BuildArgs {
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
-    /// How to show progress
-    #[arg(long, value_enum, default_value_t = Style::Plain)]
-    progress: Style,
+    /// How to show progress (default: $COOPERY_PROGRESS or $BUILDKIT_PROGRESS, else auto)
+    #[arg(long, value_enum)]
+    progress: Option<Style>,
     /// Print nothing but the digest
     #[arg(short, long)]
     quiet: bool,
@@ -136,7 +136,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
         return check::run(args, prepared, json);
     }
     let isolated = match args.isolation {
-        Isolation::Auto => needs_run(&prepared.file, &prepared.options)?,
+        Isolation::Auto => needs_run(&prepared.file, &prepared.options, &args.platform)?,
         Isolation::UserNamespace => true,
         Isolation::NoRun => false,
     };
@@ -207,6 +207,14 @@ impl BuildArgs {
         args
     }
 
+    fn style(&self) -> Result<Style, Error> {
+        if self.quiet {
+            return Ok(Style::Quiet);
+        }
+        let environment = |name: &str| std::env::var(name).ok();
+        Style::wanted(self.progress, environment).map_err(Error::Request)
+    }
+
     async fn build(
         &self,
         prepared: Prepared,
@@ -221,17 +229,13 @@ impl BuildArgs {
         } else {
             Owners::Recorded
         };
-        let style = if self.quiet {
-            Style::Quiet
-        } else {
-            self.progress
-        };
-        let progress = Progress::stderr(style);
+        let style = self.style()?;
         if prepared.exports.all.is_empty() && style != Style::Quiet {
             tracing::warn!(
                 "no output was asked for with --load, --push or -o: the image stays in the cache"
             );
         }
+        let progress = Progress::stderr(style);
         let engine = Engine {
             bases: Bases::new(client.clone(), cache.clone(), owners, prepared.contexts),
             runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),

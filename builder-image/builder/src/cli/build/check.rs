@@ -16,7 +16,7 @@ use crate::error::{Error, SourceFile};
 use crate::graph;
 use crate::layer::Owners;
 use crate::lint::{Findings, findings, findings_of_text};
-use crate::progress::{Progress, Style};
+use crate::progress::Progress;
 use crate::resolve::{Images, resolve};
 use crate::runtime::run_async;
 
@@ -111,11 +111,7 @@ async fn check(args: &BuildArgs, prepared: Prepared) -> Result<Checked, Error> {
             Cache::open(&prepared.root).map_err(Error::io("opening the engine's directory"))?;
         let contexts = prepared.contexts.clone();
         let bases = Bases::new(args.network.client()?, cache, Owners::Recorded, contexts);
-        let progress = Progress::stderr(if args.quiet {
-            Style::Quiet
-        } else {
-            args.progress
-        });
+        let progress = Progress::stderr(args.style()?);
         let images = Images {
             bases: &bases,
             progress: &progress,
