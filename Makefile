@@ -75,8 +75,9 @@ test-soak: image ## What `make test` runs at a tenth, in full
 test-conformance: build peers ## The engine against BuildKit, case by case; as root
 	cargo test --locked -p tests --test conformance -- --nocapture
 
-bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md
-	cargo run --locked -q -p tests --bin bench
+bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md; WORKLOAD=… RUNS=… for a part
+	@command -v buildah >/dev/null || apt-get install -y --no-install-recommends buildah
+	cargo run --locked -q -p tests --bin bench -- $(if $(WORKLOAD),--workload '$(WORKLOAD)') $(if $(RUNS),--runs '$(RUNS)')
 
 demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=… on an existing one
 	cargo run --locked -q -p tests --bin demo -- $(if $(CONTEXT),--context '$(CONTEXT)') $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)') $(if $(DEMO_BASE),--base '$(DEMO_BASE)') $(if $(VALUES),--values '$(VALUES)')

@@ -1,7 +1,9 @@
 //! Harness of the tests: real API server, real cluster, real peers. No test is here.
 
+pub mod buildkit;
 pub mod certificate;
 pub mod cluster;
+pub mod debian_base;
 pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;

@@ -3,15 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
+use tests::buildkit::Buildkit;
 use tests::cluster::Options;
 use tests::stage::release_binary;
-
-/// How long one build may take.
-const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A root filesystem of static busybox with users, links and directories of all kinds: `FROM base` in every case.
 const BASE: &str = r"
@@ -41,19 +38,6 @@ rm -r root
 const BASE_DOCKERFILE: &str = "FROM scratch\nADD root.tar /\nENV PATH=/bin BASE=base\nLABEL of=base kept=yes\n\
     CMD [\"sh\"]\nEXPOSE 53/udp\nVOLUME /shared\nSTOPSIGNAL SIGINT\n";
 
-/// A process that ends with this value.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // SIGTERM lets it unmount what it mounted.
-        if let Some(id) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        }
-        let _ = self.0.wait();
-    }
-}
-
 /// One build, in the terms of both builders.
 pub(crate) struct Build<'a> {
     /// The build context.
@@ -66,12 +50,13 @@ pub(crate) struct Build<'a> {
 
 /// Both builders, ready.
 pub(crate) struct Builders {
+    /// Ends before its directory goes.
+    buildkit: Option<Buildkit>,
     programs: PathBuf,
     directory: tempfile::TempDir,
     coopery: PathBuf,
     base_digest: String,
     files: std::net::SocketAddr,
-    buildkit: Option<Daemon>,
 }
 
 impl Builders {
@@ -84,16 +69,17 @@ impl Builders {
         let directory = tempfile::tempdir_in("/var/tmp")?;
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let mut builders = Self {
+            buildkit: None,
             programs: Options::new("conformance").cache.join("bin"),
             directory,
             coopery,
             base_digest: String::new(),
             files: listener.local_addr()?,
-            buildkit: None,
         };
         std::thread::spawn(move || serve(&listener));
         builders.make_base()?;
-        builders.start_buildkit()?;
+        let root = builders.directory.path().join("buildkit");
+        builders.buildkit = Some(Buildkit::start(&builders.programs, &root, None)?);
         Ok(builders)
     }
 
@@ -131,56 +117,6 @@ impl Builders {
         Ok(())
     }
 
-    fn start_buildkit(&mut self) -> anyhow::Result<()> {
-        let root = self.directory.path().join("buildkit");
-        fs_err::create_dir_all(&root)?;
-        let config = root.join("buildkitd.toml");
-        fs_err::write(
-            &config,
-            format!(
-                "root = \"{root}/root\"\n[grpc]\n  address = [\"{socket}\"]\n[worker.oci]\n  enabled = true\n  binary = \"{runc}\"\n  \
-                 networkMode = \"host\"\n[worker.containerd]\n  enabled = false\n",
-                root = root.display(),
-                socket = self.socket(),
-                runc = self.programs.join("runc").display(),
-            ),
-        )?;
-        let log = fs_err::File::create(self.directory.path().join("buildkitd.log"))?.into_file();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let child = Command::new(self.programs.join("buildkitd"))
-            .arg("--config")
-            .arg(config)
-            .env("PATH", format!("{}:{path}", self.programs.display()))
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("buildkitd: run `make peers`")?;
-        self.buildkit = Some(Daemon(child));
-        let begin = Instant::now();
-        while !self
-            .buildctl()
-            .args(["debug", "workers"])
-            .output()?
-            .status
-            .success()
-        {
-            anyhow::ensure!(begin.elapsed() < TIMEOUT, "buildkitd does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-
-    fn socket(&self) -> String {
-        let socket = self.directory.path().join("buildkit/socket");
-        format!("unix://{}", socket.display())
-    }
-
-    fn buildctl(&self) -> Command {
-        let mut command = Command::new(self.programs.join("buildctl"));
-        command.args(["--addr", &self.socket()]);
-        command
-    }
-
     /// Builds with our engine; `with_base` gives it the base image.
     pub(crate) fn coopery(&self, build: &Build<'_>, with_base: bool) -> anyhow::Result<()> {
         let mut command = Command::new(&self.coopery);
@@ -214,17 +150,8 @@ impl Builders {
 
     /// Builds with the reference.
     pub(crate) fn buildkit(&self, build: &Build<'_>) -> anyhow::Result<()> {
-        let context = build.context.display();
-        let mut command = self.buildctl();
-        command.args([
-            "build",
-            "--progress",
-            "plain",
-            "--frontend",
-            "dockerfile.v0",
-        ]);
-        command.args(["--local", &format!("context={context}")]);
-        command.args(["--local", &format!("dockerfile={context}")]);
+        let daemon = self.buildkit.as_ref().context("buildkitd is not running")?;
+        let mut command = daemon.build(build.context);
         command.args(["--oci-layout", &format!("base={}", self.base().display())]);
         let base = format!("context:base=oci-layout://base@{}", self.base_digest);
         command.args(["--opt", &base]);

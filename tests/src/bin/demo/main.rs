@@ -19,6 +19,7 @@ use kube::api::{LogParams, ObjectMeta};
 use oci::Reference;
 use serde_json::json;
 use tests::cluster::{Cluster, Options};
+use tests::debian_base;
 use tests::kstatus::is_current;
 use tests::stage::{OPERATOR_NAMESPACE, RELEASE, Stage, TestNamespace, repository};
 use tokio::process::Command;
@@ -29,7 +30,6 @@ const CLUSTER: &str = "demo";
 const NAMESPACE: &str = "coopery-demo";
 /// Source package of Debian that is built.
 const PACKAGE: &str = "zlib";
-const BASE_PACKAGES: &str = "gcc,libc6-dev,make";
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Run the main job and print what comes of it
@@ -113,7 +113,8 @@ async fn run() -> anyhow::Result<()> {
     stage.install_chart(&[]).await?;
     teller.say(&format!("chart installed: helm upgrade --install {RELEASE} charts/coopery -n {OPERATOR_NAMESPACE} --wait"));
 
-    let base = base_context(&stage, &teller).await?;
+    let cache = Options::new(CLUSTER).cache;
+    let base = debian_base::context(&cache, |text| teller.say(text))?;
     let pushed = stage
         .push(&stage.public, "library/debian-gcc:bookworm", &base)
         .await?;
@@ -332,52 +333,6 @@ async fn run_image(namespace: &TestNamespace, image: &str) -> anyhow::Result<Str
     let output = pods.logs("zlib", &LogParams::default()).await?;
     anyhow::ensure!(phase(&done) == "Succeeded", "the Pod failed: {output}");
     Ok(output)
-}
-
-/// A context whose image is a Debian root with a C compiler, made by debootstrap once.
-async fn base_context(stage: &Stage, teller: &Teller) -> anyhow::Result<PathBuf> {
-    let context = Options::new(CLUSTER).cache.join("base/debian-gcc-context");
-    if context.join("root.tar").exists() {
-        return Ok(context);
-    }
-    teller.say("making a Debian root with debootstrap (once)");
-    let root = stage.files().join("root");
-    let (root_text, include) = (
-        root.to_string_lossy().into_owned(),
-        format!("--include={BASE_PACKAGES}"),
-    );
-    command(
-        "debootstrap",
-        &["--variant=minbase", &include, "bookworm", &root_text],
-        stage.files(),
-    )
-    .await?;
-    for directory in ["var/cache/apt", "var/lib/apt/lists", "var/log"] {
-        fs_err::remove_dir_all(root.join(directory))?;
-        fs_err::create_dir_all(root.join(directory))?;
-    }
-    fs_err::create_dir_all(&context)?;
-    fs_err::write(
-        context.join("Dockerfile"),
-        "FROM scratch\nADD root.tar /\nCMD [\"bash\"]\n",
-    )?;
-    let archive = context.join("root.tar.new");
-    command(
-        "tar",
-        &[
-            "--one-file-system",
-            "--numeric-owner",
-            "-C",
-            &root_text,
-            "-cf",
-            &archive.to_string_lossy(),
-            ".",
-        ],
-        stage.files(),
-    )
-    .await?;
-    fs_err::rename(archive, context.join("root.tar"))?;
-    Ok(context)
 }
 
 /// The upstream sources of [`PACKAGE`] as Debian distributes them, unpacked.

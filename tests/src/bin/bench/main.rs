@@ -1,0 +1,131 @@
+//! `make bench`: the engine side by side with `BuildKit` and buildah on the same Dockerfiles, base and registry, interleaved,
+//! on this machine. It prints medians and ratios and writes them into `docs/benchmarks.md`. It judges nothing: a timed run
+//! is no test.
+#![expect(clippy::print_stdout, reason = "the output is the product")]
+
+mod builder;
+mod machine;
+mod measure;
+mod plain;
+mod report;
+mod workload;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use crate::builder::{Bench, Builder};
+use crate::report::Row;
+use crate::workload::{Case, Workload};
+
+/// Compare the engine with its peers
+#[derive(Parser)]
+struct Arguments {
+    /// Runs of each case; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// The workload to run; all of them where absent
+    #[arg(long)]
+    workload: Option<String>,
+    /// The size of the large layer in MiB
+    #[arg(long, default_value_t = 1024)]
+    layer: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "run as root: the builders run processes in containers"
+    );
+    let chosen: Vec<Workload> = Workload::ALL
+        .into_iter()
+        .filter(|workload| {
+            arguments
+                .workload
+                .as_ref()
+                .is_none_or(|name| name == workload.name())
+        })
+        .collect();
+    anyhow::ensure!(
+        !chosen.is_empty(),
+        "there is no such workload; there are: {}",
+        Workload::ALL.map(Workload::name).join(" ")
+    );
+    let mut rows = Vec::new();
+    for workload in chosen {
+        println!("{}: {}", workload.name(), workload.about());
+        rows.extend(run(workload, &arguments)?);
+    }
+    let table = report::table(&rows, arguments.runs);
+    println!("{table}");
+    // A part does not replace the whole.
+    if arguments.workload.is_none() && arguments.layer == 1024 {
+        report::write(&table)?;
+    }
+    Ok(())
+}
+
+/// All runs of one workload, in a world of its own that is gone afterwards.
+fn run(workload: Workload, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
+    let mut bench = Bench::start(workload, arguments.layer)?;
+    let mut rows: Vec<Row> = Vec::new();
+    for &case in workload.cases() {
+        rows.extend(
+            bench
+                .builders()
+                .map(|builder| Row::new(workload, case, builder)),
+        );
+    }
+    for run in 0..arguments.runs {
+        for &case in workload.cases() {
+            if case == Case::OneFile {
+                workload.change(&bench.context(), run)?;
+            }
+            // Who goes first changes, so that nobody always finds the page cache warm.
+            let mut order: Vec<Builder> = bench.builders().collect();
+            let first = run % order.len();
+            order.rotate_left(first);
+            for builder in order {
+                bench.prepare(builder, case)?;
+                let measured = bench
+                    .build(builder, case, run)
+                    .with_context(|| format!("{} by {}", workload.name(), builder.name()))?;
+                println!(
+                    "run {run}: {:<24} {:<9} {measured}",
+                    case.name(),
+                    builder.name()
+                );
+                let row = rows
+                    .iter_mut()
+                    .find(|row| (row.case, row.builder) == (case, builder));
+                row.context("every case has a row")?.runs.push(measured);
+            }
+        }
+    }
+    if let Some(commands) = workload.own_commands() {
+        let own = bench.plain(&commands)?;
+        println!(
+            "the same commands in a plain chroot: {:.2} s",
+            own.as_secs_f64()
+        );
+        for row in rows.iter_mut().filter(|row| row.case == Case::Cold) {
+            row.own = Some(own);
+        }
+    }
+    Ok(rows)
+}
+
+/// Waits until `condition` holds.
+fn await_true(what: &str, mut condition: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while !condition() {
+        anyhow::ensure!(
+            begin.elapsed() < Duration::from_secs(20),
+            "waited 20 s for {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The table of results, and its place in `docs/benchmarks.md`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tests::stage::repository;
+
+use crate::builder::Builder;
+use crate::machine::{buildah, machine};
+use crate::measure::Measured;
+use crate::workload::{Case, Workload};
+
+/// The runs of one case by one builder.
+pub(crate) struct Row {
+    pub(crate) workload: Workload,
+    pub(crate) case: Case,
+    pub(crate) builder: Builder,
+    pub(crate) runs: Vec<Measured>,
+    /// What the commands take by themselves.
+    pub(crate) own: Option<Duration>,
+}
+
+impl Row {
+    pub(crate) const fn new(workload: Workload, case: Case, builder: Builder) -> Self {
+        Self {
+            workload,
+            case,
+            builder,
+            runs: Vec::new(),
+            own: None,
+        }
+    }
+
+    fn median(&self, of: impl Fn(&Measured) -> f64) -> f64 {
+        let mut sorted: Vec<f64> = self.runs.iter().map(of).collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn wall(&self) -> f64 {
+        self.median(|run| run.wall.as_secs_f64())
+    }
+
+    /// The wall time less the commands' own.
+    fn overhead(&self) -> f64 {
+        self.wall() - self.own.unwrap_or_default().as_secs_f64()
+    }
+}
+
+/// All rows as Markdown, with what they were taken on.
+pub(crate) fn table(rows: &[Row], runs: usize) -> String {
+    let mut text = String::new();
+    let mut line = |words: String| {
+        text += &words;
+        text.push('\n');
+    };
+    let buildah = buildah().map_or("no buildah".into(), |version| format!("buildah {version}"));
+    line(format!(
+        "Medians of {runs} interleaved runs; BuildKit 0.25.2, {buildah}; {}.\n",
+        machine()
+    ));
+    line("| Workload | Case | Builder | Wall | less commands | coopery ÷ it | Processors | Peak memory | Read | Written |".into());
+    line("|---|---|---|---|---|---|---|---|---|---|".into());
+    for row in rows {
+        let ours = rows.iter().find(|other| {
+            (other.workload, other.case, other.builder)
+                == (row.workload, row.case, Builder::Coopery)
+        });
+        let ratio = ours.map_or(f64::NAN, |ours| ours.overhead() / row.overhead());
+        let less = row
+            .own
+            .map_or("–".into(), |_| format!("{:.2} s", row.overhead()));
+        let mebibytes = |of: fn(&Measured) -> u64| {
+            let median = row.median(|run| {
+                let bytes = u32::try_from(of(run) >> 10).unwrap_or(u32::MAX);
+                f64::from(bytes) / 1024.0
+            });
+            format!("{median:.0} MiB")
+        };
+        line(format!(
+            "| {} | {} | {} | {:.2} s | {less} | {ratio:.2} | {:.2} s | {} | {} | {} |",
+            row.workload.name(),
+            row.case.name(),
+            row.builder.name(),
+            row.wall(),
+            row.median(|run| run.cpu.as_secs_f64()),
+            mebibytes(|run| run.memory),
+            mebibytes(|run| run.read),
+            mebibytes(|run| run.written),
+        ));
+    }
+    let mut about = "\n".to_owned();
+    let mut named: Vec<Workload> = rows.iter().map(|row| row.workload).collect();
+    named.dedup();
+    for workload in named {
+        writeln!(about, "- `{}`: {}.", workload.name(), workload.about())
+            .expect("a String takes all");
+    }
+    text + &about
+}
+
+/// Replaces what stands between the markers of `docs/benchmarks.md`.
+pub(crate) fn write(table: &str) -> anyhow::Result<()> {
+    let path = repository().join("docs/benchmarks.md");
+    let (begin, end) = ("<!-- builds: begin -->", "<!-- builds: end -->");
+    let text = fs_err::read_to_string(&path)?;
+    let (head, rest) = text
+        .split_once(begin)
+        .context("docs/benchmarks.md has no begin marker")?;
+    let (_, tail) = rest
+        .split_once(end)
+        .context("docs/benchmarks.md has no end marker")?;
+    fs_err::write(path, format!("{head}{begin}\n{table}{end}{tail}"))?;
+    Ok(())
+}
