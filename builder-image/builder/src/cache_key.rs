@@ -8,7 +8,9 @@ use oci::{ChainId, Digest, Digester, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Trail;
-use crate::graph::{CopyAction, RunAction, WorkdirAction};
+use crate::graph::{
+    CopyAction, FileOwner, RunAction, RunMount, RunMountKind, Surroundings, WorkdirAction,
+};
 
 /// Changes whenever the same key would stand for other content than before.
 const GENERATION: &str = "coopery/1";
@@ -37,22 +39,41 @@ impl CacheKey {
         }
     }
 
-    /// The key of a RUN on top of `below`, and what it is made of.
+    /// The key of a RUN on top of `below`, and what it is made of. `mounted` is what its mounts show, in their order. What secrets hold, how
+    /// caches are called and shared, addresses of hosts and limits are left out.
     pub fn run(
         below: &Self,
         run: &RunAction,
         platform: &Platform,
-        hostname: &str,
+        around: &Surroundings,
+        mounted: &[Mounted],
     ) -> (Self, Trail) {
         let mut frame = Frame::on("run", below);
         frame = frame.list("args", &run.args).variables(&run.env);
         frame = frame.field("cwd", &run.cwd).field("user", &run.user);
         frame = frame
             .field("platform", &platform.to_string())
-            .field("hostname", hostname);
+            .field("hostname", &around.hostname);
         frame = frame.field("network", if run.network { "default" } else { "none" });
         if let Some((name, content)) = &run.script {
             frame = frame.field("script", name).field("script", content);
+        }
+        for (name, _) in &around.hosts {
+            frame = frame.field("host", name);
+        }
+        for mount in &run.mounts {
+            frame = frame.list("mount", &parts(mount));
+        }
+        let content = if mounted.len() == 1 {
+            "content"
+        } else {
+            "mounted"
+        };
+        for mounted in mounted {
+            frame = match mounted {
+                Mounted::Content(digest) => frame.field(content, digest.as_str()),
+                Mounted::Source(key) => frame.field("source", key.0.as_str()),
+            };
         }
         frame.finish_with_trail()
     }
@@ -126,6 +147,48 @@ fn flags(copy: &CopyAction) -> Vec<String> {
     set.map(|(name, _)| name.to_owned()).chain(unpack).collect()
 }
 
+/// What a mount is, but not what it shows.
+fn parts(mount: &RunMount) -> Vec<String> {
+    let flag = |name: &str, value: bool| format!("{name}={value}");
+    let owner = |owner: &FileOwner| format!("{:o} {} {}", owner.mode, owner.uid, owner.gid);
+    let mut parts = vec![
+        mount.target.clone().unwrap_or_default(),
+        flag("read-only", mount.read_only),
+    ];
+    parts.extend(match &mount.kind {
+        RunMountKind::Bind(_) => vec!["bind".into()],
+        RunMountKind::Cache(cache) => vec![
+            "cache".into(),
+            cache.path.clone(),
+            cache.owner.as_ref().map(owner).unwrap_or_default(),
+        ],
+        RunMountKind::Tmpfs { size } => vec!["tmpfs".into(), format!("{size:?}")],
+        RunMountKind::Secret(secret) => vec![
+            "secret".into(),
+            secret.id.clone(),
+            format!("{:?}", secret.env),
+            flag("required", secret.required),
+            owner(&secret.owner),
+        ],
+        RunMountKind::Ssh(ssh) => vec![
+            "ssh".into(),
+            ssh.id.clone(),
+            flag("required", ssh.required),
+            owner(&ssh.owner),
+        ],
+    });
+    parts
+}
+
+/// What is known of the files that a mount shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mounted {
+    /// The digest of what is there.
+    Content(Digest),
+    /// Where they come from: known before they are there.
+    Source(CacheKey),
+}
+
 /// Parts of a key, each behind its name and length.
 struct Frame {
     digester: Digester,
@@ -191,6 +254,8 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     fn run() -> RunAction {
@@ -201,6 +266,7 @@ mod tests {
             user: String::new(),
             script: None,
             network: true,
+            mounts: Vec::new(),
         }
     }
 
@@ -221,14 +287,96 @@ mod tests {
         }
     }
 
+    fn around(hostname: &str) -> Surroundings {
+        Surroundings {
+            hostname: hostname.into(),
+            ..Surroundings::default()
+        }
+    }
+
+    #[test]
+    fn mounts_count_but_not_what_is_secret_or_kept() {
+        let key = |text: &str, hosts: &[(&str, [u8; 4])]| {
+            let text = format!("FROM scratch\nRUN {text} make\n");
+            let (file, _) = dockerfile::parse("Dockerfile", &text)
+                .into_result()
+                .unwrap();
+            let host = |(name, address): &(&str, [u8; 4])| ((*name).to_owned(), (*address).into());
+            let options = crate::graph::Options {
+                target: None,
+                build_args: BTreeMap::new(),
+                labels: BTreeMap::new(),
+                platform: "linux/amd64".parse().unwrap(),
+                build_platform: "linux/amd64".parse().unwrap(),
+                contexts: BTreeSet::new(),
+                surroundings: Surroundings {
+                    hosts: hosts.iter().map(host).collect(),
+                    shm_size: (!hosts.is_empty()).then_some(1),
+                    ..Surroundings::default()
+                },
+            };
+            let plan = crate::graph::plan(&file, &options).unwrap();
+            let graph = crate::graph::build(&plan, &[]).unwrap();
+            let crate::graph::Action::Run(run) = &graph.steps[0].action else {
+                panic!("a RUN")
+            };
+            let around = &graph.surroundings;
+            CacheKey::run(&CacheKey::scratch(), run, &options.platform, around, &[]).0
+        };
+        let plain = |text: &str| key(text, &[]);
+        for (one, other) in [
+            (
+                "--mount=type=cache,target=/c",
+                "--mount=type=cache,target=/c,id=x,sharing=locked",
+            ),
+            (
+                "--mount=type=cache,target=/c",
+                "--mount=target=/c,type=cache",
+            ),
+            ("--network=default", ""),
+            ("--security=sandbox", ""),
+        ] {
+            assert_eq!(plain(one), plain(other), "{one} {other}");
+        }
+        let distinct = [
+            "",
+            "--network=none",
+            "--mount=target=/c",
+            "--mount=target=/d",
+            "--mount=target=/c,rw",
+            "--mount=type=cache,target=/c",
+            "--mount=type=cache,target=/c,ro",
+            "--mount=type=cache,target=/c,uid=1",
+            "--mount=type=cache,target=/c,mode=0700",
+            "--mount=type=tmpfs,target=/c",
+            "--mount=type=tmpfs,target=/c,size=1m",
+            "--mount=type=secret,id=a",
+            "--mount=type=secret,id=b",
+            "--mount=type=secret,id=a,required",
+            "--mount=type=secret,id=a,env=A",
+            "--mount=type=secret,id=a,mode=0444",
+            "--mount=type=ssh",
+            "--mount=type=ssh,id=a",
+        ];
+        let keys: BTreeSet<_> = distinct.iter().map(|text| plain(text)).collect();
+        assert_eq!(keys.len(), distinct.len());
+        // Names of hosts count, their addresses do not.
+        let host = |name, last| key("", &[(name, [10, 0, 0, last])]);
+        assert_eq!(host("a", 1), host("a", 2));
+        assert_ne!(host("a", 1), host("b", 1));
+        assert_ne!(host("a", 1), plain(""));
+    }
+
     #[test]
     fn every_part_counts_and_none_runs_into_the_next() {
         let below = CacheKey::scratch();
         let platform = "linux/amd64".parse().unwrap();
+        let content = Mounted::Content(Digest::of(b"c"));
+        let source = Mounted::Source(below.clone());
         let key = |change: &dyn Fn(&mut RunAction)| {
             let mut action = run();
             change(&mut action);
-            CacheKey::run(&below, &action, &platform, "h").0
+            CacheKey::run(&below, &action, &platform, &around("h"), &[]).0
         };
         let keys = [
             key(&|_| {}),
@@ -247,12 +395,15 @@ mod tests {
                 &CacheKey::base(None),
                 &run(),
                 &"linux/arm64".parse().unwrap(),
-                "h",
+                &around("h"),
+                &[],
             )
             .0,
-            CacheKey::run(&below, &run(), &platform, "other").0,
+            CacheKey::run(&below, &run(), &platform, &around("other"), &[]).0,
+            CacheKey::run(&below, &run(), &platform, &around("h"), &[content]).0,
+            CacheKey::run(&below, &run(), &platform, &around("h"), &[source]).0,
         ];
-        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        let distinct: BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
         assert_eq!(key(&|_| {}), keys[0]);
     }

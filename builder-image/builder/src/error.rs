@@ -160,6 +160,20 @@ pub enum StepFailure {
     /// Files could not be copied.
     #[error(transparent)]
     Files(#[from] StepError),
+    /// A secret that the step cannot do without was not given.
+    #[error(
+        "the secret `{id}` is required and was not given: add it with `--secret id={id},src=FILE`, or to the secrets of the build"
+    )]
+    NoSecret {
+        /// Its name.
+        id: String,
+    },
+    /// An agent that the step cannot do without was not given.
+    #[error("the SSH agent `{id}` is required and was not given: add it with `--ssh {id}`")]
+    NoAgent {
+        /// Its name.
+        id: String,
+    },
     /// A URL could not be fetched.
     #[error(transparent)]
     Fetch(#[from] distribution::Error),
@@ -444,13 +458,18 @@ impl BaseError {
 impl StepFailure {
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Exit { .. } => FailureKind::StepFailed,
             Self::DiskFull { .. } => FailureKind::OutOfDisk,
             Self::Exec(ExecError::OutOfMemory { .. }) => FailureKind::OutOfMemory,
             Self::Exec(ExecError::Cancelled) => FailureKind::Cancelled,
-            Self::Exec(ExecError::WorkingDirectory { .. } | ExecError::User { .. }) => {
-                FailureKind::StepFailed
-            }
+            Self::Exit { .. }
+            | Self::Exec(
+                ExecError::WorkingDirectory { .. }
+                | ExecError::User { .. }
+                | ExecError::MountSource { .. }
+                | ExecError::MountTarget { .. }
+                | ExecError::SecretVariable { .. },
+            ) => FailureKind::StepFailed,
+            Self::NoSecret { .. } | Self::NoAgent { .. } => FailureKind::InvalidRequest,
             Self::Exec(error) => disk_or(error, FailureKind::Internal),
             Self::Files(error) => disk_or(error, FailureKind::ContextFile),
             Self::Checksum { .. } => FailureKind::DigestMismatch,

@@ -24,11 +24,12 @@ use crate::disk::Reserve;
 use crate::error::{Error, SourceFile, chain};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::export::{Destination, Export};
-use crate::graph::Options;
+use crate::graph::{Options, Surroundings};
 use crate::layer::{Owners, PackOptions};
 use crate::outcome;
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
+use crate::secret::{Secret, Secrets};
 use crate::solve::{Engine, Shares};
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
@@ -217,6 +218,7 @@ async fn build_and_push(
         pack: PackOptions::default(),
         shares: Shares::default(),
         cancel: stop.token.clone(),
+        secrets: secrets(task)?,
         cache,
     };
     let names = destinations
@@ -241,7 +243,6 @@ async fn build_and_push(
 fn refuse_unknown(task: &BuildRequest) -> Result<(), Error> {
     let file = &task.dockerfile;
     let wishes = [
-        ("secrets", file.secrets.is_empty()),
         ("platforms", file.platforms.is_empty()),
         ("a cache", task.cache.is_empty()),
     ];
@@ -249,6 +250,21 @@ fn refuse_unknown(task: &BuildRequest) -> Result<(), Error> {
         Some((wish, _)) => Err(Error::Request(format!("{wish}: this builder has none"))),
         None => Ok(()),
     }
+}
+
+/// The secrets of the build, from the files that the request names.
+fn secrets(task: &BuildRequest) -> Result<Secrets, Error> {
+    let mut secrets = Secrets::default();
+    for secret in &task.dockerfile.secrets {
+        let value = Secret::read(Path::new(&secret.path)).map_err(|error| {
+            Error::Request(format!(
+                "the secret `{}` cannot be read: {error}",
+                secret.id
+            ))
+        })?;
+        secrets.values.insert(secret.id.clone(), value);
+    }
+    Ok(secrets)
 }
 
 /// The Dockerfile, from the request or the context, and what the context offers.
@@ -300,6 +316,7 @@ fn options(request: &Request, task: &BuildRequest) -> Options {
             .iter()
             .map(|context| context.name.clone())
             .collect(),
+        surroundings: Surroundings::default(),
     }
 }
 

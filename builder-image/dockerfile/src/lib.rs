@@ -66,7 +66,7 @@ pub use instruction::{
 };
 pub use lint::{Rule, lint};
 pub use mode::Mode;
-pub use mount::{Mount, MountSpec};
+pub use mount::{Mount, MountSpec, MountType, Sharing, parse_size};
 pub use parse::{Parsed, parse, parse_trigger};
 pub use source::SourceLocation;
 pub use span::{LineIndex, Span, Spanned, Word};

@@ -2,9 +2,9 @@
 //! parsed file and the engine, so that nothing is ever silently ignored.
 
 use crate::diagnostic::Diagnostic;
-use crate::instruction::{Instruction, InstructionKind, Source};
+use crate::instruction::{Instruction, InstructionKind, Network, Security, Source};
 use crate::source::SourceLocation;
-use crate::span::Span;
+use crate::span::{Span, Spanned};
 use crate::stage::Dockerfile;
 
 /// Something that the language has and the engine has not.
@@ -106,28 +106,26 @@ fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
     };
     match &instruction.kind {
         InstructionKind::Run(run) => {
-            for mount in &run.mounts {
-                flag(
-                    Some(mount.word.span),
-                    "`RUN --mount`",
-                    "remove the flag; COPY what the command needs, and remove what must not stay in the same RUN",
-                );
-            }
+            let host = |network: &&Spanned<Network>| network.value == Network::Host;
             flag(
-                run.network.as_ref().map(|network| network.span),
-                "`RUN --network`",
-                "remove the flag; every RUN has the network of the build",
+                run.network.as_ref().filter(host).map(|host| host.span),
+                "`RUN --network=host`",
+                "remove the flag: a step never gets the network of the machine, because it could reach what only listens there",
             );
+            let insecure = |security: &&Spanned<Security>| security.value == Security::Insecure;
             flag(
-                run.security.as_ref().map(|security| security.span),
-                "`RUN --security`",
-                "remove the flag; every RUN is sandboxed",
+                run.security
+                    .as_ref()
+                    .filter(insecure)
+                    .map(|insecure| insecure.span),
+                "`RUN --security=insecure`",
+                "remove the flag: every step is sandboxed, because the engine itself has no privileges to hand on",
             );
             for device in &run.devices {
                 flag(
                     Some(device.span),
                     "`RUN --device`",
-                    "remove the flag; builds have no devices",
+                    "remove the flag: a step gets no device, because the pod that it runs in has none",
                 );
             }
         }

@@ -7,6 +7,7 @@ mod csv;
 mod exports;
 mod input;
 mod output_arg;
+mod run_args;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use oci::{Platform, Reference};
 use self::check::{Call, CallArgs};
 use self::exports::{About, ExportArgs, Exports};
 use self::input::{check_file, check_outputs, open_context, read_dockerfile};
+use self::run_args::RunArgs;
 use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
 use super::{output, root, size};
@@ -115,6 +117,8 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     call: CallArgs,
     #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
     network: NetworkArgs,
     /// Directory of the build context
     context: PathBuf,
@@ -171,7 +175,9 @@ impl BuildArgs {
             platform: Platform::host(),
             build_platform: Platform::host(),
             contexts: contexts.keys().cloned().collect(),
+            surroundings: self.run.surroundings()?,
         };
+        self.run.check()?;
         let root = root::directory(self.root.as_deref())?;
         let about = About {
             tags: &self.tag,
@@ -246,6 +252,7 @@ impl BuildArgs {
             pack: PackOptions::default(),
             shares: Shares::default(),
             cancel: stop.token.clone(),
+            secrets: self.run.secrets()?,
             cache,
         };
         let job = Job {

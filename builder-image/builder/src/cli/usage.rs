@@ -7,20 +7,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Flags of `docker build` that are not supported, and what to do without them.
 const UNSUPPORTED: &[(&[&str], &str)] = &[
     (
-        &["--secret", "--ssh"],
-        "RUN is given neither secrets nor SSH agents yet; fetch what needs them before the build",
-    ),
-    (
         &["--cache-from", "--cache-to"],
         "the cache is the directory that --root names; keep that instead",
     ),
     (
         &["--pull"],
         "leave it out: base images are looked up in their registries each time",
-    ),
-    (
-        &["--network", "--add-host"],
-        "leave it out: RUN has the network of this machine",
     ),
     (
         &["--provenance", "--sbom", "--attest"],
@@ -89,12 +81,12 @@ mod tests {
                 &["a directory, not the name of an image"],
             ),
             (
-                &["build", "--secret", "id=x", "."],
-                &["'--secret'", "tip: there is no --secret here: RUN is"],
+                &["build", "--pull", "."],
+                &["'--pull'", "tip: there is no --pull here: leave it out"],
             ),
             (
-                &["build", "--ssh=default", "."],
-                &["tip: there is no --ssh here: RUN is"],
+                &["build", "--secret", "file", "."],
+                &["`file` is not KEY=VALUE: write id=ID,src=FILE"],
             ),
             (
                 &["build", "--targte", "x", "."],

@@ -5,6 +5,8 @@
 //! namespaces of its own below it. Its mounts live in a mount namespace that ends with it, and everything it started is
 //! killed with the init of its process namespace, so that nothing is left over however it ends.
 
+mod agent;
+mod attach;
 mod descriptor;
 mod foreign;
 mod id_map;
@@ -20,10 +22,12 @@ mod supervise;
 
 use std::path::{Path, PathBuf};
 
+pub use agent::Agent;
+pub use attach::{Attachment, attached};
 pub(crate) use descriptor::keep_open;
 pub use foreign::can_execute;
 pub use namespace::{Entered, enter_user_namespace};
-pub use oci_runtime::{Bind, Container, Identity, to_spec};
+pub use oci_runtime::{Container, Identity, Mount, MountAccess, ResourceLimit, to_spec};
 pub use probe::{Prerequisite, ProbeError, ProbeReport};
 pub use process::{Job, execute};
 
@@ -92,6 +96,28 @@ pub enum ExecError {
     MountPoint {
         /// The path in the image.
         path: String,
+    },
+    /// What a mount shows is not there.
+    #[error("`{path}` cannot be mounted: {source}")]
+    MountSource {
+        /// The path in the files that the mount shows.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A mount cannot be where it should be.
+    #[error("nothing can be mounted at {path}: {problem}")]
+    MountTarget {
+        /// The path in the image.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A secret cannot be a variable.
+    #[error("the secret for the variable {name} is no text, mount it as a file")]
+    SecretVariable {
+        /// The variable.
+        name: String,
     },
     /// The working directory cannot be used.
     #[error("working directory {path}: {problem}")]

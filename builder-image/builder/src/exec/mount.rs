@@ -16,8 +16,8 @@ pub(super) const MAX_LOWERS: usize = 500;
 pub(super) struct Overlay<'a> {
     /// The layers, the lowest first.
     pub(super) lowers: &'a [PathBuf],
-    /// Takes the changes.
-    pub(super) upper: &'a Path,
+    /// Takes the changes; nothing can be written where absent, and at least two layers are needed.
+    pub(super) upper: Option<&'a Path>,
     /// A directory of ours on the file system of `upper`: it gets the links, the kernel's work directory, and `rootfs`, where
     /// the overlay is mounted.
     pub(super) scratch: &'a Path,
@@ -46,13 +46,16 @@ impl Overlay<'_> {
                 self.scratch.join("l").join(short(index)),
             )?;
         }
-        symlink(std::path::absolute(self.upper)?, self.scratch.join("l/U"))
+        match self.upper {
+            Some(upper) => symlink(std::path::absolute(upper)?, self.scratch.join("l/U")),
+            None => Ok(()),
+        }
     }
 
     /// Mounts it. Changes the working directory of the calling thread, which must have one of its own.
     pub(super) fn mount(&self) -> io::Result<()> {
         rustix::process::chdir(self.scratch.join("l"))?;
-        let options = options(self.lowers.len());
+        let options = options(self.lowers.len(), self.upper.is_some());
         mount(
             "overlay",
             "../rootfs",
@@ -79,12 +82,14 @@ fn short(index: usize) -> String {
 
 /// The options for `count` layers. The kernel wants the topmost first. `userxattr` because trusted attributes are not
 /// to be had in a user namespace, `volatile` because an upper directory outlives no crash anyway.
-fn options(count: usize) -> std::ffi::CString {
+fn options(count: usize, writable: bool) -> std::ffi::CString {
     let lowers: Vec<String> = (0..count).rev().map(short).collect();
-    let text = format!(
-        "lowerdir={},upperdir=U,workdir=../work,userxattr,volatile",
-        lowers.join(":")
-    );
+    let upper = if writable {
+        ",upperdir=U,workdir=../work,volatile"
+    } else {
+        ""
+    };
+    let text = format!("lowerdir={}{upper},userxattr", lowers.join(":"));
     std::ffi::CString::new(text).expect("the names have no zero byte")
 }
 
@@ -101,7 +106,7 @@ pub(super) fn try_overlay(workspace: &Path) -> io::Result<()> {
     let lowers = [lower];
     let overlay = Overlay {
         lowers: &lowers,
-        upper: &upper,
+        upper: Some(&upper),
         scratch: scratch.path(),
     };
     overlay.prepare()?;
@@ -130,14 +135,15 @@ mod tests {
         let names: HashSet<String> = (0..MAX_LOWERS).map(short).collect();
         assert_eq!(names.len(), MAX_LOWERS);
         assert!(names.iter().all(|name| name.len() <= 2));
-        assert!(options(MAX_LOWERS).as_bytes().len() < 4096);
+        assert!(options(MAX_LOWERS, true).as_bytes().len() < 4096);
     }
 
     #[test]
     fn the_topmost_layer_comes_first() {
         assert_eq!(
-            options(3).to_str(),
-            Ok("lowerdir=2:1:0,upperdir=U,workdir=../work,userxattr,volatile")
+            options(3, true).to_str(),
+            Ok("lowerdir=2:1:0,upperdir=U,workdir=../work,volatile,userxattr")
         );
+        assert_eq!(options(2, false).to_str(), Ok("lowerdir=1:0,userxattr"));
     }
 }

@@ -11,10 +11,13 @@ use oci_spec::{
     OciSpecError,
     runtime::{
         Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder,
-        LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-        UserBuilder,
+        LinuxNamespaceType, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
+
+/// The size of `/dev/shm` in bytes, as docker has it.
+const SHM_SIZE: u64 = 64 << 20;
 
 /// The ids that a process runs with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,13 +30,91 @@ pub struct Identity {
     pub additional_gids: Vec<u32>,
 }
 
-/// A file or directory of the engine that the process sees.
+/// Something that the process sees besides its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bind {
-    /// Where it is, absolute.
-    pub source: PathBuf,
+pub struct Mount {
     /// Where it is seen: absolute in the root, with no symbolic link on the way.
     pub destination: String,
+    kind: &'static str,
+    source: PathBuf,
+    options: Vec<String>,
+}
+
+/// What a process may do with a file or directory of the engine that it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountAccess {
+    /// Read a file of ours.
+    File,
+    /// Read and execute a program of ours.
+    Script,
+    /// Read and execute files of an image.
+    Read,
+    /// Also write them.
+    Write,
+}
+
+impl Mount {
+    /// The file or directory `source` of the engine, an absolute path.
+    pub fn bind(
+        source: impl Into<PathBuf>,
+        destination: impl Into<String>,
+        access: MountAccess,
+    ) -> Self {
+        let options: &[&str] = match access {
+            MountAccess::File => &["rbind", "ro", "nosuid", "nodev", "noexec"],
+            MountAccess::Script => &["rbind", "ro", "nosuid", "nodev"],
+            MountAccess::Read => &["rbind", "ro", "nodev"],
+            MountAccess::Write => &["rbind", "rw", "nodev"],
+        };
+        Self {
+            destination: destination.into(),
+            kind: "none",
+            source: source.into(),
+            options: owned(options),
+        }
+    }
+
+    /// A directory in memory, of at most `size` bytes, with the permission bits `mode`.
+    pub fn tmpfs(
+        destination: impl Into<String>,
+        size: Option<u64>,
+        mode: u32,
+        read_only: bool,
+    ) -> Self {
+        let mut options = owned(&["nosuid", "nodev"]);
+        options.push(format!("mode={mode:o}"));
+        options.extend(size.map(|size| format!("size={size}")));
+        if read_only {
+            options.push("ro".into());
+        }
+        Self {
+            destination: destination.into(),
+            kind: "tmpfs",
+            source: "tmpfs".into(),
+            options,
+        }
+    }
+
+    /// Whether `path` is seen in this mount.
+    pub(super) fn covers(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(self.destination.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+/// A limit as `setrlimit` has it; `u64::MAX` is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// `RLIMIT_NOFILE`
+    pub name: String,
+    /// What a process runs into.
+    pub soft: u64,
+    /// What it may raise the soft limit to.
+    pub hard: u64,
 }
 
 /// What a container is made of.
@@ -51,8 +132,12 @@ pub struct Container {
     pub hostname: String,
     /// Whether it uses the network of the engine; else it has a network namespace with nothing in it.
     pub network: bool,
-    /// Seen read-only, besides the usual.
-    pub binds: Vec<Bind>,
+    /// Seen besides the usual, in this order.
+    pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm` in bytes; 64 MiB where absent.
+    pub shm_size: Option<u64>,
+    /// Resource limits.
+    pub limits: Vec<ResourceLimit>,
     /// How much sooner than others the kernel kills it when memory runs out, -1000 to 1000.
     pub oom_score_adj: i32,
 }
@@ -134,7 +219,7 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
         )
         .no_new_privileges(false)
         .oom_score_adj(container.oom_score_adj)
-        .rlimits(Vec::new())
+        .rlimits(to_rlimits(&container.limits)?)
         .build()?;
     let namespaces = [
         LinuxNamespaceType::Pid,
@@ -146,7 +231,6 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
     .chain((!container.network).then_some(LinuxNamespaceType::Network))
     .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build())
     .collect::<Result<Vec<_>, _>>()?;
-    let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces)
         .masked_paths(owned(&MASKED))
@@ -164,12 +248,13 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
                 .build()?,
         )
         .process(process)
-        .mounts(to_mounts(&container.binds)?)
+        .mounts(to_mounts(container)?)
         .linux(linux)
         .build()
 }
 
-fn to_mounts(binds: &[Bind]) -> Result<Vec<Mount>, OciSpecError> {
+fn to_mounts(container: &Container) -> Result<Vec<oci_spec::runtime::Mount>, OciSpecError> {
+    let shm = format!("size={}", container.shm_size.unwrap_or(SHM_SIZE));
     let usual: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         (
@@ -195,7 +280,7 @@ fn to_mounts(binds: &[Bind]) -> Result<Vec<Mount>, OciSpecError> {
             "/dev/shm",
             "tmpfs",
             "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
         (
             "/dev/mqueue",
@@ -211,25 +296,37 @@ fn to_mounts(binds: &[Bind]) -> Result<Vec<Mount>, OciSpecError> {
             &["rbind", "nosuid", "noexec", "nodev", "rro"],
         ),
     ];
-    let one = |destination: &str, kind: &str, source: PathBuf, options: &[&str]| {
+    let one = |destination: &str, kind: &str, source: PathBuf, options: Vec<String>| {
         MountBuilder::default()
             .destination(destination)
             .typ(kind)
             .source(source)
-            .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .options(options)
             .build()
     };
-    usual
+    let usual = usual
         .into_iter()
-        .map(|(destination, kind, source, options)| one(destination, kind, source.into(), options))
-        .chain(binds.iter().map(|bind| {
-            one(
-                &bind.destination,
-                "none",
-                bind.source.clone(),
-                &["rbind", "ro", "nosuid", "nodev"],
-            )
-        }))
+        .map(|(destination, kind, source, options)| {
+            one(destination, kind, source.into(), owned(options))
+        });
+    let more = container.mounts.iter().map(|mount| {
+        let (source, options) = (mount.source.clone(), mount.options.clone());
+        one(&mount.destination, mount.kind, source, options)
+    });
+    usual.chain(more).collect()
+}
+
+fn to_rlimits(limits: &[ResourceLimit]) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    limits
+        .iter()
+        .filter_map(|limit| Some((limit.name.parse::<PosixRlimitType>().ok()?, limit)))
+        .map(|(kind, limit)| {
+            PosixRlimitBuilder::default()
+                .typ(kind)
+                .soft(limit.soft)
+                .hard(limit.hard)
+                .build()
+        })
         .collect()
 }
 
@@ -261,9 +358,16 @@ mod tests {
             },
             hostname: "buildkitsandbox".into(),
             network: true,
-            binds: vec![Bind {
-                source: "/scratch/hosts".into(),
-                destination: "/etc/hosts".into(),
+            mounts: vec![
+                Mount::bind("/scratch/hosts", "/etc/hosts", MountAccess::File),
+                Mount::bind("/scratch/private/0", "/src", MountAccess::Write),
+                Mount::tmpfs("/tmp", Some(1 << 20), 0o1777, false),
+            ],
+            shm_size: Some(1 << 20),
+            limits: vec![ResourceLimit {
+                name: "RLIMIT_NOFILE".into(),
+                soft: 1024,
+                hard: u64::MAX,
             }],
             oom_score_adj: 250,
         };
@@ -279,7 +383,9 @@ mod tests {
             identity: Identity::default(),
             hostname: "h".into(),
             network: true,
-            binds: Vec::new(),
+            mounts: Vec::new(),
+            shm_size: None,
+            limits: Vec::new(),
             oom_score_adj: 0,
         };
         let value = json(&container);

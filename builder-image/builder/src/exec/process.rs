@@ -25,8 +25,12 @@ use rustix::{
 };
 
 use super::{
-    Container, ExecError, ExitStatus, Runtime, Stream, lines::Lines, memory::OomCounter,
-    mount::Overlay, root, to_spec,
+    Attachment, Container, ExecError, ExitStatus, Runtime, Stream,
+    attach::{Private, attach},
+    lines::Lines,
+    memory::OomCounter,
+    mount::Overlay,
+    root, to_spec,
 };
 
 /// How often a running process is looked at for cancellation.
@@ -47,6 +51,8 @@ pub struct Job<'a> {
     pub upper: &'a Path,
     /// A directory for this process alone, which the caller removes afterwards.
     pub scratch: &'a Path,
+    /// What the mounts of the container show at [`super::attached`].
+    pub attachments: &'a [Attachment],
 }
 
 /// Runs the process to its end and hands its output on, line by line without newlines. A working directory that is absent
@@ -69,9 +75,6 @@ pub fn execute(
     let json = serde_json::to_vec(&spec).map_err(|error| ExecError::Runtime {
         message: error.to_string(),
     })?;
-    fs_err::write(job.scratch.join("config.json"), json).map_err(ExecError::system(
-        "writing the configuration of the container",
-    ))?;
     let pipe = || {
         pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| ExecError::system("making a pipe")(errno.into()))
@@ -82,7 +85,7 @@ pub fn execute(
     let started = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("run-mounts".into())
-            .spawn_scoped(scope, || start(job, runtime, stdout_end, stderr_end))
+            .spawn_scoped(scope, || start(job, runtime, &json, stdout_end, stderr_end))
             .map_err(ExecError::system("starting a thread"))?
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -144,6 +147,7 @@ struct Started {
 fn start(
     job: &Job<'_>,
     runtime: &Runtime,
+    json: &[u8],
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<Started, ExecError> {
@@ -166,7 +170,7 @@ fn start(
         .map_err(ExecError::system("finding the scratch directory"))?;
     let overlay = Overlay {
         lowers: job.lowers,
-        upper: job.upper,
+        upper: Some(job.upper),
         scratch: &scratch,
     };
     overlay
@@ -180,16 +184,28 @@ fn start(
     let stubs = root.missing_mount_points(job.container)?;
     root.ensure_working_directory(&job.container.cwd, &job.container.identity)?;
     drop(root);
+    // The configuration holds what the process gets to know, secrets too: it stays in memory.
+    let private = Private::mount(&scratch)
+        .map_err(ExecError::system("mounting the private files of the step"))?;
+    let config = private.path("config.json");
+    fs_err::write(&config, json).map_err(ExecError::system(
+        "writing the configuration of the container",
+    ))?;
+    for (index, attachment) in job.attachments.iter().enumerate() {
+        attach(&scratch, index, attachment)?;
+    }
 
     let mut command = Command::new(&runtime.crun);
     command
         .arg("--cgroup-manager=disabled")
         .arg("--root")
-        .arg(scratch.join("state"))
+        .arg(private.path("state"))
         .arg("--log")
         .arg(scratch.join("crun.log"))
         .args(["--log-format=json", "run", "--bundle"])
         .arg(&scratch)
+        .arg("--config")
+        .arg(&config)
         .arg("step")
         .env_clear()
         .current_dir(&scratch)

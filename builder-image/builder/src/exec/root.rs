@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Container, ExecError, Identity};
+use super::{Container, ExecError, Identity, Mount};
 
 /// What the engine mounts on besides the binds of a container.
 const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "sys"];
@@ -73,9 +73,10 @@ impl Root {
                 }
             }
         }
-        for bind in &container.binds {
-            let path = bind.destination.trim_start_matches('/');
-            if path.starts_with("dev/") {
+        for (index, mount) in container.mounts.iter().enumerate() {
+            let path = mount.destination.trim_start_matches('/');
+            let covered = |above: &Mount| above.covers(&mount.destination);
+            if path.starts_with("dev/") || container.mounts[..index].iter().any(covered) {
                 continue;
             }
             match self.find(path, OFlags::PATH) {
@@ -84,7 +85,7 @@ impl Root {
                 Ok(None) => stubs.note(self, path)?,
                 Ok(Some(_)) | Err(_) => {
                     return Err(ExecError::MountPoint {
-                        path: bind.destination.clone(),
+                        path: mount.destination.clone(),
                     });
                 }
             }

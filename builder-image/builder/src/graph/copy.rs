@@ -6,7 +6,7 @@ use dockerfile::{
 
 use super::instruction::{Outcome, absolute};
 use super::stage::Builder;
-use super::{Action, CopyAction, Filesystem, StageBase};
+use super::{Action, CopyAction, Filesystem};
 
 /// Sources of a copy: paths, and documents by name and content.
 type Selected = (Vec<String>, Vec<(String, String)>);
@@ -18,20 +18,7 @@ impl Builder<'_> {
         instruction: &Instruction,
         copy: &Copy,
     ) -> Outcome {
-        let from = self
-            .planned
-            .sources
-            .get(&position)
-            .map(|source| match source {
-                StageBase::Scratch => Filesystem::Scratch,
-                StageBase::Image(id) => Filesystem::Base(*id),
-                StageBase::Stage(index) => {
-                    let state = self.finished[*index].as_ref();
-                    state
-                        .expect("a stage comes behind what it copies from")
-                        .filesystem
-                }
-            });
+        let from = self.source(position, 0);
         let (sources, documents) = self.sources(&copy.sources, false)?;
         self.copy_step(
             instruction,

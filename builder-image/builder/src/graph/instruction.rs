@@ -1,8 +1,7 @@
 //! What one instruction does to the state of its stage, and the step that it makes.
 
 use dockerfile::{
-    ArgDecl, CommandForm, Diagnostic, Instruction, InstructionKind, KeyValue, Run, RunCommand,
-    Scope as _, Word,
+    ArgDecl, CommandForm, Diagnostic, Instruction, InstructionKind, KeyValue, Scope as _, Word,
 };
 use oci::Healthcheck;
 
@@ -10,7 +9,7 @@ use super::environment::{expand_word, expansion};
 use super::reach::{label, makes_layer};
 use super::stage::Builder;
 use super::text::{plain_list, quote_healthcheck, quote_list};
-use super::{Action, Entry, Filesystem, RunAction, Step, StepId, WorkdirAction};
+use super::{Action, Entry, Filesystem, StageBase, Step, StepId, WorkdirAction};
 
 /// What came of an instruction, or the diagnostic that prevents the build.
 pub(super) type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
@@ -43,7 +42,7 @@ impl Builder<'_> {
                 let expression = onbuild.expression.clone();
                 self.state.config.on_build.push(expression);
             }
-            InstructionKind::Run(run) => self.run(instruction, run),
+            InstructionKind::Run(run) => self.run(position, instruction, run)?,
             InstructionKind::Shell(shell) => {
                 self.state.config.shell.clone_from(shell);
                 self.note(format!("SHELL {}", plain_list(shell)));
@@ -83,11 +82,25 @@ impl Builder<'_> {
     }
 
     /// The shell of shell-form commands.
-    fn shell(&self) -> Vec<String> {
+    pub(super) fn shell(&self) -> Vec<String> {
         match self.state.config.shell.as_slice() {
             [] => vec!["/bin/sh".into(), "-c".into()],
             shell => shell.to_vec(),
         }
+    }
+
+    /// The files of what `--from` names in the instruction at `position`, in its mount `index`.
+    pub(super) fn source(&self, position: usize, index: usize) -> Option<Filesystem> {
+        Some(match self.planned.sources.get(&(position, index))? {
+            StageBase::Scratch => Filesystem::Scratch,
+            StageBase::Image(id) => Filesystem::Base(*id),
+            StageBase::Stage(index) => {
+                let state = self.finished[*index].as_ref();
+                state
+                    .expect("a stage comes behind those that it reads")
+                    .filesystem
+            }
+        })
     }
 
     /// Records an instruction that makes no layer.
@@ -282,35 +295,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn run(&mut self, instruction: &Instruction, run: &Run) {
-        let mut script = None;
-        let args = match run.command_to_execute() {
-            RunCommand::Exec(args) => args,
-            RunCommand::Shell(line) => CommandForm::Shell(line).to_args(&self.shell()),
-            RunCommand::File { name, content } => {
-                let path = format!("/dev/pipes/{name}");
-                script = Some((name, content));
-                CommandForm::Shell(path).to_args(&self.shell())
-            }
-        };
-        let created_by = format!("RUN {}{} # buildkit", self.history_args(), args.join(" "));
-        let mut text = instruction.source.clone();
-        if let Some(first) = run.heredocs.first() {
-            text.extend([" (", &summary(&first.content), ")"]);
-        }
-        let action = Action::Run(RunAction {
-            args,
-            env: self.state.variables.to_env(),
-            cwd: absolute(&self.state.config.working_dir, ""),
-            user: self.state.config.user.clone(),
-            script,
-            network: true,
-        });
-        self.step(instruction, action, created_by, &text);
-    }
-
     /// `|2 A=1 B=2 `: the declared arguments with the values in effect, each once.
-    fn history_args(&self) -> String {
+    pub(super) fn history_args(&self) -> String {
         let mut args: Vec<(&str, String)> = Vec::new();
         for (name, value) in &self.state.build_args {
             let value = self
@@ -356,7 +342,7 @@ pub(super) fn absolute(from: &str, path: &str) -> String {
 }
 
 /// The first line of a heredoc, for progress.
-fn summary(content: &str) -> String {
+pub(super) fn summary(content: &str) -> String {
     let mut lines = content.trim().lines();
     let first = lines.next().unwrap_or_default().to_owned();
     if lines.next().is_some() {

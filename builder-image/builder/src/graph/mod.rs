@@ -17,6 +17,7 @@ mod instruction;
 mod lint;
 mod onbuild;
 mod reach;
+mod run;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,10 @@ use oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
 
 pub use onbuild::{Triggers, with_triggers};
 pub use reach::{plan, plan_all};
+pub use run::{
+    CacheMount, FileOwner, RunAction, RunMount, RunMountKind, SecretMount, Selected, SshMount,
+    Surroundings,
+};
 pub use stage::build;
 
 /// What a build was asked for, besides the Dockerfile.
@@ -46,6 +51,8 @@ pub struct Options {
     pub build_platform: Platform,
     /// Names of contexts that stand in for images (`--build-context`).
     pub contexts: BTreeSet<String>,
+    /// What RUN steps have around them. Without a host name, they have the usual one.
+    pub surroundings: Surroundings,
 }
 
 /// Position of an image in [`Plan::bases`].
@@ -126,8 +133,8 @@ struct PlannedStage {
     platform: Platform,
     /// How progress names the stage; empty where it is the only one.
     name: String,
-    /// For each COPY with `--from`, by position of the instruction: where it copies from.
-    sources: BTreeMap<usize, StageBase>,
+    /// By position of the instruction, and of the mount in a RUN: where a COPY copies from, or a mount shows files of.
+    sources: BTreeMap<(usize, usize), StageBase>,
 }
 
 /// What a stage starts from, or what `--from` names.
@@ -149,8 +156,8 @@ pub struct Graph {
     pub proxies: Vec<(String, String)>,
     /// SOURCE_DATE_EPOCH, where the build or the Dockerfile sets it.
     pub source_date_epoch: Option<i64>,
-    /// Host name of RUN.
-    pub hostname: String,
+    /// What RUN steps have around them.
+    pub surroundings: Surroundings,
     /// Names that ARG declares, in any stage.
     pub arguments: BTreeSet<String>,
     /// What is doubtful about the stages, by rules of [`dockerfile::Rule`], each said once.
@@ -178,10 +185,11 @@ pub struct Step {
 
 impl Step {
     /// The other file systems that the step reads.
-    pub fn inputs(&self) -> Option<Filesystem> {
+    pub fn inputs(&self) -> Vec<Filesystem> {
         match &self.action {
-            Action::Copy(copy) => copy.from,
-            Action::Run(_) | Action::Workdir(_) => None,
+            Action::Copy(copy) => copy.from.into_iter().collect(),
+            Action::Run(run) => run.inputs(),
+            Action::Workdir(_) => Vec::new(),
         }
     }
 }
@@ -202,23 +210,6 @@ impl Action {
     pub fn is_linked(&self) -> bool {
         matches!(self, Self::Copy(copy) if copy.link)
     }
-}
-
-/// A RUN.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunAction {
-    /// Program and arguments, the shell included.
-    pub args: Vec<String>,
-    /// Environment in order, `NAME=value`, without proxies.
-    pub env: Vec<String>,
-    /// Directory to start in, absolute.
-    pub cwd: String,
-    /// `user[:group]`, names or numbers; empty for root.
-    pub user: String,
-    /// A program that is put at `/dev/pipes/NAME` for the time of the step: name and content.
-    pub script: Option<(String, String)>,
-    /// Whether the step has a network.
-    pub network: bool,
 }
 
 /// A COPY or an ADD.

@@ -169,16 +169,30 @@ impl Walk<'_> {
         let from = self.stage_base(stage, &platform, &name)?;
         let mut sources = BTreeMap::new();
         for (position, instruction) in stage.instructions.iter().enumerate() {
-            if let InstructionKind::Copy(copy) = &instruction.kind
-                && let Some(source) = &copy.from
-            {
-                // The words of a trigger stand in another file.
-                let source = if position < stage.triggers {
-                    &Word::new(source.value.clone(), stage.from.image.span)
+            // The words of a trigger stand in another file.
+            let shown = |word: &Word| {
+                if position < stage.triggers {
+                    Word::new(word.value.clone(), stage.from.image.span)
                 } else {
-                    source
-                };
-                sources.insert(position, self.copy_base(source, &platform)?);
+                    word.clone()
+                }
+            };
+            match &instruction.kind {
+                InstructionKind::Copy(copy) => {
+                    if let Some(source) = &copy.from {
+                        let source = self.copy_base(&shown(source), &platform)?;
+                        sources.insert((position, 0), source);
+                    }
+                }
+                InstructionKind::Run(run) => {
+                    for (mount, spec) in run.mounts.iter().enumerate() {
+                        if let Some(word) = spec.source() {
+                            let source = self.mount_base(&shown(&word), &platform)?;
+                            sources.insert((position, mount), source);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
         self.open.pop();
@@ -262,6 +276,31 @@ impl Walk<'_> {
         }
         let name = self.base_name(&word.value, word)?;
         Ok(self.image(name, platform, word, String::new()))
+    }
+
+    /// What `from` names in a mount: as in COPY, but stages have names only.
+    fn mount_base(
+        &mut self,
+        word: &Word,
+        platform: &Platform,
+    ) -> Result<StageBase, Box<Diagnostic>> {
+        let stages = &self.plan.dockerfile.stages;
+        if word
+            .value
+            .parse::<usize>()
+            .is_ok_and(|index| index < stages.len())
+            && !self.plan.options.contexts.contains(&word.value)
+        {
+            let diagnostic = Diagnostic::error(
+                "invalid-mount",
+                word.span,
+                format!("a mount takes no number of a stage: `from={}`", word.value),
+            );
+            return Err(Box::new(diagnostic.help(
+                "give the stage a name, `FROM … AS name`, and mount from that",
+            )));
+        }
+        self.copy_base(word, platform)
     }
 
     fn base_name(&self, text: &str, word: &Word) -> Result<BaseName, Box<Diagnostic>> {
@@ -376,7 +415,11 @@ impl Walk<'_> {
             .stages
             .iter()
             .flat_map(|stage| &stage.instructions)
-            .any(|i| matches!(&i.kind, InstructionKind::Copy(copy) if copy.from.is_some()));
+            .any(|i| match &i.kind {
+                InstructionKind::Copy(copy) => copy.from.is_some(),
+                InstructionKind::Run(run) => run.mounts.iter().any(|m| m.source().is_some()),
+                _ => false,
+            });
         match &stage.name {
             _ if file.stages.len() == 1 && !copies_images => String::new(),
             Some(name) => name.clone(),

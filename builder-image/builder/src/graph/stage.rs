@@ -8,7 +8,7 @@ use super::onbuild::in_trigger;
 use super::reach::layer_count;
 use super::{
     BaseConfigs, BaseId, Entry, Filesystem, Graph, GraphError, Options, Plan, PlannedStage,
-    StageBase, Step, Target,
+    StageBase, Step, Surroundings, Target,
 };
 
 /// The search path of images that set none.
@@ -175,9 +175,12 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
         .extend(labels.map(|(name, value)| (name.clone(), value.clone())));
     Ok(Graph {
         source_date_epoch: source_date_epoch(plan)?,
-        hostname: argument(plan, "BUILDKIT_SANDBOX_HOSTNAME")
-            .unwrap_or(DEFAULT_HOSTNAME)
-            .into(),
+        surroundings: Surroundings {
+            hostname: argument(plan, "BUILDKIT_SANDBOX_HOSTNAME")
+                .unwrap_or(DEFAULT_HOSTNAME)
+                .into(),
+            ..plan.options.surroundings.clone()
+        },
         proxies: plan
             .options
             .build_args
@@ -220,7 +223,7 @@ fn initial(planned: &PlannedStage, bases: &BaseConfigs, finished: &[Option<State
 }
 
 /// A special argument: set by the build, or declared before the first FROM.
-fn argument<'p>(plan: &'p Plan<'_>, name: &str) -> Option<&'p str> {
+pub(super) fn argument<'p>(plan: &'p Plan<'_>, name: &str) -> Option<&'p str> {
     let set = plan.options.build_args.get(name).map(String::as_str);
     set.or_else(|| plan.globals.get(name))
         .filter(|value| !value.is_empty())

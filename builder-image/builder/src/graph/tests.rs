@@ -14,6 +14,7 @@ fn options() -> Options {
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/amd64".parse().unwrap(),
         contexts: BTreeSet::new(),
+        surroundings: Surroundings::default(),
     }
 }
 
@@ -63,7 +64,7 @@ fn shown(text: &str, options: &Options) -> String {
     let mut shown = String::new();
     for (id, step) in graph.steps.iter().enumerate() {
         write!(shown, "{id} on {:?}: {}", step.below, step.label).unwrap();
-        if let Some(from) = step.inputs() {
+        for from in step.inputs() {
             write!(shown, " from {from:?}").unwrap();
         }
         shown.push('\n');

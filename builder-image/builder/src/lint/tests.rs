@@ -40,6 +40,7 @@ fn checked(text: &str, args: &[(&str, &str)]) -> Result<Findings, Error> {
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/amd64".parse().unwrap(),
         contexts: BTreeSet::new(),
+        surroundings: graph::Surroundings::default(),
     };
     let (dockerfile, parsed) = crate::build::parse(&file)?;
     let plan = graph::plan_all(&dockerfile, &options).map_err(|e| Error::graph(e, &file))?;

@@ -8,12 +8,13 @@ use futures::StreamExt;
 use jiff::Timestamp as Clock;
 use oci::{Digest, Digester};
 
+use super::mounts::ContextCopies;
 use super::{Keyed, Need, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
 use crate::cause::Listing;
 use crate::disk;
 use crate::error::{Error, StepFailure};
-use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId};
+use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId, Surroundings};
 use crate::layer::LayerDir;
 use crate::progress::Vertex;
 use crate::snapshot::Snapshot;
@@ -265,12 +266,13 @@ impl Solve {
         Work {
             engine: self.engine.clone(),
             context: self.context.clone(),
+            context_copies: self.context_copies.clone(),
             action: step.action.clone(),
             keyed: keyed.clone(),
             below,
             vertex: vertex.clone(),
             epoch: self.graph.source_date_epoch,
-            hostname: self.graph.hostname.clone(),
+            around: self.graph.surroundings.clone(),
             proxies: proxies
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
@@ -278,7 +280,12 @@ impl Solve {
         }
     }
 
-    fn step_error(&self, step: &Step, source: StepFailure, output: String) -> Arc<Error> {
+    pub(super) fn step_error(
+        &self,
+        step: &Step,
+        source: StepFailure,
+        output: String,
+    ) -> Arc<Error> {
         Arc::new(Error::Step {
             place: self.place(step),
             source: Box::new(source),
@@ -288,15 +295,16 @@ impl Solve {
 }
 
 /// One step with all that it needs, to be done on a thread.
-struct Work {
-    engine: Arc<super::Engine>,
-    context: Arc<crate::context::BuildContext>,
+pub(super) struct Work {
+    pub(super) engine: Arc<super::Engine>,
+    pub(super) context: Arc<crate::context::BuildContext>,
+    pub(super) context_copies: Arc<ContextCopies>,
     action: Action,
-    keyed: Arc<Keyed>,
+    pub(super) keyed: Arc<Keyed>,
     below: Snapshot,
     vertex: Arc<Vertex>,
-    epoch: Option<i64>,
-    hostname: String,
+    pub(super) epoch: Option<i64>,
+    around: Surroundings,
     proxies: Vec<String>,
     instruction: String,
 }
@@ -378,17 +386,23 @@ impl Work {
             .runtime
             .as_ref()
             .expect("a build with RUN has a runtime");
+        let cancelled = || self.engine.cancel.is_cancelled();
+        let (mounts, _leases) = self.mounts(action, &cancelled)?;
         let spec = RunSpec {
             args: action.args.clone(),
             env: action.env.iter().chain(&self.proxies).cloned().collect(),
             cwd: action.cwd.clone(),
             user: action.user.clone(),
-            hostname: self.hostname.clone(),
             script: action.script.clone(),
             network: action.network,
+            around: self.around.clone(),
+            mounts,
         };
-        let cancelled = || self.engine.cancel.is_cancelled();
-        let mut output = |_, line: &[u8]| self.vertex.output(line);
+        let redactor = spec.redactor();
+        let mut output = |_, line: &[u8]| match redactor.redact(line) {
+            Some(redacted) => self.vertex.output(&redacted),
+            None => self.vertex.output(line),
+        };
         let (layer, status) = run(&spec, &self.below, into, runtime, &cancelled, &mut output)?;
         if status.success() {
             return Ok(layer);

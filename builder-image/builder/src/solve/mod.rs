@@ -7,6 +7,7 @@
 
 mod execute;
 mod files;
+mod mounts;
 mod shares;
 mod step_layer;
 
@@ -30,12 +31,14 @@ use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Step, StepId};
 use crate::image::Layer;
 use crate::layer::{Owners, PackOptions, Recipe};
 use crate::progress::Progress;
+use crate::secret::Secrets;
 use crate::snapshot::Snapshot;
 
 pub use self::shares::Shares;
 
 use self::execute::Inputs;
 use self::files::{BaseFiles, Need, below_run};
+use self::mounts::{ContextCopies, Shown};
 use self::step_layer::StepLayer;
 
 /// What a solve works with.
@@ -56,6 +59,8 @@ pub struct Engine {
     pub no_cache: bool,
     /// How layers are packed, unless an export says otherwise.
     pub pack: PackOptions,
+    /// What RUN may mount besides files.
+    pub secrets: Secrets,
     /// What the platforms of the build have in common.
     pub shares: Shares,
     /// Says when to stop.
@@ -77,6 +82,7 @@ pub struct Solve {
     base_files: Vec<Arc<BaseFiles>>,
     /// For each step whether a RUN stands on top of it.
     below_run: Vec<bool>,
+    context_copies: Arc<ContextCopies>,
 }
 
 /// What is known of one step.
@@ -110,6 +116,23 @@ struct Keyed {
     cause: Option<Cause>,
     /// What was made ready to find the key out.
     inputs: Inputs,
+    /// What the mounts of a RUN show, in their order.
+    shown: Vec<Shown>,
+}
+
+impl Keyed {
+    /// A step of which no more is known than its key.
+    fn of(key: CacheKey) -> Self {
+        Self {
+            key,
+            source_key: None,
+            record: None,
+            trail: Trail::default(),
+            cause: None,
+            inputs: Inputs::default(),
+            shown: Vec::new(),
+        }
+    }
 }
 
 /// A step that was executed because the cache, which was asked, had no answer.
@@ -152,6 +175,7 @@ impl Solve {
             labels,
             context,
             file,
+            context_copies: Arc::default(),
         }
     }
 
@@ -302,15 +326,11 @@ impl Solve {
                 source_key: None,
                 trail,
                 inputs: Inputs::default(),
+                shown: Vec::new(),
             }
         };
         match &step.action {
-            Action::Run(run) => Ok(plain(CacheKey::run(
-                &below,
-                run,
-                &step.platform,
-                &self.graph.hostname,
-            ))),
+            Action::Run(run) => self.key_of_run(step, run, &below).await,
             Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
             Action::Copy(copy) => {
                 if let Some(from) = copy.from {
@@ -339,12 +359,9 @@ impl Solve {
         let source_key = CacheKey::copy_from(below, copy, &source, epoch);
         if let Some(record) = self.lookup(&source_key) {
             return Ok(Keyed {
-                key: record.key.clone(),
                 source_key: Some(source_key),
-                record: Some(record),
-                trail: Trail::default(),
-                cause: None,
-                inputs: Inputs::default(),
+                record: Some(record.clone()),
+                ..Keyed::of(record.key)
             });
         }
         let inputs = self.inputs_from(step, copy, from).await?;
@@ -361,6 +378,7 @@ impl Solve {
             record,
             trail,
             inputs,
+            shown: Vec::new(),
         })
     }
 
@@ -409,7 +427,7 @@ impl Solve {
     fn base_error(&self, id: BaseId, source: crate::error::BaseError) -> Error {
         let name = self.bases[id.0].name.clone();
         let first = self.graph.steps.iter().find(|step| {
-            step.below == Filesystem::Base(id) || step.inputs() == Some(Filesystem::Base(id))
+            step.below == Filesystem::Base(id) || step.inputs().contains(&Filesystem::Base(id))
         });
         match first {
             Some(step) => Error::Base {

@@ -13,7 +13,7 @@ use crate::{
     step::{
         StepError,
         copy::{CopySource, CopySpec},
-        source::{Visit, select, walk},
+        source::{Filter, Selection, Source, Visit, select, walk},
     },
     tree::{ImagePath, Kind, Tree, TreeError},
 };
@@ -63,6 +63,30 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listin
             }
         }
     }
+    Ok(hash.finish())
+}
+
+/// The digest of what is at `path` in `from`, links on the way followed: what a mount shows. Neither its name nor what is
+/// beside it counts.
+///
+/// # Errors
+/// When nothing is there, or it cannot be read.
+pub fn digest_path(from: &dyn Tree, path: &str) -> Result<(Digest, Listing), StepError> {
+    let named = ImagePath::new(path);
+    let Some((found, found_entry)) = from.stat(&named)? else {
+        return Err(StepError::SourceNotFound(path.to_owned()));
+    };
+    let mut hash = Fields::new();
+    hash.text("coopery mounted path 1");
+    let selection = Selection {
+        source: Source {
+            named,
+            path: found,
+            entry: found_entry,
+        },
+        filter: Filter::default(),
+    };
+    walk(from, &selection, &mut |visit| entry(&mut hash, from, visit))?;
     Ok(hash.finish())
 }
 

@@ -5,11 +5,12 @@ pub mod add;
 pub mod copy;
 mod digest;
 mod error;
+mod mount;
 pub mod run;
 mod source;
 pub mod workdir;
 
-pub use digest::digest_inputs;
+pub use digest::{digest_inputs, digest_path};
 pub use error::StepError;
 
 use crate::{

@@ -2,6 +2,7 @@
 //! [`crate::exec`]; the environment follows BuildKit.
 
 use std::{
+    net::IpAddr,
     os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
@@ -9,11 +10,19 @@ use std::{
 use crate::{
     account::{self, RunUser},
     diff::layer_of_run,
-    exec::{Bind, Container, ExecError, ExitStatus, Identity, Job, Runtime, Stream, execute},
-    layer::{LayerDir, Owners},
-    snapshot::{Snapshot, settle_implied},
+    exec::{
+        Container, ExecError, ExitStatus, Identity, Job, Mount, MountAccess, Runtime, Stream,
+        execute,
+    },
+    graph::Surroundings,
+    layer::LayerDir,
+    secret::Redactor,
+    snapshot::Snapshot,
+    step::mount::{Place, settle},
     tree::{ImagePath, Tree},
 };
+
+pub use super::mount::{MountSource, StepMount};
 
 /// The host name of a step, unless another is asked for.
 pub const HOSTNAME: &str = "buildkitsandbox";
@@ -28,7 +37,7 @@ const SCRIPTS: &str = "/dev/pipes";
 const OOM_SCORE: i32 = 250;
 
 /// A command to run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct RunSpec {
     /// The program and its arguments, the shell included.
     pub args: Vec<String>,
@@ -38,12 +47,24 @@ pub struct RunSpec {
     pub cwd: String,
     /// `user[:group]`, names or numbers; empty for root.
     pub user: String,
-    /// The host name; [`HOSTNAME`] when empty.
-    pub hostname: String,
     /// A program that is put at `/dev/pipes/NAME` for the time of the step: name and content.
     pub script: Option<(String, String)>,
     /// Whether the step has the network of the build, or none.
     pub network: bool,
+    /// Host name ([`HOSTNAME`] when empty), hosts and limits.
+    pub around: Surroundings,
+    /// What is mounted.
+    pub mounts: Vec<StepMount>,
+}
+
+impl RunSpec {
+    /// Takes the secrets of the step out of its output.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Secret { content, .. } => Some(content),
+            _ => None,
+        }))
+    }
 }
 
 /// Runs `spec` on `base`. Its changes are left in the new directory `into`, which is a layer even when the command fails;
@@ -59,19 +80,7 @@ pub fn run(
     cancelled: &dyn Fn() -> bool,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<(LayerDir, ExitStatus), ExecError> {
-    let Some(layers) = base.directories() else {
-        return Err(ExecError::Snapshot("its layers are not unpacked".into()));
-    };
-    if layers.iter().any(|layer| layer.owners != Owners::OnDisk) {
-        return Err(ExecError::Snapshot(
-            "its layers were unpacked without owners, for a build without RUN".into(),
-        ));
-    }
-    for (index, layer) in layers.iter().enumerate() {
-        if layer.index().implied().next().is_some() {
-            settle_implied(layer, &Snapshot::new(layers[..index].to_vec())).map_err(snapshot)?;
-        }
-    }
+    let layers = settle(base)?;
     let user = resolve_user(&spec.user, base)?;
     let scratch = tempfile::Builder::new()
         .prefix("run-")
@@ -86,38 +95,45 @@ pub fn run(
             gid: user.gid,
             additional_gids: user.groups,
         },
-        hostname: if spec.hostname.is_empty() {
+        hostname: if spec.around.hostname.is_empty() {
             HOSTNAME.to_owned()
         } else {
-            spec.hostname.clone()
+            spec.around.hostname.clone()
         },
         network: spec.network,
-        binds: Vec::new(),
+        mounts: Vec::new(),
+        shm_size: spec.around.shm_size,
+        limits: spec.around.limits.clone(),
         oom_score_adj: oom_score(
             &fs_err::read_to_string("/proc/self/oom_score_adj").unwrap_or_default(),
         ),
     };
     let stubs = prepare(spec, base, scratch.path(), &mut container)?;
+    let place = Place {
+        base,
+        scratch: scratch.path(),
+        stubs: &stubs,
+    };
+    let mounts = place.prepare(&spec.mounts, &mut container)?;
     make_upper(base, into).map_err(ExecError::system("making the layer of the step"))?;
 
-    let lowers: Vec<PathBuf> = [stubs]
-        .into_iter()
-        .chain(layers.iter().map(|layer| layer.path.clone()))
-        .collect();
+    let lowers: Vec<PathBuf> = std::iter::once(stubs).chain(layers).collect();
     let job = Job {
         container: &container,
         lowers: &lowers,
         upper: into,
         scratch: scratch.path(),
+        attachments: &mounts.attachments,
     };
     let status = execute(&job, runtime, cancelled, output)?;
+    drop(mounts);
     scratch
         .close()
         .map_err(ExecError::system("removing the scratch directory"))?;
-    Ok((layer_of_run(into, base).map_err(snapshot)?, status))
+    Ok((layer_of_run(into, base).map_err(snapshot_error)?, status))
 }
 
-fn snapshot(error: impl std::error::Error) -> ExecError {
+pub(super) fn snapshot_error(error: impl std::error::Error) -> ExecError {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -133,8 +149,8 @@ fn snapshot(error: impl std::error::Error) -> ExecError {
 }
 
 fn resolve_user(user: &str, base: &Snapshot) -> Result<RunUser, ExecError> {
-    let passwd = super::account_file(base, account::PASSWD).map_err(snapshot)?;
-    let group = super::account_file(base, account::GROUP).map_err(snapshot)?;
+    let passwd = super::account_file(base, account::PASSWD).map_err(snapshot_error)?;
+    let group = super::account_file(base, account::GROUP).map_err(snapshot_error)?;
     account::run_user(user, &passwd, &group).map_err(|error| ExecError::User {
         user: user.to_owned(),
         problem: error.to_string(),
@@ -168,7 +184,7 @@ fn working_directory(cwd: &str, base: &Snapshot) -> Result<String, ExecError> {
         path: cwd.to_owned(),
         problem,
     };
-    let resolved = base.resolve(&ImagePath::new(cwd)).map_err(snapshot)?;
+    let resolved = base.resolve(&ImagePath::new(cwd)).map_err(snapshot_error)?;
     let text = resolved
         .to_absolute()
         .into_os_string()
@@ -203,14 +219,16 @@ fn prepare(
         fs_err::create_dir_all(stubs.join(directory)).map_err(&system)?;
     }
     let files = [
-        ("/etc/hosts", hosts(&container.hostname)),
+        ("/etc/hosts", hosts(&container.hostname, &spec.around.hosts)),
         (
             "/etc/resolv.conf",
             fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         ),
     ];
     for (path, text) in files {
-        let resolved = base.resolve(&ImagePath::new(path)).map_err(snapshot)?;
+        let resolved = base
+            .resolve(&ImagePath::new(path))
+            .map_err(snapshot_error)?;
         let mounted = |directory: &str| resolved.is_within(&ImagePath::new(directory));
         let Ok(destination) = resolved.to_absolute().into_os_string().into_string() else {
             continue;
@@ -226,10 +244,10 @@ fn prepare(
         let source = scratch.join(path.rsplit('/').next().unwrap_or(path));
         fs_err::write(&source, text).map_err(&system)?;
         fs_err::set_permissions(&source, PermissionsExt::from_mode(0o644)).map_err(&system)?;
-        container.binds.push(Bind {
-            source,
-            destination,
-        });
+        let access = MountAccess::File;
+        container
+            .mounts
+            .push(Mount::bind(source, destination, access));
     }
     if let Some((name, content)) = &spec.script {
         let directory = scratch.join("pipes");
@@ -239,21 +257,28 @@ fn prepare(
         for path in [&directory, &file] {
             fs_err::set_permissions(path, PermissionsExt::from_mode(0o755)).map_err(&system)?;
         }
-        container.binds.push(Bind {
-            source: directory,
-            destination: SCRIPTS.to_owned(),
-        });
+        // crun makes links of its own in /dev, so a script may be executed there.
+        let access = MountAccess::Script;
+        container
+            .mounts
+            .push(Mount::bind(directory, SCRIPTS.to_owned(), access));
     }
     Ok(stubs)
 }
 
-fn hosts(hostname: &str) -> String {
-    format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+/// The text of `/etc/hosts`: the usual, and what the build adds.
+fn hosts(hostname: &str, more: &[(String, IpAddr)]) -> String {
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in more {
+        text.extend([&address.to_string(), "\t", name, "\n"]);
+    }
+    text
 }
 
 /// The directory for the changes. The root of the overlay shows its owner and permissions, so they are those of the
 /// snapshot's root.
-fn make_upper(base: &Snapshot, into: &Path) -> std::io::Result<()> {
+pub(super) fn make_upper(base: &Snapshot, into: &Path) -> std::io::Result<()> {
     let root = base
         .lookup(&ImagePath::root())
         .map_err(std::io::Error::other)?;

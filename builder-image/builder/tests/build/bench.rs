@@ -12,9 +12,10 @@ use builder::cache::Cache;
 use builder::context::BuildContext;
 use builder::error::{Error, SourceFile};
 use builder::export::{Destination, Export, Output, Settings};
-use builder::graph::Options;
+use builder::graph::{Options, Surroundings};
 use builder::layer::{Owners, PackOptions};
 use builder::progress::{Progress, Style};
+use builder::secret::Secrets;
 use builder::solve::{Engine, Shares};
 use distribution::memory::MemoryRegistry;
 use distribution::{Client, Guard, RetryPolicy};
@@ -182,6 +183,7 @@ impl Bench {
             },
             shares: Shares::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
+            secrets: Secrets::default(),
             cache,
         };
         let mut exports = vec![Export {
@@ -203,6 +205,7 @@ impl Bench {
                 platform: Platform::host(),
                 build_platform: Platform::host(),
                 contexts: BTreeSet::new(),
+                surroundings: Surroundings::default(),
             },
             platforms: options.platforms,
             exports,

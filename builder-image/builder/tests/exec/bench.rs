@@ -66,7 +66,9 @@ impl Bench {
             identity: Identity::default(),
             hostname: "buildkitsandbox".into(),
             network: true,
-            binds: Vec::new(),
+            mounts: Vec::new(),
+            shm_size: None,
+            limits: Vec::new(),
             oom_score_adj: 500,
         }
     }
@@ -85,6 +87,7 @@ impl Bench {
             lowers: &self.layers,
             upper: &upper,
             scratch: scratch.path(),
+            attachments: &[],
         };
         let result = execute(&job, &self.runtime, cancelled, output);
         (result, upper, scratch)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use builder::exec::{Bind, ExecError, Identity};
+use builder::exec::{ExecError, Identity, Mount, MountAccess};
 
 use crate::{
     SECRET,
@@ -246,10 +246,8 @@ pub(crate) fn mount_points_that_a_layer_removed_are_not_left_behind(bench: &Benc
             .unwrap();
     });
     let mut container = Bench::container("cat /etc/hosts; ls /sys | head -n 1");
-    container.binds.push(Bind {
-        source,
-        destination: "/etc/hosts".into(),
-    });
+    let mount = Mount::bind(source, "/etc/hosts", MountAccess::File);
+    container.mounts.push(mount);
     let ran = removed.run(&container);
     assert_eq!(ran.stdout, "127.0.0.1 localhost\nblock\n", "{}", ran.stderr);
     assert!(!ran.upper.join("sys").exists());
@@ -276,10 +274,8 @@ pub(crate) fn mount_points_that_lead_elsewhere_are_refused(bench: &Bench) {
         std::os::unix::fs::symlink("/etc/passwd", layer.join("etc/hosts")).unwrap();
     });
     let mut container = Bench::container("cat /etc/hosts /etc/passwd");
-    container.binds.push(Bind {
-        source: "/etc/hostname".into(),
-        destination: "/etc/hosts".into(),
-    });
+    let mount = Mount::bind("/etc/hostname", "/etc/hosts", MountAccess::File);
+    container.mounts.push(mount);
     let (result, ..) = hostile.execute(&container, &|| false, &mut |_, _| {});
     assert!(
         matches!(&result, Err(ExecError::MountPoint { path }) if path == "/etc/hosts"),

@@ -6,6 +6,7 @@
 mod bench;
 mod isolation;
 mod lifetime;
+mod mount;
 mod step;
 
 use std::{
@@ -58,6 +59,10 @@ const TESTS: &[Test] = tests![
     step::mount_points_are_not_part_of_the_layer,
     step::a_step_is_run_as_its_user,
     step::scripts_and_working_directories_of_a_step,
+    mount::a_link_in_a_shared_directory_leads_nowhere_outside,
+    mount::a_race_for_a_shared_directory_is_never_won,
+    mount::what_is_written_to_files_of_an_image_is_discarded,
+    mount::an_agent_is_reached_by_the_user_of_the_step,
     lifetime::several_run_at_once,
     lifetime::killing_the_outermost_process_kills_everything,
     lifetime::exit_codes_pass_through_the_namespaces,
@@ -125,6 +130,7 @@ fn main() {
                 println!("{result:?}");
             }
         }
+        "agent client" => mount::agent_client(),
         "clean up" => {
             enter(&workspace);
             for name in names(&workspace) {

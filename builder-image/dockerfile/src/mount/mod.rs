@@ -8,7 +8,8 @@ mod error;
 mod value;
 
 pub use error::MountError;
-use value::{fields, parse_size};
+use value::fields;
+pub use value::parse_size;
 
 use crate::diagnostic::Diagnostic;
 use crate::directive::parse_bool;
@@ -119,14 +120,7 @@ pub struct Mount {
 impl MountSpec {
     /// Reads the value of a `--mount` flag.
     pub(crate) fn read(word: Word, diagnostics: &mut Vec<Diagnostic>) -> Option<Self> {
-        let report = |error: &MountError| {
-            Diagnostic::error(
-                "invalid-mount",
-                word.span,
-                format!("invalid mount: {error}"),
-            )
-            .maybe_help(error.help())
-        };
+        let report = |error: &MountError| report(&word, error);
         let fields = match fields(&word.value) {
             Ok(fields) => fields,
             Err(error) => {
@@ -156,6 +150,31 @@ impl MountSpec {
             .and_then(|(_, value)| value.as_deref())
     }
 
+    /// The stage, image or named context that files come from, for the types that have files.
+    pub fn source(&self) -> Option<Word> {
+        let kind = self.fields.iter().rev().find(|(key, _)| key == "type");
+        let kind = kind.and_then(|(_, value)| value.as_deref());
+        let files = ["bind", "cache"];
+        if kind.is_some_and(|kind| !files.iter().any(|known| known.eq_ignore_ascii_case(kind))) {
+            return None;
+        }
+        let from = self.from().filter(|from| !from.is_empty())?;
+        Some(Word::new(from.to_owned(), self.word.span))
+    }
+
+    /// Expands the values and checks the mount.
+    ///
+    /// # Errors
+    /// The diagnostic for the flag, where something is wrong.
+    pub fn expand<S: Scope + ?Sized>(
+        &self,
+        escape: char,
+        scope: &S,
+    ) -> Result<Mount, Box<Diagnostic>> {
+        self.resolve(escape, scope)
+            .map_err(|error| Box::new(report(&self.word, &error)))
+    }
+
     /// Expands the values and checks the mount.
     pub fn resolve<S: Scope + ?Sized>(&self, escape: char, scope: &S) -> Result<Mount, MountError> {
         let mut fields = Vec::with_capacity(self.fields.len());
@@ -168,6 +187,15 @@ impl MountSpec {
         }
         build(fields)
     }
+}
+
+fn report(word: &Word, error: &MountError) -> Diagnostic {
+    Diagnostic::error(
+        "invalid-mount",
+        word.span,
+        format!("invalid mount: {error}"),
+    )
+    .maybe_help(error.help())
 }
 
 fn check_from(fields: &[(String, Option<String>)]) -> Result<(), MountError> {

@@ -40,7 +40,7 @@ pub(super) fn fields(text: &str) -> Result<Vec<(String, Option<String>)>, MountE
 }
 
 /// A number of bytes with an optional binary unit: `64m`, `1.5GiB`, `512 kb`.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.len()
         - text
             .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
