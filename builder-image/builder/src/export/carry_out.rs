@@ -9,7 +9,7 @@ use futures::future::{try_join, try_join_all};
 use oci::Digest;
 
 use super::{
-    ArchiveError, Contents, Export, Form, Output, Pusher, Settings, Source, write_archive,
+    ArchiveError, Contents, Export, Form, Layers, Output, Pusher, Settings, Source, write_archive,
     write_aside, write_files, write_layout, write_root_tar,
 };
 use crate::error::Error;
@@ -109,11 +109,17 @@ impl<'a> Making<'a> {
         let images = solves.iter().map(|solve| async move {
             let base = try_join_all(base_layers(solve).map(|layer| self.base_layer(solve, layer)));
             let ids = solve.target_steps();
-            let steps = try_join_all(ids.into_iter().map(|id| self.step_layer(solve, id)));
-            let (base, steps) = try_join(base, steps).await?;
+            let squash = self.settings.layers == Layers::Squashed && !ids.is_empty();
             let epoch = self.settings.epoch.or(solve.graph().source_date_epoch);
             let target = &solve.graph().target;
-            Ok::<_, Error>(assemble(target, &base, &steps, epoch, documents))
+            Ok::<_, Error>(if squash {
+                let (base, layer) = try_join(base, self.squashed_layer(solve)).await?;
+                assemble(&target.squashed(), &base, &[layer], epoch, documents)
+            } else {
+                let steps = try_join_all(ids.into_iter().map(|id| self.step_layer(solve, id)));
+                let (base, steps) = try_join(base, steps).await?;
+                assemble(target, &base, &steps, epoch, documents)
+            })
         });
         let images = try_join_all(images).await?;
         Ok(Product::new(images, indexed, documents))
@@ -136,6 +142,13 @@ impl<'a> Making<'a> {
         }
         let source = Source::Base(base.clone());
         self.pusher.layer(&layer.descriptor, &source).await?;
+        Ok(layer)
+    }
+
+    async fn squashed_layer(&self, solve: &Solve) -> Result<Layer, Error> {
+        let recipe = self.settings.recipe(solve.graph().source_date_epoch);
+        let layer = solve.squashed(recipe).await?;
+        self.pusher.layer(&layer.descriptor, &Source::Cache).await?;
         Ok(layer)
     }
 

@@ -44,8 +44,20 @@ pub struct Settings {
     pub epoch: Option<i64>,
     /// Whether the files of all platforms come into one directory, not each into its own.
     pub merge_platforms: bool,
+    /// Whether the layers of the build become one.
+    pub layers: Layers,
     /// How the documents are written.
     pub documents: Documents,
+}
+
+/// Which layers the build adds to its base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// One for each step.
+    #[default]
+    OfSteps,
+    /// One for all steps (`--squash`).
+    Squashed,
 }
 
 impl Settings {

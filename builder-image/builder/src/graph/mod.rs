@@ -269,6 +269,25 @@ pub struct Target {
     pub entries: Vec<Entry>,
 }
 
+impl Target {
+    /// The same image with the layers of its steps as one, which has a line of history of its own; the lines of the steps
+    /// stay, without layers.
+    #[must_use]
+    pub fn squashed(&self) -> Self {
+        let steps = self.entries.iter().filter_map(|entry| entry.step);
+        let (count, last) = (steps.clone().count(), steps.last());
+        let mut target = self.clone();
+        for entry in &mut target.entries {
+            entry.step = None;
+        }
+        target.entries.push(Entry {
+            created_by: format!("squash of {count} layers # coopery build --squash"),
+            step: last,
+        });
+        target
+    }
+}
+
 /// One line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -107,40 +107,55 @@ pub fn pack(
     options: &PackOptions,
     blobs: &Path,
 ) -> Result<PackedLayer, LayerError> {
-    let archive = BlobWriter::create(options, blobs).map_err(LayerError::Blob)?;
-    let root =
-        Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
-    let mut packer = Packer {
-        layer,
-        root,
-        clamp_mtime: options.clamp_mtime,
-        out: archive,
-        links: HashMap::new(),
-        buffer: vec![0; 256 * 1024],
-    };
-    packer.directory(&ImagePath::root())?;
-    let mut archive = packer.out;
-    write_end(&mut archive).map_err(LayerError::Blob)?;
-    archive.finish(None)
+    let mut packer = Packer::create(options, blobs)?;
+    packer.directory(&Source::open(layer)?, &ImagePath::root())?;
+    packer.finish()
 }
 
-struct Packer<'a, W> {
-    layer: &'a LayerDir,
+/// A layer directory that is packed.
+pub(super) struct Source<'a> {
+    pub(super) layer: &'a LayerDir,
     root: Root,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn open(layer: &'a LayerDir) -> Result<Self, LayerError> {
+        let root =
+            Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
+        Ok(Self { layer, root })
+    }
+}
+
+/// Writes entries into the archive of a blob.
+pub(super) struct Packer {
     clamp_mtime: Option<i64>,
-    out: W,
+    out: BlobWriter,
     /// The first name of each file with several.
     links: HashMap<FileId, Vec<u8>>,
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Packer<'_, W> {
+impl Packer {
+    pub(super) fn create(options: &PackOptions, blobs: &Path) -> Result<Self, LayerError> {
+        Ok(Self {
+            clamp_mtime: options.clamp_mtime,
+            out: BlobWriter::create(options, blobs).map_err(LayerError::Blob)?,
+            links: HashMap::new(),
+            buffer: vec![0; 256 * 1024],
+        })
+    }
+
+    pub(super) fn finish(mut self) -> Result<PackedLayer, LayerError> {
+        write_end(&mut self.out).map_err(LayerError::Blob)?;
+        self.out.finish(None)
+    }
+
     /// Writes everything in the directory `path`, but not the directory.
-    fn directory(&mut self, path: &ImagePath) -> Result<(), LayerError> {
-        if self.layer.is_opaque(path)? {
+    fn directory(&mut self, from: &Source<'_>, path: &ImagePath) -> Result<(), LayerError> {
+        if from.layer.is_opaque(path)? {
             self.marker(path, OPAQUE_NAME)?;
         }
-        for (name, entry) in self.layer.entries(path)?.unwrap_or_default() {
+        for (name, entry) in from.layer.entries(path)?.unwrap_or_default() {
             let below = path.child(&name);
             if is_reserved_name(&name) {
                 return Err(LayerError::ReservedName(below));
@@ -150,21 +165,21 @@ impl<W: Write> Packer<'_, W> {
                     self.marker(path, &[WHITEOUT_PREFIX, name.as_bytes()].concat())?;
                 }
                 Kind::Directory => {
-                    if !self.layer.index().is_implied(&below) {
-                        self.entry(&below, &entry)?;
+                    if !from.layer.index().is_implied(&below) {
+                        self.entry(from, &below, &entry)?;
                     }
-                    self.directory(&below)?;
+                    self.directory(from, &below)?;
                 }
                 // No image holds sockets; programs leave them behind.
                 Kind::Socket => {}
-                _ => self.entry(&below, &entry)?,
+                _ => self.entry(from, &below, &entry)?,
             }
         }
         Ok(())
     }
 
     /// Writes the empty file `name` in `directory`, which stands for a deletion.
-    fn marker(&mut self, directory: &ImagePath, name: &[u8]) -> Result<(), LayerError> {
+    pub(super) fn marker(&mut self, directory: &ImagePath, name: &[u8]) -> Result<(), LayerError> {
         let mut full = directory.as_bytes().to_vec();
         if !full.is_empty() {
             full.push(b'/');
@@ -183,7 +198,13 @@ impl<W: Write> Packer<'_, W> {
         write_header(&mut self.out, &header).map_err(LayerError::Blob)
     }
 
-    fn entry(&mut self, path: &ImagePath, entry: &Entry) -> Result<(), LayerError> {
+    /// Writes one entry with its content.
+    pub(super) fn entry(
+        &mut self,
+        from: &Source<'_>,
+        path: &ImagePath,
+        entry: &Entry,
+    ) -> Result<(), LayerError> {
         let first = entry.hard_link.and_then(|id| self.links.get(&id).cloned());
         let kind = match (&first, &entry.kind) {
             (Some(first), _) => TarKind::HardLink(first),
@@ -202,9 +223,9 @@ impl<W: Write> Packer<'_, W> {
         }
         let xattrs = match first {
             Some(_) => Xattrs::new(),
-            None => self
+            None => from
                 .layer
-                .xattrs_in(&self.root, path, &entry.kind)
+                .xattrs_in(&from.root, path, &entry.kind)
                 .map_err(|error| TreeError::io(path, error))?,
         };
         let mut name = path.as_bytes().to_vec();
@@ -223,18 +244,18 @@ impl<W: Write> Packer<'_, W> {
         };
         write_header(&mut self.out, &header).map_err(LayerError::Blob)?;
         if matches!(header.kind, TarKind::File(_)) {
-            self.data(path, entry.size)?;
+            self.data(from, path, entry.size)?;
         }
         Ok(())
     }
 
     /// Writes `size` bytes of the file `path`.
-    fn data(&mut self, path: &ImagePath, size: u64) -> Result<(), LayerError> {
+    fn data(&mut self, from: &Source<'_>, path: &ImagePath, size: u64) -> Result<(), LayerError> {
         let wrap = |error| LayerError::from(TreeError::io(path, error));
         if size == 0 {
             return Ok(());
         }
-        let mut file = self.root.file(path).map_err(wrap)?;
+        let mut file = from.root.file(path).map_err(wrap)?;
         let mut left = size;
         while left > 0 {
             let wanted = usize::try_from(left)

@@ -9,6 +9,7 @@ mod execute;
 mod files;
 mod mounts;
 mod shares;
+mod squashed;
 mod step_layer;
 
 use std::collections::HashSet;

@@ -715,3 +715,50 @@ async fn several_forms_of_one_build_are_made_side_by_side() {
         built.product.descriptor().digest
     );
 }
+
+#[tokio::test]
+async fn squashed_layers_are_one_on_top_of_the_base() {
+    let bench = Bench::start().await;
+    bench.file("base", "base").file("a", "a").file("b", "b");
+    bench
+        .build("FROM scratch\nCOPY base /\n", &["base:1"])
+        .await
+        .unwrap();
+    let text = format!(
+        "FROM {}\nCOPY a /same\nENV A=1\nCOPY b /same\nWORKDIR /w\n",
+        bench.name("base:1")
+    );
+    let build = || {
+        bench.build_with(&text, &["app:1"], |options| {
+            options.settings.layers = builder::export::Layers::Squashed
+        })
+    };
+    let built = build().await.unwrap();
+    assert_eq!(built.image().layers.len(), 2);
+    assert_eq!(
+        built.image().layers[0],
+        manifest(&bench.registry, "base", "1").layers[0]
+    );
+    assert_eq!(bench.layer_names("app", "1", 1), ["same", "w"]);
+    let config: ImageConfig = serde_json::from_slice(&built.image().config).unwrap();
+    let history: Vec<_> = config
+        .history
+        .iter()
+        .map(|entry| {
+            (
+                entry.empty_layer,
+                entry.created_by.clone().unwrap_or_default(),
+            )
+        })
+        .collect();
+    assert_eq!(history.len(), 6);
+    assert!(history[1..5].iter().all(|(empty, _)| *empty));
+    assert_eq!(
+        history[5],
+        (false, "squash of 3 layers # coopery build --squash".into())
+    );
+    assert_eq!(config.rootfs.diff_ids.len(), 2);
+    let again = build().await.unwrap();
+    assert_eq!(again.image(), built.image());
+    assert_eq!(again.counts.cached, 3);
+}

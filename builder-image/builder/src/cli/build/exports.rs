@@ -8,7 +8,7 @@ use oci::Reference;
 use super::annotation::AnnotationArg;
 use super::output_arg::{Kind, OutputArg};
 use crate::error::Error;
-use crate::export::{Destination, Export, Form, Output, Settings};
+use crate::export::{Destination, Export, Form, Layers, Output, Settings};
 use crate::image::Annotation;
 
 /// The flags that say where the image goes.
@@ -25,6 +25,9 @@ pub(super) struct ExportArgs {
     /// Keep the image on this machine, in the OCI layout `images` below the directory of --root
     #[arg(long)]
     load: bool,
+    /// Make one layer of all that the build adds to its base
+    #[arg(long)]
+    squash: bool,
     /// Add an annotation to the manifest, or to what LEVEL names: manifest, index, manifest-descriptor, index-descriptor
     #[arg(long, value_name = "[LEVEL:]NAME=VALUE")]
     annotation: Vec<AnnotationArg>,
@@ -67,6 +70,9 @@ impl Exports {
         exports.names.clone_from(&tags);
         for output in &outputs(flags) {
             let mut settings = output.settings.clone();
+            if flags.squash {
+                settings.layers = Layers::Squashed;
+            }
             let annotations = &mut settings.documents.annotations.0;
             annotations.extend(flags.annotation.iter().flat_map(|flag| flag.0.clone()));
             if settings.documents.docker_types && !flags.annotation.is_empty() {
@@ -167,6 +173,9 @@ impl Exports {
 /// describes a pushed one.
 fn outputs(flags: &ExportArgs) -> Vec<OutputArg> {
     let mut outputs = flags.output.clone();
+    if outputs.is_empty() && flags.squash && !flags.push && !flags.load {
+        outputs.push(OutputArg::plain(Kind::None));
+    }
     if flags.push {
         let push = Kind::Push { by_digest: false };
         let is_push = |output: &OutputArg| matches!(output.kind, Kind::Push { .. });
@@ -216,7 +225,7 @@ mod tests {
             output: outputs,
             push,
             load,
-            annotation: Vec::new(),
+            ..ExportArgs::default()
         };
         let about = About {
             tags: &tags,
