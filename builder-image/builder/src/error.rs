@@ -78,6 +78,8 @@ pub enum Error {
         source: Box<StepFailure>,
         /// Last lines of its output.
         output: String,
+        /// What to do, where that is known.
+        help: Option<String>,
     },
     /// The context cannot be had.
     #[error(transparent)]
@@ -282,6 +284,7 @@ impl Error {
                 diagnostics,
             },
             GraphError::Target(target) => Self::Target(target),
+            error @ GraphError::Platform { .. } => Self::Request(error.to_string()),
         }
     }
 
@@ -329,8 +332,9 @@ impl Error {
                 place,
                 source,
                 output,
+                help,
             } => {
-                failure.message = chain(source.as_ref());
+                failure.message = format!("{}{}", chain(source.as_ref()), hint(help.as_ref()));
                 failure.step = Some(clipped(&format!("{}: {}", place.line(), place.instruction)));
                 failure.output.clone_from(output);
                 failure.exit_code = match source.as_ref() {
@@ -372,9 +376,11 @@ impl Error {
                 }
                 diagnostic.render(&place.file.name, &place.file.text, color)
             }
-            Self::Step { place, source, .. } => {
-                Diagnostic::error("step-failed", place.span, chain(source.as_ref()))
-                    .render(&place.file.name, &place.file.text, color)
+            Self::Step { place, source, help, .. } => {
+                let message = chain(source.as_ref());
+                let mut diagnostic = Diagnostic::error("step-failed", place.span, message);
+                diagnostic.help.extend(help.clone());
+                diagnostic.render(&place.file.name, &place.file.text, color)
             }
             Self::NoRun(place) => Diagnostic::error(
                 "no-run",

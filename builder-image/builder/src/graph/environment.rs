@@ -1,6 +1,6 @@
 //! Variables: an ordered list of names and values, in which a later assignment replaces the earlier one in its place.
 
-use dockerfile::{Diagnostic, ExpandError, Scope, Span, Word};
+use dockerfile::{Diagnostic, ExpandError, Scope, Word};
 use oci::Platform;
 
 /// Names of proxies: every RUN gets them from the build arguments, and neither cache keys nor history know them.
@@ -85,14 +85,5 @@ pub(super) fn expand_word(
 
 /// The diagnostic of a failed expansion.
 pub(super) fn expansion(word: &Word, error: &ExpandError) -> Box<Diagnostic> {
-    // A word that goes over several lines has more bytes in the file than in itself, so offsets do not fit.
-    let span = if word.span.len() == word.value.len() {
-        Span::new(
-            (word.span.start + error.offset).min(word.span.end),
-            word.span.end,
-        )
-    } else {
-        word.span
-    };
-    Box::new(Diagnostic::error("expansion", span, error.to_string()))
+    Box::new(Diagnostic::expansion(word, error))
 }

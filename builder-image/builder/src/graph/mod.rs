@@ -306,6 +306,14 @@ pub enum GraphError {
     /// The file is wrong in these places; never empty.
     #[error("{}", .0.first().map_or("the Dockerfile is wrong", |first| &first.message))]
     Dockerfile(Vec<Diagnostic>),
+    /// The platform to build for is a misspelling.
+    #[error("unknown platform `{wanted}`, did you mean `{meant}`?")]
+    Platform {
+        /// What was asked for.
+        wanted: Platform,
+        /// What was probably meant.
+        meant: Platform,
+    },
     /// The stage to build does not exist.
     #[error(transparent)]
     Target(#[from] dockerfile::UnknownStage),

@@ -36,6 +36,10 @@ fn plan_stages<'d>(
     all: bool,
 ) -> Result<Plan<'d>, GraphError> {
     let target = dockerfile.target(options.target.as_deref())?;
+    if let Some(meant) = similar_platform(&options.platform) {
+        let wanted = options.platform.clone();
+        return Err(GraphError::Platform { wanted, meant });
+    }
     let globals = global_scope(dockerfile, options)?;
     let mut walk = Walk {
         plan: Plan {
@@ -55,14 +59,36 @@ fn plan_stages<'d>(
         walk.stage(index).map_err(|error| one(*error))?;
     }
     let plan = walk.plan;
-    let refused = dockerfile::unsupported(dockerfile, |index| {
-        plan.stages.get(index).is_some_and(Option::is_some)
-    });
+    let reached = |index: usize| plan.stages.get(index).is_some_and(Option::is_some);
+    let mut refused = dockerfile::unsupported(dockerfile, reached);
+    refused.extend(dockerfile::check_expansions(dockerfile, reached));
+    refused.sort_by_key(|diagnostic| diagnostic.primary.start);
     if refused.is_empty() {
         Ok(plan)
     } else {
         Err(GraphError::Dockerfile(refused))
     }
+}
+
+/// The platform that is probably meant by one that is made up. Names that resemble no known one may well exist.
+fn similar_platform(platform: &Platform) -> Option<Platform> {
+    let known = |name: &str, names: &[&'static str]| match names.iter().find(|n| **n == name) {
+        Some(_) => None,
+        None => dockerfile::nearest(name, names.iter().copied()),
+    };
+    let os = known(&platform.os, &["linux", "windows", "darwin", "freebsd", "wasip1"]);
+    let architecture = known(
+        &platform.architecture,
+        &[
+            "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le", "mips64",
+            "mipsle", "mips", "loong64", "ppc64", "wasm",
+        ],
+    );
+    (os.is_some() || architecture.is_some()).then(|| Platform {
+        os: os.map_or_else(|| platform.os.clone(), str::to_owned),
+        architecture: architecture.map_or_else(|| platform.architecture.clone(), str::to_owned),
+        ..platform.clone()
+    })
 }
 
 impl<'d> Plan<'d> {
@@ -373,13 +399,24 @@ impl Walk<'_> {
         } else {
             format!("linux/{text}")
         };
-        full.parse().map_err(|error: oci::PlatformError| {
+        let platform: Platform = full.parse().map_err(|error: oci::PlatformError| {
             Box::new(Diagnostic::error(
                 "invalid-platform",
                 word.span,
                 error.to_string(),
             ))
-        })
+        })?;
+        match similar_platform(&platform) {
+            None => Ok(platform),
+            Some(meant) => Err(Box::new(
+                Diagnostic::error(
+                    "invalid-platform",
+                    word.span,
+                    format!("unknown platform `{platform}`"),
+                )
+                .help(format!("did you mean `{meant}`?")),
+            )),
+        }
     }
 
     fn expand_global(&self, word: &Word) -> Result<String, Box<Diagnostic>> {

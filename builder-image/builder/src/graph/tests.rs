@@ -47,7 +47,7 @@ fn graph(text: &str, options: &Options) -> Result<Graph, String> {
                 .collect();
             lines.join("\n")
         }
-        GraphError::Target(target) => target.to_string(),
+        other => other.to_string(),
     };
     let file = with_triggers(&file, options, &Triggers::new()).map_err(tell)?;
     let plan = plan(&file, options).map_err(tell)?;
@@ -480,4 +480,33 @@ fn named_contexts_stand_in_for_images_and_stages() {
         !got.contains("RUN false") && got.contains("from Base(BaseId(1))"),
         "{got}"
     );
+}
+
+#[test]
+fn misspelled_platforms_are_told() {
+    let from = graph("FROM --platform=linux/amd46 x\n", &options()).unwrap_err();
+    assert_eq!(
+        from,
+        "Dockerfile:1: unknown platform `linux/amd46` [did you mean `linux/amd64`?]"
+    );
+    let build = Options {
+        platform: "lnux/arm64".parse().unwrap(),
+        ..options()
+    };
+    assert_eq!(
+        graph("FROM x\n", &build).unwrap_err(),
+        "unknown platform `lnux/arm64`, did you mean `linux/arm64`?"
+    );
+    // What resembles nothing may exist.
+    let build = Options {
+        platform: "haiku/sparc64".parse().unwrap(),
+        ..options()
+    };
+    graph("FROM x\n", &build).unwrap();
+}
+
+#[test]
+fn all_malformed_substitutions_are_told_at_once() {
+    let error = graph("FROM x\nENV A=${B\nRUN a\nWORKDIR ${C^}\n", &options()).unwrap_err();
+    assert_eq!(error.lines().count(), 2, "{error}");
 }

@@ -21,7 +21,8 @@ use crate::snapshot::Snapshot;
 use crate::solve::step_layer::StepLayer;
 use crate::step::add::download_name;
 use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
-use crate::step::digest_inputs;
+use crate::step::missing::hint;
+use crate::step::{StepError, digest_inputs};
 use crate::step::run::{RunSpec, run};
 use crate::step::workdir::workdir;
 use crate::tree::{Timestamp, Tree};
@@ -280,6 +281,18 @@ impl Solve {
         }
     }
 
+    /// What to do about a source that is not in the context.
+    fn help(&self, step: &Step, failure: &StepFailure) -> Option<String> {
+        match (failure, &step.action) {
+            (StepFailure::Files(StepError::SourceNotFound(source)), Action::Copy(copy))
+                if copy.from.is_none() =>
+            {
+                hint(&self.context, source)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn step_error(
         &self,
         step: &Step,
@@ -288,6 +301,7 @@ impl Solve {
     ) -> Arc<Error> {
         Arc::new(Error::Step {
             place: self.place(step),
+            help: self.help(step, &source),
             source: Box::new(source),
             output,
         })

@@ -7,6 +7,7 @@ mod digest;
 mod error;
 mod mount;
 pub mod run;
+pub mod missing;
 mod source;
 pub mod workdir;
 
