@@ -498,3 +498,13 @@ fn a_check_tells_every_finding_and_builds_nothing() {
     let strict = shop.build("# check=error=true\nFROM base\nENV A b\n", &[]);
     assert_eq!(strict.status.code(), Some(1));
 }
+
+#[test]
+fn attestations_are_refused() {
+    let output = Command::new(PROGRAM)
+        .args(["build", "--attest", "type=sbom", "."])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--attest"));
+}

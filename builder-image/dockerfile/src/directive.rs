@@ -88,8 +88,10 @@ fn read_block(
     let mut lines = Lines::new(text, start, DEFAULT_ESCAPE);
     let mut seen: Vec<(&'static str, Span)> = Vec::new();
     let mut first = true;
+    let mut below_shebang = false;
     while let Some(line) = lines.next_physical(&mut unheard) {
         if std::mem::take(&mut first) && line.text.starts_with("#!") {
+            below_shebang = true;
             continue;
         }
         let Some((name, value)) = line.text.strip_prefix(comment).and_then(|body| {
@@ -125,6 +127,15 @@ fn read_block(
         let value = Spanned::new(value.as_str(), place(&value));
         match known {
             "syntax" => directives.syntax = Some(first_word(&value)),
+            // The reference looks for this one with its other reader, which ends at the first line that is no directive.
+            "escape" if below_shebang => diagnostics.push(
+                Diagnostic::warning(
+                    "useless-directive",
+                    place(&name),
+                    "`escape` has no effect below a `#!` line",
+                )
+                .help("remove one of the two lines"),
+            ),
             "escape" => directives.escape = read_escape(&value, diagnostics),
             _ => directives.check = read_check(&value, diagnostics),
         }
@@ -275,7 +286,11 @@ mod tests {
             ("#syntax=a\n#escape=`", Some("a"), '`'),
             ("#  SYNTAX = a  \r\n# Escape\t=\t`\r\n", Some("a"), '`'),
             ("\u{feff}# escape=`\n", None, '`'),
-            ("#!/usr/bin/env -S docker build -f\n# escape=`\n", None, '`'),
+            (
+                "#!/usr/bin/env -S docker build -f\n# syntax=a\n",
+                Some("a"),
+                '\\',
+            ),
             ("\n# escape=`\n", None, '\\'),
             ("# a comment\n# escape=`\n", None, '\\'),
             ("# unknown=1\n# escape=`\n", None, '\\'),
@@ -344,6 +359,10 @@ mod tests {
             (
                 "# excape=`\n",
                 "f:1: `excape` is no parser directive, so this line is a comment",
+            ),
+            (
+                "#!x\n# escape=`\n",
+                "f:2: `escape` has no effect below a `#!` line",
             ),
             ("# check=x=1\n", "f:1: invalid check option `x=1`"),
             (

@@ -310,9 +310,9 @@ pub enum GraphError {
     #[error("unknown platform `{wanted}`, did you mean `{meant}`?")]
     Platform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
         /// What was probably meant.
-        meant: Platform,
+        meant: String,
     },
     /// The stage to build does not exist.
     #[error(transparent)]

@@ -37,8 +37,10 @@ fn plan_stages<'d>(
 ) -> Result<Plan<'d>, GraphError> {
     let target = dockerfile.target(options.target.as_deref())?;
     if let Some(meant) = similar_platform(&options.platform) {
-        let wanted = options.platform.clone();
-        return Err(GraphError::Platform { wanted, meant });
+        return Err(GraphError::Platform {
+            wanted: options.platform.to_string(),
+            meant: meant.to_string(),
+        });
     }
     let globals = global_scope(dockerfile, options)?;
     let mut walk = Walk {
@@ -76,7 +78,10 @@ fn similar_platform(platform: &Platform) -> Option<Platform> {
         Some(_) => None,
         None => dockerfile::nearest(name, names.iter().copied()),
     };
-    let os = known(&platform.os, &["linux", "windows", "darwin", "freebsd", "wasip1"]);
+    let os = known(
+        &platform.os,
+        &["linux", "windows", "darwin", "freebsd", "wasip1"],
+    );
     let architecture = known(
         &platform.architecture,
         &[

@@ -510,3 +510,16 @@ fn all_malformed_substitutions_are_told_at_once() {
     let error = graph("FROM x\nENV A=${B\nRUN a\nWORKDIR ${C^}\n", &options()).unwrap_err();
     assert_eq!(error.lines().count(), 2, "{error}");
 }
+
+#[test]
+fn a_base_is_named_by_digest() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let text = format!("FROM alpine:3@{digest}\n");
+    let (file, _) = dockerfile::parse("Dockerfile", &text)
+        .into_result()
+        .unwrap();
+    let options = options();
+    let plan = plan(&file, &options).unwrap();
+    let name = plan.bases[0].name.to_string();
+    assert_eq!(name, format!("docker.io/library/alpine:3@{digest}"));
+}

@@ -22,9 +22,9 @@ use crate::solve::step_layer::StepLayer;
 use crate::step::add::download_name;
 use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
 use crate::step::missing::hint;
-use crate::step::{StepError, digest_inputs};
 use crate::step::run::{RunSpec, run};
 use crate::step::workdir::workdir;
+use crate::step::{StepError, digest_inputs};
 use crate::tree::{Timestamp, Tree};
 
 /// The largest file that ADD downloads, in bytes.

@@ -20,7 +20,9 @@ pub fn hint(context: &BuildContext, source: &str) -> Option<String> {
     }
     source.starts_with('/').then(|| {
         let relative = source.trim_start_matches('/');
-        format!("a leading `/` means the context, not the machine: this is `{relative}` in the context")
+        format!(
+            "a leading `/` means the context, not the machine: this is `{relative}` in the context"
+        )
     })
 }
 
@@ -46,7 +48,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs_err::create_dir(at("src")).unwrap();
-        for (name, text) in [("app.txt", ""), ("src/main.c", ""), (".dockerignore", "*.log\n")] {
+        for (name, text) in [
+            ("app.txt", ""),
+            ("src/main.c", ""),
+            (".dockerignore", "*.log\n"),
+        ] {
             fs_err::write(at(name), text).unwrap();
         }
         let context = BuildContext::open(directory.path()).unwrap();
@@ -54,14 +60,21 @@ mod tests {
         for (source, expected) in [
             ("ap.txt", Some("did you mean `app.txt`?")),
             ("src/mian.c", Some("did you mean `src/main.c`?")),
-            ("a.log", Some(".dockerignore leaves it out; write a line `!PATH` for it there")),
+            (
+                "a.log",
+                Some(".dockerignore leaves it out; write a line `!PATH` for it there"),
+            ),
             (
                 "../x",
-                Some("sources stand below the context, and nothing above it can be copied: build with a directory above as context"),
+                Some(
+                    "sources stand below the context, and nothing above it can be copied: build with a directory above as context",
+                ),
             ),
             (
                 "/etc/passwd",
-                Some("a leading `/` means the context, not the machine: this is `etc/passwd` in the context"),
+                Some(
+                    "a leading `/` means the context, not the machine: this is `etc/passwd` in the context",
+                ),
             ),
             ("other", None),
         ] {

@@ -5,9 +5,9 @@ pub mod add;
 pub mod copy;
 mod digest;
 mod error;
+pub mod missing;
 mod mount;
 pub mod run;
-pub mod missing;
 mod source;
 pub mod workdir;
 
