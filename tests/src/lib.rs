@@ -4,6 +4,7 @@ pub mod buildkit;
 pub mod certificate;
 pub mod cluster;
 pub mod debian_base;
+pub mod corpus;
 pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;

@@ -122,6 +122,17 @@ impl Image {
         })
     }
 
+    /// The image as text: configuration and history, then the entries of each layer. What an `expected` file holds.
+    pub(crate) fn render(&self) -> String {
+        let mut lines = vec![format!("{:#}", self.config)];
+        for (position, layer) in self.layers.iter().enumerate() {
+            lines.push(format!("layer {position}"));
+            let entries = layer.iter();
+            lines.extend(entries.map(|(path, entry)| format!("  /{path}: {entry}")));
+        }
+        lines.join("\n") + "\n"
+    }
+
     /// What a container of the image sees: the layers on top of each other, hard links resolved.
     pub(crate) fn tree(&self) -> BTreeMap<String, Entry> {
         let mut tree: BTreeMap<String, Entry> = BTreeMap::new();
