@@ -3,8 +3,8 @@
 pub mod buildkit;
 pub mod certificate;
 pub mod cluster;
-pub mod debian_base;
 pub mod corpus;
+pub mod debian_base;
 pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;
