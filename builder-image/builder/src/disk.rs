@@ -12,7 +12,12 @@ const RESERVE: usize = 64 * 1024;
 /// Whether a step with the changes `directory` and the last lines `output` met a full disk: it said so, or there still is no
 /// room. A program may have removed what it could not finish, and another may fail without a word.
 pub fn is_full(directory: &Path, output: &str) -> bool {
-    output.contains(NO_SPACE) || available(directory).is_some_and(|bytes| bytes < NOTHING)
+    is_said(output) || available(directory).is_some_and(|bytes| bytes < NOTHING)
+}
+
+/// Whether `text` tells of a full disk: where nothing but a program's words is known.
+pub fn is_said(text: &str) -> bool {
+    text.contains(NO_SPACE)
 }
 
 /// Bytes that can still be written below `directory`.

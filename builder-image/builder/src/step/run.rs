@@ -137,11 +137,6 @@ pub(super) fn snapshot_error(error: impl std::error::Error) -> ExecError {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        let full = source.downcast_ref::<std::io::Error>();
-        if full.is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull) {
-            let full = std::io::ErrorKind::StorageFull.into();
-            return ExecError::system("keeping the changes of the step")(full);
-        }
         text = format!("{text}: {source}");
         next = source.source();
     }
