@@ -156,6 +156,10 @@ impl Builders {
         let base = format!("context:base=oci-layout://base@{}", self.base_digest);
         command.args(["--opt", &base]);
         for (name, value) in build.arguments {
+            if name == "--secret" {
+                command.args([name, value]);
+                continue;
+            }
             let option = match name.as_str() {
                 "--build-arg" => format!("build-arg:{value}"),
                 "--label" => format!("label:{value}"),

@@ -79,7 +79,6 @@ const STRICTER: &[(&str, &str)] = &[
     ),
     ("onbuild-circular", "a trigger cannot need its own stage"),
     ("run-mknod", "a user namespace makes no devices"),
-    ("run-mount", "not yet"),
 ];
 
 /// What only the engine builds: the case, and why.

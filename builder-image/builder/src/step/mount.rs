@@ -195,7 +195,7 @@ impl Place<'_> {
                 return Ok(Mount::tmpfs(
                     destination,
                     *size,
-                    known.map_or(0o755, |entry| entry.mode),
+                    known.map_or(0o1777, |entry| entry.mode),
                     mount.read_only,
                 ));
             }
