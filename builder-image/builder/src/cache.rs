@@ -205,6 +205,11 @@ impl Cache {
         (record.packed.is_some() || record.layer.is_some()).then_some(record)
     }
 
+    /// Lets nobody remove a cache mount as long as this process lives. One that is not there yet will be as young.
+    pub fn claim_mount(&self, directory: &Path) {
+        self.session.claim(directory);
+    }
+
     /// Whether this process added anything that takes room.
     pub fn has_grown(&self) -> bool {
         self.session.has_grown()

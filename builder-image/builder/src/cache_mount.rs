@@ -55,6 +55,11 @@ impl CacheName {
             digest: digester.finish(),
         }
     }
+
+    /// Where the cache is below the engine's `root`.
+    pub fn directory(&self, root: &Path) -> PathBuf {
+        root.join(DIRECTORY).join(self.digest.hex())
+    }
 }
 
 /// A directory in use. It is free again when the value is dropped.
@@ -87,7 +92,7 @@ pub fn lease(
     fill: &mut dyn FnMut(&Path) -> io::Result<()>,
     cancelled: &dyn Fn() -> bool,
 ) -> io::Result<Lease> {
-    let directory = root.join(DIRECTORY).join(name.digest.hex());
+    let directory = name.directory(root);
     fs_err::create_dir_all(&directory)?;
     loop {
         if let Some(lease) = try_lease(&directory, name, sharing, fill)? {

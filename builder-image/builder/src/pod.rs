@@ -215,6 +215,7 @@ async fn build_and_push(
         progress,
         owners,
         no_cache: task.dockerfile.no_cache,
+        no_cache_stages: Vec::new(),
         pack: PackOptions::default(),
         shares: Shares::default(),
         cancel: stop.token.clone(),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::layers::{MARKER, Marker, NEW_MARKER};
 use super::{Cache, Record, VERSION};
+use crate::cache_mount;
 
 /// Blocks of the disk, as `stat` counts them, in bytes.
 const BLOCK: u64 = 512;
@@ -117,7 +118,7 @@ impl Cache {
                 .root
                 .join("layers")
                 .join(format!("{}{MARKER}", object.name)),
-            Kind::CacheMount => self.root.join("mounts").join(&object.name),
+            Kind::CacheMount => self.root.join(cache_mount::DIRECTORY).join(&object.name),
         }
     }
 
@@ -204,7 +205,7 @@ impl Cache {
     }
 
     fn mounts(&self, objects: &mut Vec<Object>) -> io::Result<()> {
-        let entries = match fs_err::read_dir(self.root.join("mounts")) {
+        let entries = match fs_err::read_dir(self.root.join(cache_mount::DIRECTORY)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };

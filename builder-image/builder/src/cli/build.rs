@@ -83,6 +83,12 @@ pub(super) struct BuildArgs {
     /// Execute every step, whatever the cache has
     #[arg(long)]
     no_cache: bool,
+    /// Execute every step of a stage, whatever the cache has; several separated by commas
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Look base images up in their registries, which is done each time
+    #[arg(long)]
+    pull: bool,
     /// Platform of the image, several separated by commas (default: that of this machine)
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     platform: Vec<Platform>,
@@ -249,6 +255,7 @@ impl BuildArgs {
             progress,
             owners,
             no_cache: self.no_cache,
+            no_cache_stages: lower_case(&self.no_cache_filter),
             pack: PackOptions::default(),
             shares: Shares::default(),
             cancel: stop.token.clone(),
@@ -287,6 +294,12 @@ impl BuildArgs {
             output::line(digest)
         }
     }
+}
+
+/// Names of stages as they are compared.
+fn lower_case(names: &[String]) -> Vec<String> {
+    let names = names.iter().map(|name| name.to_lowercase());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// What docker buildx writes of a build, under the names that it uses. Of several platforms there is no one configuration.

@@ -11,10 +11,6 @@ const UNSUPPORTED: &[(&[&str], &str)] = &[
         "the cache is the directory that --root names; keep that instead",
     ),
     (
-        &["--pull"],
-        "leave it out: base images are looked up in their registries each time",
-    ),
-    (
         &["--provenance", "--sbom", "--attest"],
         "leave it out: attestations are not made yet",
     ),
@@ -81,8 +77,8 @@ mod tests {
                 &["a directory, not the name of an image"],
             ),
             (
-                &["build", "--pull", "."],
-                &["'--pull'", "tip: there is no --pull here: leave it out"],
+                &["build", "--cache-to=inline", "."],
+                &["there is no --cache-to here"],
             ),
             (
                 &["build", "--secret", "file", "."],

@@ -128,6 +128,7 @@ impl Builder<'_> {
             span: instruction.span,
             line: instruction.line,
             platform: self.planned.platform.clone(),
+            stage: self.stage.to_owned(),
         });
         self.state.filesystem = Filesystem::Step(id);
         self.state.entries.push(Entry {

@@ -181,6 +181,8 @@ pub struct Step {
     pub line: usize,
     /// The platform of its stage, which a RUN is executed for.
     pub platform: Platform,
+    /// Name of its stage, in lower case; empty where it has none.
+    pub stage: String,
 }
 
 impl Step {

@@ -85,6 +85,8 @@ impl State {
 pub(super) struct Builder<'p> {
     pub(super) plan: &'p Plan<'p>,
     pub(super) planned: &'p PlannedStage,
+    /// Name of the stage, or nothing.
+    pub(super) stage: &'p str,
     pub(super) state: State,
     /// What the stages before have come to.
     pub(super) finished: &'p [Option<State>],
@@ -121,6 +123,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
         let mut builder = Builder {
             plan,
             planned,
+            stage: stage.name.as_deref().unwrap_or_default(),
             state,
             finished: &finished,
             steps: &mut steps,

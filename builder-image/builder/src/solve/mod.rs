@@ -58,6 +58,8 @@ pub struct Engine {
     pub owners: Owners,
     /// Execute every step, whatever the cache has.
     pub no_cache: bool,
+    /// Names of stages, in lower case, whose steps are executed in any case.
+    pub no_cache_stages: Vec<String>,
     /// How layers are packed, unless an export says otherwise.
     pub pack: PackOptions,
     /// What RUN may mount besides files.
@@ -319,7 +321,7 @@ impl Solve {
         };
         let epoch = self.graph.source_date_epoch;
         let plain = |(key, trail): (CacheKey, Trail)| {
-            let record = self.lookup(&key);
+            let record = self.lookup(step, &key);
             Keyed {
                 cause: self.cause(step, record.as_ref(), &trail),
                 record,
@@ -358,7 +360,13 @@ impl Solve {
         let epoch = self.graph.source_date_epoch;
         let source = self.key_of(from).await?;
         let source_key = CacheKey::copy_from(below, copy, &source, epoch);
-        if let Some(record) = self.lookup(&source_key) {
+        // Of files that are made anew it is not yet known whether they are the same.
+        let known = if self.is_forced(from) {
+            None
+        } else {
+            self.lookup(step, &source_key)
+        };
+        if let Some(record) = known {
             return Ok(Keyed {
                 source_key: Some(source_key),
                 record: Some(record.clone()),
@@ -367,7 +375,7 @@ impl Solve {
         }
         let inputs = self.inputs_from(step, copy, from).await?;
         let (key, trail) = copy_key(below, copy, &inputs, epoch);
-        let record = self.lookup(&key);
+        let record = self.lookup(step, &key);
         if let Some(record) = &record {
             let recorded = self.engine.cache.record(&[&source_key], record);
             recorded.map_err(Error::io("writing a cache record"))?;
@@ -385,7 +393,7 @@ impl Solve {
 
     /// Why the cache has no record of a step; none where it has one, or was not asked.
     fn cause(&self, step: &Step, record: Option<&Record>, trail: &Trail) -> Option<Cause> {
-        if record.is_some() || self.engine.no_cache {
+        if record.is_some() || self.is_forced_step(step) {
             return None;
         }
         let names = Names {
@@ -399,8 +407,24 @@ impl Solve {
         Some(trail.cause(&earlier, &names))
     }
 
-    fn lookup(&self, key: &CacheKey) -> Option<Record> {
-        if self.engine.no_cache {
+    /// Whether some files are made anew, whatever the cache has.
+    fn is_forced(&self, filesystem: Filesystem) -> bool {
+        match filesystem {
+            Filesystem::Scratch | Filesystem::Base(_) => false,
+            Filesystem::Step(id) => self.is_forced_step(self.step(id)),
+        }
+    }
+
+    /// Whether a step is executed in any case: it is asked for, or what is below it is made anew.
+    fn is_forced_step(&self, step: &Step) -> bool {
+        let engine = &self.engine;
+        engine.no_cache
+            || engine.no_cache_stages.contains(&step.stage)
+            || (!step.action.is_linked() && self.is_forced(step.below))
+    }
+
+    fn lookup(&self, step: &Step, key: &CacheKey) -> Option<Record> {
+        if self.is_forced_step(step) {
             return None;
         }
         self.engine.cache.lookup(key, self.engine.owners)

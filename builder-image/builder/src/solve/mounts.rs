@@ -67,7 +67,9 @@ impl Solve {
             .any(|mounted| matches!(mounted, Mounted::Source(_)))
             .then(|| key(&mounted).0);
         if let Some(source_key) = &source_key
-            && let Some(record) = self.lookup(source_key)
+            // Of files that are made anew it is not yet known whether they are the same.
+            && !selected.iter().filter_map(|selected| selected.from).any(|from| self.is_forced(from))
+            && let Some(record) = self.lookup(step, source_key)
         {
             return Ok(Keyed {
                 source_key: Some(source_key.clone()),
@@ -98,7 +100,7 @@ impl Solve {
         if let (Some(listing), 1) = (listings.pop(), shown.len()) {
             trail.note_files(listing);
         }
-        let record = self.lookup(&key);
+        let record = self.lookup(step, &key);
         if let (Some(record), Some(source_key)) = (&record, &source_key) {
             let recorded = self.engine.cache.record(&[source_key], record);
             recorded.map_err(Error::io("writing a cache record"))?;
@@ -286,6 +288,7 @@ impl Work {
             if leases.last().is_none_or(|(taken, _)| *taken != name) {
                 let mut fill = |path: &Path| self.fill(cache, shown, path);
                 let root = self.engine.cache.root();
+                self.engine.cache.claim_mount(&name.directory(root));
                 let taken = lease(root, &name, cache.sharing, &mut fill, cancelled);
                 let taken = taken.map_err(|error| match error.kind() {
                     io::ErrorKind::Interrupted => StepFailure::Exec(ExecError::Cancelled),

@@ -30,6 +30,7 @@ pub(crate) struct Bench {
 /// What a build can be asked for besides its text.
 pub(crate) struct BenchOptions {
     pub(crate) no_cache: bool,
+    pub(crate) no_cache_stages: Vec<String>,
     pub(crate) threads: usize,
     pub(crate) build_args: BTreeMap<String, String>,
     pub(crate) platforms: Vec<Platform>,
@@ -99,6 +100,13 @@ impl Bench {
         }
     }
 
+    /// Removes all blobs of the cache.
+    pub(crate) fn remove_blobs(&self) {
+        for entry in fs_err::read_dir(self.root.path().join("blobs/sha256")).unwrap() {
+            fs_err::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// Whether any layer was unpacked or made.
     pub(crate) fn has_layers(&self) -> bool {
         self.layer_count() > 0
@@ -151,6 +159,7 @@ impl Bench {
     ) -> Result<Built, Error> {
         let mut options = BenchOptions {
             no_cache: false,
+            no_cache_stages: Vec::new(),
             threads: 2,
             build_args: BTreeMap::new(),
             platforms: Vec::new(),
@@ -177,6 +186,7 @@ impl Bench {
             runtime: None,
             owners: Owners::Recorded,
             no_cache: options.no_cache,
+            no_cache_stages: options.no_cache_stages,
             pack: PackOptions {
                 threads: NonZero::new(options.threads).unwrap(),
                 ..PackOptions::default()

@@ -340,31 +340,69 @@ async fn a_miss_says_which_input_changed() {
     assert_eq!((forced.misses, forced.counts.cached), (vec![], 0));
 }
 
+/// One digest from any number of threads, whenever files were changed, cold and from the cache, with other blobs in it.
 #[tokio::test]
 async fn equal_inputs_make_equal_images() {
-    let text = "FROM scratch\nWORKDIR /w\nCOPY <<EOF /doc\nx\nEOF\nCOPY a dir /d/\n";
-    let mut digests = Vec::new();
-    for threads in [1, 4] {
-        let bench = Bench::start().await;
-        bench
-            .file("a", "a")
-            .file("dir/z", "z")
-            .file("dir/b", &"b".repeat(3 << 20));
-        for path in ["a", "dir/z", "dir/b", "dir"] {
-            bench.date(path, 1_000_000_000);
+    let text = "FROM scratch AS one\nWORKDIR /w\nCOPY <<EOF /doc\nx\nEOF\nCOPY a dir /d/\nFROM scratch\nCOPY --from=one / /all\n";
+    let build = async |bench: &Bench, threads: usize, rewrite: bool| {
+        let built = bench.build_with(text, &["app:1"], |options| {
+            options.threads = threads;
+            options.settings.rewrite_timestamp = rewrite;
+            let epoch = "1700000000".into();
+            options.build_args.insert("SOURCE_DATE_EPOCH".into(), epoch);
+        });
+        let built = built.await.unwrap();
+        (built.image().descriptor.digest.clone(), built.counts.cached)
+    };
+    for rewrite in [false, true] {
+        let mut digests = std::collections::BTreeSet::new();
+        for (round, threads) in [1, 2, 8].into_iter().enumerate() {
+            let bench = Bench::start().await;
+            bench
+                .file("a", "a")
+                .file("dir/z", "z")
+                .file("dir/b", &"b".repeat(3 << 20));
+            // Without rewriting, the times of files count; with it, those after the epoch do not.
+            let later = if rewrite { round as u64 * 1000 } else { 0 };
+            for path in ["a", "dir/z", "dir/b", "dir"] {
+                bench.date(path, 1_710_000_000 + later);
+            }
+            for cached in [0, 4] {
+                let (digest, found) = build(&bench, threads, rewrite).await;
+                assert_eq!(found, cached, "{threads} {rewrite}");
+                digests.insert(digest);
+            }
+            // A blob that is gone is packed again from the unpacked layer, or made anew.
+            bench.remove_blobs();
+            digests.insert(build(&bench, threads, rewrite).await.0);
         }
-        let built = bench
-            .build_with(text, &["app:1"], |options| {
-                options.threads = threads;
-                options
-                    .build_args
-                    .insert("SOURCE_DATE_EPOCH".into(), "1700000000".into());
-            })
-            .await
-            .unwrap();
-        digests.push(built.image().descriptor.digest.clone());
+        assert_eq!(digests.len(), 1, "rewriting: {rewrite}");
     }
-    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test]
+async fn stages_are_executed_anew_where_that_is_asked_for() {
+    let bench = Bench::start().await;
+    bench.file("a", "a");
+    let text = "FROM scratch AS One\nCOPY a /a\nFROM one AS two\nWORKDIR /two\nFROM scratch AS three\nWORKDIR /three\nFROM scratch\nCOPY --from=two /a /\nCOPY --from=three / /3\n";
+    let cached = async |stages: &[&str]| {
+        let built = bench.build_with(text, &["app:1"], |options| {
+            options.no_cache_stages = stages.iter().map(|stage| (*stage).to_owned()).collect();
+        });
+        let built = built.await.unwrap();
+        assert!(
+            stages.is_empty() || built.misses.is_empty(),
+            "it was not asked"
+        );
+        built.counts.cached
+    };
+    assert_eq!(cached(&[]).await, 0);
+    assert_eq!(cached(&[]).await, 5);
+    // What is on top of the stage is made anew as well; what is copied out of it is the same.
+    assert_eq!(cached(&["one"]).await, 3);
+    assert_eq!(cached(&["two"]).await, 4);
+    assert_eq!(cached(&["one", "three"]).await, 2);
+    assert_eq!(cached(&["absent"]).await, 5);
 }
 
 #[tokio::test]

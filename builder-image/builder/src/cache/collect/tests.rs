@@ -156,6 +156,21 @@ fn what_another_process_uses_stays() {
 }
 
 #[test]
+fn a_cache_mount_in_use_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let old = root.path().join("mounts/a");
+    fs_err::create_dir_all(old.join("0")).unwrap();
+    crate::cache::session::set_time(&old, at(1000)).unwrap();
+    let running = Cache::open(root.path()).unwrap();
+    let cleaner = Cache::open(root.path()).unwrap();
+    running.claim_mount(&old);
+    assert_eq!(cleaner.keep_to(Some(0)).unwrap().objects, []);
+    drop(running);
+    let removed = cleaner.keep_to(Some(0)).unwrap().objects;
+    assert!(removed[0].kind == Kind::CacheMount && !old.exists());
+}
+
+#[test]
 fn what_began_to_be_used_after_the_choice_stays() {
     let root = tempfile::tempdir().unwrap();
     let old = Cache::open(root.path()).unwrap();
