@@ -5,6 +5,7 @@ mod annotation;
 mod check;
 mod csv;
 mod exports;
+mod fetched;
 mod input;
 mod output_arg;
 mod run_args;
@@ -19,7 +20,8 @@ use oci::{Platform, Reference};
 
 use self::check::{Call, CallArgs};
 use self::exports::{About, ExportArgs, Exports};
-use self::input::{check_file, check_outputs, open_context, read_dockerfile};
+use self::fetched::Fetched;
+use self::input::{check_file, check_outputs, read_definition};
 use self::run_args::RunArgs;
 use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
@@ -52,6 +54,7 @@ const EXAMPLES: &str = "\
 Examples:
   coopery build -t app:1 -o type=docker,dest=app.tar .        then: docker load -i app.tar
   coopery build -t registry.example.com/team/app:1 --push .
+  coopery build https://git.example.com/team/app.git#main:service
   coopery build --build-context base=oci-layout://base -f build/Dockerfile .
 
 Exit codes:
@@ -62,7 +65,8 @@ Exit codes:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct BuildArgs {
-    /// Path of the Dockerfile, from the working directory (default: CONTEXT/Dockerfile)
+    /// Path of the Dockerfile, from the working directory, or inside a context that is fetched; - for standard input
+    /// (default: CONTEXT/Dockerfile)
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Name of the image, with an optional tag; may be given several times
@@ -126,7 +130,8 @@ pub(super) struct BuildArgs {
     run: RunArgs,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Directory of the build context
+    /// The build context: a directory, `-` (an archive or a Dockerfile on standard input), a git repository
+    /// (https://HOST/NAME.git#REF:DIR), or the URL of an archive or a Dockerfile
     context: PathBuf,
 }
 
@@ -139,6 +144,8 @@ struct Prepared {
     exports: Exports,
     root: PathBuf,
 }
+
+pub(in crate::cli) use self::fetched::build_fetched;
 
 pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
     let prepared = args.prepare()?;
@@ -162,9 +169,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
 
 impl BuildArgs {
     fn prepare(&self) -> Result<Prepared, Error> {
-        let context = open_context(&self.context)?;
-        let (file, ignore_for) = read_dockerfile(&context, &self.context, self.file.as_deref())?;
-        let context = context.with_dockerignore(ignore_for.as_deref())?;
+        let (file, context) =
+            read_definition(&self.context, self.file.as_deref(), Fetched::find())?;
         let contexts: BTreeMap<_, _> = self
             .build_context
             .iter()

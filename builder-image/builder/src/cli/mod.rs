@@ -96,7 +96,11 @@ pub fn run() -> ExitCode {
     start_logging();
     let result = match cli.command {
         Command::Pod(args) => return pod::run(&args.paths(), args.progress),
-        Command::Build(args) => build::run(&args),
+        Command::Build(args) => match build::build_fetched(&args) {
+            Ok(Some(code)) => return ExitCode::from(code),
+            Ok(None) => build::run(&args),
+            Err(error) => Err(error),
+        },
         Command::Cache(args) => cache::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Digest(args) => digest::run(&args),

@@ -50,6 +50,19 @@ impl NetworkArgs {
             .map_err(Error::export("making the client of registries"))
     }
 
+    /// The same for git, which speaks for itself.
+    pub(super) fn for_git(&self) -> Result<protocol::Network, Error> {
+        let ca = self.ca_file.as_ref().map(fs_err::read_to_string);
+        let proxies = Proxies::from_env();
+        Ok(protocol::Network {
+            ca_certificates: ca.transpose().map_err(refused("--ca-file"))?,
+            http_proxy: proxies.http,
+            https_proxy: proxies.https,
+            no_proxy: proxies.no_proxy,
+            allow_cidrs: Vec::new(),
+        })
+    }
+
     fn credentials(&self) -> Result<Option<DockerConfig>, Error> {
         let text = match &self.authfile {
             Some(path) => fs_err::read(path).map_err(refused("--authfile"))?,

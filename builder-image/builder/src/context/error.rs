@@ -77,6 +77,17 @@ pub enum ContextError {
     /// The archive cannot be unpacked.
     #[error("the archive of the source cannot be unpacked: {0}")]
     Archive(#[source] UnpackError),
+    /// The URL of a repository asks for what cannot be.
+    #[error("git repository `{url}`: {problem}")]
+    GitReference {
+        /// The repository.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// What came from standard input or a URL is no context.
+    #[error("the build context is neither a tar archive nor the text of a Dockerfile")]
+    NeitherArchiveNorDockerfile,
     /// A path leads out of the source.
     #[error("subdirectory `{0}` leads out of the source")]
     Outside(String),
@@ -125,6 +136,8 @@ impl ContextError {
             | Self::Revision { .. }
             | Self::TooLarge { .. }
             | Self::Archive(_)
+            | Self::GitReference { .. }
+            | Self::NeitherArchiveNorDockerfile
             | Self::Outside(_) => FailureKind::SourceRefused,
             Self::Unauthorized { .. } | Self::Credentials(_) => FailureKind::SourceUnauthorized,
             Self::NotFound { .. } | Self::NoSubdirectory(_) | Self::NoDockerfile(_) => {

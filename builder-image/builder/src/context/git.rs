@@ -146,38 +146,49 @@ fn check_revision(revision: &GitRevision) -> Result<(), ContextError> {
     Ok(())
 }
 
-/// Asks for the refs of the repository, as git would, and returns its URL after redirects. Credentials are sent to the
-/// origin of `url` alone.
-async fn find_repository(
+/// What the URL of a repository has behind it in the question for its refs.
+const SUFFIX: &str = "/info/refs";
+
+/// Asks for the refs of the repository, as git would. Credentials are sent to the origin of `url` alone.
+pub(super) async fn ask_for_refs(
     url: &Url,
     credentials: Option<&SourceCredentials>,
     fetcher: &Fetcher<'_>,
-) -> Result<Url, ContextError> {
-    const SUFFIX: &str = "/info/refs";
+) -> Result<distribution::Response, ContextError> {
     let mut question = url.clone();
     question.set_path(&format!("{}{SUFFIX}", url.path().trim_end_matches('/')));
     question.set_query(Some("service=git-upload-pack"));
     let credentials = credentials.map(SourceCredentials::for_client);
     let response = fetcher.http.get(&question, credentials.as_ref()).await?;
     check_status(url, response.status().as_u16())?;
-    let not_git = |problem: &str| ContextError::NotFound {
-        url: shown(url),
-        problem: problem.to_owned(),
-    };
     let kind = response
         .headers()
         .get("content-type")
         .and_then(|kind| kind.to_str().ok());
     if kind != Some("application/x-git-upload-pack-advertisement") {
-        return Err(not_git(
-            "the server answers, but not as a git repository does",
-        ));
+        return Err(ContextError::NotFound {
+            url: shown(url),
+            problem: "the server answers, but not as a git repository does".to_owned(),
+        });
     }
+    Ok(response)
+}
+
+/// The URL of the repository after redirects.
+async fn find_repository(
+    url: &Url,
+    credentials: Option<&SourceCredentials>,
+    fetcher: &Fetcher<'_>,
+) -> Result<Url, ContextError> {
+    let response = ask_for_refs(url, credentials, fetcher).await?;
     let mut found = response.url().clone();
     let path = found
         .path()
         .strip_suffix(SUFFIX)
-        .ok_or_else(|| not_git("it redirects to something else"))?
+        .ok_or_else(|| ContextError::NotFound {
+            url: shown(url),
+            problem: "it redirects to something else".to_owned(),
+        })?
         .to_owned();
     found.set_path(&path);
     found.set_query(None);

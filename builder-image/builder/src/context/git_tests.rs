@@ -412,3 +412,42 @@ fn messages_of_git() {
         assert_eq!(kind, expected, "{message}");
     }
 }
+
+#[tokio::test]
+async fn a_url_names_ref_and_directory() {
+    use super::super::remote::{RemoteContext, fetch_remote};
+    let repository = Repository::new();
+    let url = format!("{}/app", repository.served().start().await);
+    let third = repository.revision("third", None).commit;
+    let (http, network) = (client(), Network::default());
+    let fetcher = Fetcher {
+        http: &http,
+        network: &network,
+        mounted: PathBuf::new(),
+        credentials: PathBuf::new(),
+        plain_http: true,
+    };
+    for (fragment, file, expected) in [
+        (String::new(), "version", Ok("3")),
+        ("#side".into(), "version", Ok("side")),
+        ("#v1".into(), "version", Ok("1")),
+        (format!("#{third}"), "version", Ok("3")),
+        (format!("?commit={}", &third[..12]), "version", Ok("3")),
+        ("#v1:svc/deep".into(), "file", Ok("deep")),
+        ("?branch=side&subdir=svc".into(), "deep/file", Ok("deep")),
+        ("#none".into(), "version", Err("no branch or tag `none`")),
+        ("#v1:none".into(), "version", Err("no directory `none`")),
+        ("#main:secrets".into(), "passwd", Err("out of the source")),
+        ("?tag=v1&commit=abc".into(), "version", Err("not abc")),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let source = RemoteContext::Git(format!("{url}{fragment}"));
+        let fetched = fetch_remote(&source, &fetcher, work.path()).await;
+        let read = || fs_err::read_to_string(work.path().join("context").join(file)).unwrap();
+        match (fetched, expected) {
+            (Ok(()), Ok(expected)) => assert_eq!(read(), expected, "{fragment}"),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (found, _) => panic!("{fragment}: {found:?}"),
+        }
+    }
+}

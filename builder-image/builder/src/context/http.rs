@@ -55,7 +55,7 @@ pub async fn fetch(
 }
 
 /// Writes the body to `file` and returns its digest.
-async fn download(
+pub(super) async fn download(
     url: &Url,
     credentials: Option<SourceCredentials>,
     fetcher: &Fetcher<'_>,

@@ -7,11 +7,13 @@ mod credentials;
 pub mod dockerignore;
 mod error;
 pub mod git;
+pub mod git_reference;
 #[cfg(test)]
 mod git_server;
 mod guard_proxy;
 pub mod http;
 pub mod pattern;
+pub mod remote;
 mod url_rules;
 
 use std::{

@@ -4,19 +4,17 @@
 use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 
+use super::fetched::Fetched;
 use crate::context::{BuildContext, ContextError};
 use crate::error::{Error, SourceFile};
 use crate::export::{Form, Output};
 
 /// Opens the directory of the build context.
-pub(super) fn open_context(path: &Path) -> Result<BuildContext, Error> {
+fn open_context(path: &Path) -> Result<BuildContext, Error> {
     let shown = path.display();
-    if path
-        .to_str()
-        .is_some_and(|text| text == "-" || text.contains("://"))
-    {
+    if path.to_str().is_some_and(|text| text.contains("://")) {
         return refuse(format!(
-            "the build context `{shown}` is no directory: archives and URLs are not supported yet, fetch it first"
+            "the build context `{shown}` is no directory, and its protocol is not supported: write an https URL"
         ));
     }
     match fs_err::metadata(path) {
@@ -30,8 +28,35 @@ pub(super) fn open_context(path: &Path) -> Result<BuildContext, Error> {
     }
 }
 
+/// The Dockerfile and what the context offers; `fetched` is what was fetched of them already.
+pub(super) fn read_definition(
+    directory: &Path,
+    file: Option<&Path>,
+    fetched: Option<Fetched>,
+) -> Result<(SourceFile, BuildContext), Error> {
+    let remote = (fetched.as_ref()).and_then(|fetched| fetched.context.clone());
+    let context = open_context(remote.as_deref().unwrap_or(directory))?;
+    let (file, ignore_for) = if let Some(path) = fetched.and_then(|fetched| fetched.dockerfile) {
+        let text = fs_err::read_to_string(path).map_err(Error::io("reading the Dockerfile"))?;
+        let name = "Dockerfile".into();
+        (SourceFile { name, text }, None)
+    } else if remote.is_some() {
+        let path = file.map(Path::to_string_lossy).unwrap_or_default();
+        let (name, text) = context.read_dockerfile(&path)?;
+        (SourceFile { name, text }, None)
+    } else {
+        read_dockerfile(&context, directory, file)?
+    };
+    // What was fetched has in it what it shall have.
+    let context = match remote {
+        Some(_) => context,
+        None => context.with_dockerignore(ignore_for.as_deref())?,
+    };
+    Ok((file, context))
+}
+
 /// The Dockerfile: `file`, or that of the context. Its path in the context comes with it, where it is in there.
-pub(super) fn read_dockerfile(
+fn read_dockerfile(
     context: &BuildContext,
     directory: &Path,
     file: Option<&Path>,
@@ -53,11 +78,6 @@ pub(super) fn read_dockerfile(
         };
     };
     let shown = path.display();
-    if path.as_os_str() == "-" {
-        return refuse(
-            "--file -: a Dockerfile from standard input is not supported yet, write it to a file",
-        );
-    }
     match fs_err::read_to_string(path) {
         Ok(text) => {
             let inside = inside(directory, path);
