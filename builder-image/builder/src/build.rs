@@ -7,11 +7,12 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use oci::Platform;
 
+use crate::base::{Base, Origin};
 use crate::cache::Cache;
 use crate::context::BuildContext;
 use crate::error::{Error, Place, SourceFile};
 use crate::exec::can_execute;
-use crate::export::{Export, export};
+use crate::export::{Destination, Export, export};
 use crate::graph::{self, Graph, Options, Plan, Triggers};
 use crate::image::{Image, Product, distinct};
 use crate::lint;
@@ -188,7 +189,11 @@ async fn prepare(
         file,
     };
     let resolved = resolve(&images, dockerfile, options, graph::plan, &check).await?;
-    let bases = resolved.bases;
+    let mut bases = resolved.bases;
+    for base in &mut bases {
+        let needed = needs_blobs(base, &job.exports);
+        Arc::make_mut(base).keeps_blobs = needed;
+    }
     let planned = graph::plan(&resolved.dockerfile, options);
     let plan = planned.map_err(|error| Error::graph(error, file))?;
     let configs: Vec<_> = bases.iter().map(|base| base.config.clone()).collect();
@@ -224,6 +229,20 @@ async fn prepare(
         job.context.clone(),
         file.clone(),
     ))
+}
+
+/// Whether an export reads the blobs of the base. Where all of them go to the registry that the base is from, they are
+/// mounted there, and a copy on the disk would only be written.
+fn needs_blobs(base: &Base, exports: &[Export]) -> bool {
+    let Origin::Registry(from) = &base.origin else {
+        return true;
+    };
+    exports.iter().any(|export| {
+        let elsewhere = |to: &Destination| to.repository.host() != from.host();
+        !export.outputs.is_empty()
+            || export.settings.force_compression
+            || export.destinations.iter().any(elsewhere)
+    })
 }
 
 /// Lets progress tell the steps of several platforms apart: `[linux/arm64 build 2/5] RUN make`.

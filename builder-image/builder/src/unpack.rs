@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
@@ -58,6 +59,11 @@ impl Default for Limits {
         }
     }
 }
+
+/// How much is handed at once from the thread that decompresses to the one that writes.
+const CHUNK: usize = 128 * 1024;
+/// How many chunks may wait in between.
+const CHUNKS: usize = 8;
 
 /// So much may come out before the ratio is looked at.
 const RATIO_FLOOR: u64 = 64 << 20;
@@ -117,7 +123,7 @@ impl From<TreeError> for UnpackError {
 /// # Errors
 /// [`UnpackError`]. The directory is then left as it is, for the caller to remove.
 pub fn unpack(
-    reader: impl Read,
+    reader: impl Read + Send,
     media_type: &MediaType,
     into: &Path,
     limits: &Limits,
@@ -137,7 +143,7 @@ pub fn unpack(
 /// # Errors
 /// [`UnpackError`], for the same archives as [`unpack`].
 pub fn list(
-    reader: impl Read,
+    reader: impl Read + Send,
     media_type: &MediaType,
     limits: &Limits,
 ) -> Result<(Listing, DiffId), UnpackError> {
@@ -153,26 +159,98 @@ pub fn list(
 /// Puts the archive in `reader`, compressed or not, into `upper`, and returns the digest of its uncompressed stream.
 pub(crate) fn unpack_onto<W: WriteLayer>(
     upper: &mut Upper<'_, W>,
-    reader: impl Read,
+    reader: impl Read + Send,
     rules: &Rules,
     limits: &Limits,
 ) -> Result<DiffId, UnpackError> {
+    let (sender, receiver) = sync_channel(CHUNKS);
+    std::thread::scope(|scope| {
+        let decompressing = scope.spawn(move || decompressed(reader, limits, &sender));
+        // It goes out of scope before the other thread is waited for, which then finds nobody listening.
+        let mut tar = TarReader::new(Chunks::new(receiver), limits.of_tar());
+        apply(upper, &mut tar, rules, limits)?;
+        tar.drain().map_err(unwrap_limit)?;
+        let digester = decompressing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(DiffId(digester.finish()))
+    })
+}
+
+/// Decompresses and hashes `reader` for another thread, which writes files meanwhile, as long as that listens. What goes
+/// wrong is told to it.
+fn decompressed(
+    reader: impl Read,
+    limits: &Limits,
+    sender: &SyncSender<io::Result<Vec<u8>>>,
+) -> Digester {
     let compressed = Arc::new(AtomicU64::new(0));
     let counted = Counted {
         reader,
         count: Arc::clone(&compressed),
     };
-    let (_, stream) = decompress(counted).map_err(TarError::Io)?;
-    let metered = Metered {
+    let stream = match decompress(counted) {
+        Ok((_, stream)) => stream,
+        Err(error) => {
+            // A receiver that is gone has failed, and tells why itself.
+            let _ = sender.send(Err(error));
+            return Digester::sha256();
+        }
+    };
+    let mut metered = Metered {
         stream,
         digester: Digester::sha256(),
         compressed,
         limits: *limits,
     };
-    let mut tar = TarReader::new(metered, limits.of_tar());
-    apply(upper, &mut tar, rules, limits)?;
-    let metered = tar.drain().map_err(unwrap_limit)?;
-    Ok(DiffId(metered.digester.finish()))
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let read = (&mut metered).take(CHUNK as u64).read_to_end(&mut chunk);
+        let ended = chunk.is_empty() || read.is_err();
+        if !chunk.is_empty() && sender.send(Ok(chunk)).is_err() {
+            break;
+        }
+        if let Err(error) = read {
+            let _ = sender.send(Err(error));
+        }
+        if ended {
+            break;
+        }
+    }
+    metered.digester
+}
+
+/// What another thread decompresses.
+struct Chunks {
+    receiver: Receiver<io::Result<Vec<u8>>>,
+    chunk: Vec<u8>,
+    taken: usize,
+}
+
+impl Chunks {
+    const fn new(receiver: Receiver<io::Result<Vec<u8>>>) -> Self {
+        Self {
+            receiver,
+            chunk: Vec::new(),
+            taken: 0,
+        }
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.chunk.len() {
+            // The sender goes when all is sent.
+            let Ok(next) = self.receiver.recv() else {
+                return Ok(0);
+            };
+            (self.chunk, self.taken) = (next?, 0);
+        }
+        let count = buffer.len().min(self.chunk.len() - self.taken);
+        buffer[..count].copy_from_slice(&self.chunk[self.taken..self.taken + count]);
+        self.taken += count;
+        Ok(count)
+    }
 }
 
 /// Whether `reader` holds a tar archive, compressed or not: ADD unpacks what has a readable first member.

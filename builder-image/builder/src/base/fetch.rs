@@ -126,7 +126,12 @@ impl Bases {
             return Ok(Fetched::New(layer_dir, scratch));
         }
         let (sender, receiver) = mpsc::channel(PIPE);
-        let fetching = self.stream(base, &layer.descriptor, sender, Keep::Blob);
+        let keep = if base.keeps_blobs {
+            Keep::Blob
+        } else {
+            Keep::Nothing
+        };
+        let fetching = self.stream(base, &layer.descriptor, sender, keep);
         let unpacking = blocking(move || {
             let pipe = Pipe::new(receiver);
             unpacked(pipe, &descriptor, &layer.diff_id, &into, owners)
@@ -202,7 +207,7 @@ impl Bases {
 }
 
 fn unpacked(
-    reader: impl Read,
+    reader: impl Read + Send,
     descriptor: &Descriptor,
     diff_id: &DiffId,
     into: &Path,

@@ -100,7 +100,7 @@ pub(crate) fn list_cached(cache: &Cache, packed: &Packed) -> Result<Arc<Listing>
 }
 
 fn listed(
-    reader: impl std::io::Read,
+    reader: impl std::io::Read + Send,
     descriptor: &Descriptor,
     diff_id: &DiffId,
 ) -> Result<Listing, BaseError> {

@@ -81,6 +81,8 @@ pub struct Base {
     pub layers: Vec<Layer>,
     /// For each layer, the digest of the stack up to it.
     pub chains: Vec<ChainId>,
+    /// Whether the blobs of layers that are unpacked are kept: an exporter may need them.
+    pub keeps_blobs: bool,
 }
 
 impl Bases {
@@ -180,6 +182,7 @@ impl Bases {
             config,
             layers,
             chains,
+            keeps_blobs: true,
         })
     }
 

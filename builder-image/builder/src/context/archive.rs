@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Errors
 /// [`ContextError::Archive`]; `into` is then left to be removed.
-pub fn extract(reader: impl Read, into: &Path, limits: &Limits) -> Result<(), ContextError> {
+pub fn extract(reader: impl Read + Send, into: &Path, limits: &Limits) -> Result<(), ContextError> {
     unpack(reader, into, limits).map_err(ContextError::Archive)?;
     // What a layer's directory cannot hold means nothing in a context.
     let mut index = into.as_os_str().to_owned();
@@ -30,7 +30,7 @@ pub fn extract(reader: impl Read, into: &Path, limits: &Limits) -> Result<(), Co
     }
 }
 
-fn unpack(reader: impl Read, into: &Path, limits: &Limits) -> Result<(), UnpackError> {
+fn unpack(reader: impl Read + Send, into: &Path, limits: &Limits) -> Result<(), UnpackError> {
     let base = Snapshot::empty();
     let mut upper = Upper::create(&base, into, Owners::OnDisk)?;
     let own = (

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Engine, Shared, blocking};
 use crate::base::{list_cached, unpack_cached};
@@ -13,6 +13,9 @@ use crate::cache_key::CacheKey;
 use crate::error::Error;
 use crate::layer::{LayerDir, Listing, Recipe, pack, recompress};
 use crate::snapshot::Snapshot;
+
+/// How many layers are packed at once. Each takes all processors and some memory for each of them.
+static PACKING: Semaphore = Semaphore::const_new(4);
 
 /// The layer of one step.
 pub(super) struct StepLayer {
@@ -98,6 +101,7 @@ impl StepLayer {
         let make = || async {
             // A layer of a record without a blob is a directory, which needs nothing below it.
             let directory = self.directory(engine, &Snapshot::empty()).await?;
+            let _room = PACKING.acquire().await;
             let (engine, keys, record) = (engine.clone(), self.keys.clone(), self.record.clone());
             let packed = blocking(move || {
                 let layer =

@@ -57,7 +57,7 @@ pub(super) fn is_archive(name: &str, file: impl Read, limits: &Limits) -> Result
 /// Unpacks the archive `name` into the directory `into`. The owner is that of the archive unless `owner` is given.
 pub(super) fn unpack(
     name: &str,
-    file: impl Read,
+    file: impl Read + Send,
     upper: &mut Upper<'_>,
     into: ImagePath,
     owner: Option<(u32, u32)>,

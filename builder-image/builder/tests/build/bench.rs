@@ -82,8 +82,13 @@ impl Bench {
         format!("{}/{image}", self.registry.address())
     }
 
-    /// Empties the engine's directory and the registry's log.
+    /// Empties the engine's directory, once no thread of an earlier build works in it any more, and the registry's log.
     pub(crate) fn forget(&self) {
+        let begin = std::time::Instant::now();
+        while !self.is_tidy() {
+            assert!(begin.elapsed() < Duration::from_secs(10), "work goes on");
+            std::thread::yield_now();
+        }
         for entry in fs_err::read_dir(self.root.path()).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -118,6 +123,12 @@ impl Bench {
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().path().is_dir())
             .count()
+    }
+
+    /// Whether the engine has kept a blob.
+    pub(crate) fn has_blob(&self, digest: &oci::Digest) -> bool {
+        let blobs = self.root.path().join("blobs/sha256");
+        blobs.join(digest.hex()).exists()
     }
 
     /// Whether no work in progress is left.

@@ -157,6 +157,7 @@ async fn a_copy_onto_a_base_streams_it_once_and_unpacks_nothing() {
     let reading = format!("FROM {base}\nCOPY --from={base} /etc/passwd /p\n");
     bench.build(&reading, &["other:1"]).await.unwrap();
     assert_eq!(bench.layer_count(), 2, "the base and the copy");
+    assert!(!bench.has_blob(&layer), "only unpacked: it is mounted");
     let unpacked = bench.build_with(&text, &["app:3"], dated).await.unwrap();
     assert_eq!(listed.image().descriptor, unpacked.image().descriptor);
 }
