@@ -20,7 +20,7 @@ pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
 pub use source::{GitReference, GitSource, HttpSource, Source};
 pub use status::{
     Attempt, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus, IsolationStatus,
-    SourceStatus,
+    PlatformStatus, SourceStatus,
 };
 
 /// What is to be built, how, and where it goes.

@@ -395,3 +395,47 @@ async fn a_certificate_of_the_git_secret_goes_with_the_request() {
     let text = request.to_json();
     assert!(!text.contains("dQ==") && !text.contains("\"p\""), "{text}");
 }
+
+#[tokio::test]
+async fn an_index_is_believed_with_all_its_images() {
+    for complete in [true, false] {
+        let world = World::new();
+        let platforms = json!(["linux/amd64", "linux/arm64"]);
+        inline(
+            &world,
+            &json!({"dockerfile": {"inline": "FROM scratch", "platforms": platforms}}),
+        );
+        look(&world).await;
+        let pod = world.pod();
+        let Task::Build(task) = request_of(&world, &pod).task else {
+            panic!("no build")
+        };
+        assert_eq!(task.dockerfile.platforms, ["linux/amd64", "linux/arm64"]);
+        let (index, amd64, arm64) = (digest("index"), digest("amd64"), digest("arm64"));
+        let mut report = built(&index);
+        report["built"]["platforms"] = json!([
+            {"platform": "linux/amd64", "digest": amd64.to_string(), "size": 1000},
+            {"platform": "linux/arm64", "digest": arm64.to_string(), "size": 234},
+        ]);
+        let name = "main.team.svc:5000/team/app:latest";
+        world.network.push(name, &amd64);
+        if complete {
+            world.network.push(name, &arm64);
+        }
+        world.network.push(name, &index);
+        world.end(&pod, &report);
+        look(&world).await;
+        let status = build(&world)["status"].clone();
+        if complete {
+            assert_eq!(status["platforms"], report["built"]["platforms"]);
+            assert_eq!(status["digest"], index.to_string());
+        } else {
+            assert!(status["platforms"].is_null());
+            assert!(
+                message(&build(&world)).contains(&format!("{arm64} does not exist")),
+                "{}",
+                message(&build(&world))
+            );
+        }
+    }
+}

@@ -36,6 +36,14 @@ pub struct Dockerfile {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "string_map::<64, 4096>")]
     pub labels: BTreeMap<String, String>,
+    /// Platforms of the image, at most 8; several make an index. They are built in one pod: a RUN for another processor than the node's needs an interpreter on the node (binfmt_misc), or FROM --platform=$BUILDPLATFORM. Default: the platform of the node. Format: linux/amd64, linux/arm/v7.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 32)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(p, p.matches('^linux/[a-z0-9]+(/v[0-9]+)?$'))").message("a platform is linux/ and an architecture, for instance linux/arm64 or linux/arm/v7")
+    )]
+    pub platforms: Vec<String>,
     /// Images that stand for names in FROM, COPY --from and RUN --mount, at most 16, by name. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

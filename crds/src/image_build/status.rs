@@ -32,6 +32,11 @@ pub struct ImageBuildStatus {
     /// Bytes of the image as it is stored: manifest, configuration and compressed layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,
+    /// The image of each platform, where the image is an index, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["platform".to_owned()]))]
+    pub platforms: Vec<PlatformStatus>,
     /// What each destination holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
@@ -80,6 +85,21 @@ pub struct DestinationStatus {
     /// Whether the operator read the manifest back: True, False or Unknown (the operator cannot reach the host).
     #[schemars(length(max = 16))]
     pub verified: String,
+}
+
+/// The image of one platform of an index.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformStatus {
+    /// The platform, for instance linux/arm64.
+    #[schemars(length(max = 32))]
+    pub platform: String,
+    /// Digest of its manifest.
+    #[schemars(length(max = 160))]
+    pub digest: String,
+    /// Bytes of the image as it is stored: manifest, configuration and compressed layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
 }
 
 /// What of the source was built.

@@ -64,7 +64,8 @@ impl PodFailure {
 /// The reason that stands for a kind of failure.
 pub const fn reason_of(kind: FailureKind) -> Reason {
     match kind {
-        FailureKind::InvalidRequest | FailureKind::ForeignPlatform => Reason::InvalidSpec,
+        FailureKind::InvalidRequest => Reason::InvalidSpec,
+        FailureKind::ForeignPlatform => Reason::ForeignPlatform,
         FailureKind::Dockerfile | FailureKind::ContextFile => Reason::InvalidDockerfile,
         FailureKind::StepFailed => Reason::BuildFailed,
         FailureKind::OutOfMemory => Reason::OOMKilled,

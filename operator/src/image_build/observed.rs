@@ -193,6 +193,8 @@ pub enum Verification {
 pub struct ToVerify {
     /// The digest that every destination is to hold.
     pub digest: String,
+    /// The digests of the images of an index, which every destination is to hold too.
+    pub images: Vec<String>,
     /// The commit whose tags were written.
     pub commit: Option<String>,
     /// The destinations, by name; all when empty.
@@ -215,6 +217,7 @@ pub fn to_verify(status: &ImageBuildStatus, pods: &[PodView], spec_hash: &str) -
             let built = view.built()?;
             return (spec_part(&view.pod.attempt.key) == spec_hash).then(|| ToVerify {
                 digest: built.digest,
+                images: built.platforms.into_iter().map(|p| p.digest).collect(),
                 commit: view.pod.attempt.commit.clone(),
                 only: Vec::new(),
             });
@@ -231,6 +234,7 @@ pub fn to_verify(status: &ImageBuildStatus, pods: &[PodView], spec_hash: &str) -
         attempt.result.as_deref() == Some("Succeeded") && spec_part(&attempt.key) == spec_hash;
     (same_spec && !unknown.is_empty()).then(|| ToVerify {
         digest: status.digest.clone().unwrap_or_default(),
+        images: status.platforms.iter().map(|p| p.digest.clone()).collect(),
         commit: attempt.commit.clone(),
         only: unknown,
     })

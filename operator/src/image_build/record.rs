@@ -4,7 +4,7 @@
 use crds::condition::truncate;
 use crds::image_build::{
     Attempt, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus, IsolationStatus,
-    SourceStatus,
+    PlatformStatus, SourceStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,6 +29,10 @@ const MAX_MISSES: usize = 5;
 const MAX_MISS_STEP: usize = 128;
 /// The longest reason of such a step.
 const MAX_MISS_REASON: usize = 256;
+/// Platforms of an index that are kept.
+const MAX_PLATFORMS: usize = 8;
+/// The longest name of a platform.
+const MAX_PLATFORM: usize = 32;
 /// The longest message of a record.
 const MAX_RECORD_MESSAGE: usize = 512;
 
@@ -253,6 +257,16 @@ pub fn publish(
         .map(|repository| format!("{repository}@{}", built.digest));
     status.digest = Some(built.digest.clone());
     status.size = i64::try_from(built.size).ok();
+    status.platforms = built
+        .platforms
+        .iter()
+        .take(MAX_PLATFORMS)
+        .map(|image| PlatformStatus {
+            platform: truncate(&printable(&image.platform), MAX_PLATFORM),
+            digest: image.digest.clone(),
+            size: i64::try_from(image.size).ok(),
+        })
+        .collect();
     status.built_generation = attempt.generation;
     status.source = match &spec.source {
         SourceSpec::Git { reference, .. } => Some(SourceStatus {

@@ -183,3 +183,39 @@ fn a_schedule_builds_though_nothing_changed() {
         Ok(())
     });
 }
+
+#[test]
+fn two_platforms_make_an_index_in_one_pod() {
+    on_stage(|stage| async move {
+        let namespace = stage.namespace("platforms", "baseline").await?;
+        registry(&namespace).await?;
+        let inline = format!(
+            "FROM --platform=$BUILDPLATFORM {} AS build\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
+             FROM scratch\nCOPY --from=build /arch /arch\n",
+            stage.busybox()
+        );
+        let platforms = json!(["linux/amd64", "linux/arm64"]);
+        let build = image_build(
+            "app",
+            json!({"dockerfile": {"inline": inline, "platforms": platforms}}),
+        );
+        let status = status(built(&namespace, build).await?)?;
+        let made: Vec<&str> = status.platforms.iter().map(|p| &*p.platform).collect();
+        assert_eq!(made, ["linux/amd64", "linux/arm64"]);
+        assert_ne!(status.platforms[0].digest, status.platforms[1].digest);
+        assert_eq!(status.destinations[0].verified, "True");
+        let inline = "FROM scratch\nCOPY <<text /a\na\ntext\nRUN [\"/a\"]\n";
+        let foreign = image_build(
+            "foreign",
+            json!({"dockerfile": {"inline": inline, "platforms": ["linux/s390x"]}}),
+        );
+        namespace.apply_json::<ImageBuild>(foreign).await?;
+        namespace
+            .until::<ImageBuild>("foreign", "the foreign RUN to be refused", LIMIT, |b| {
+                reason(b) == "ForeignPlatform"
+                    && tests::kstatus::message(b).contains("Dockerfile:5")
+            })
+            .await?;
+        Ok(())
+    });
+}

@@ -72,10 +72,18 @@ impl Asker<'_> {
             .tags
             .iter()
             .filter_map(|tag| tag.expand(&values).ok());
-        let mut references = vec![repository.at(digest.clone())];
-        references.extend(tags.map(|tag| repository.tagged(tag)));
-        for reference in &references {
-            match self.look(reference, access).await {
+        let mut images = Vec::new();
+        for image in &wanted.images {
+            let Ok(image) = image.parse::<oci::Digest>() else {
+                let what = "the builder reported an image of the index that has no digest";
+                return Verification::Differs(what.to_owned());
+            };
+            images.push((repository.at(image.clone()), image));
+        }
+        let tagged = tags.map(|tag| (repository.tagged(tag), digest.clone()));
+        let root = (repository.at(digest.clone()), digest.clone());
+        for (reference, digest) in std::iter::once(root).chain(images).chain(tagged) {
+            match self.look(&reference, access).await {
                 Err(why) => return Verification::Unknown(why),
                 Ok(Some(found)) if found == digest => {}
                 Ok(Some(found)) => {

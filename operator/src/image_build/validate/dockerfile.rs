@@ -31,6 +31,7 @@ pub(super) fn dockerfile(dockerfile: Option<&Dockerfile>) -> Checked<DockerfileS
         labels: dockerfile.labels.clone(),
         no_cache: dockerfile.no_cache.unwrap_or(false),
         contexts: contexts(&dockerfile.contexts)?,
+        platforms: platforms(&dockerfile.platforms)?,
         ..DockerfileSpec::default()
     };
     let size = serde_json::to_string(&read).map_or(0, |json| json.len());
@@ -56,4 +57,20 @@ fn contexts(contexts: &[DockerfileContext]) -> Checked<Vec<NamedContext>> {
             })
         })
         .collect()
+}
+
+fn platforms(platforms: &[String]) -> Checked<Vec<String>> {
+    let mut read: Vec<String> = Vec::new();
+    for (index, text) in platforms.iter().enumerate() {
+        let field = format!("spec.dockerfile.platforms[{index}]");
+        let platform: oci::Platform = text
+            .parse()
+            .map_err(|error| invalid(format!("{field}: {error}")))?;
+        let platform = platform.to_string();
+        if read.contains(&platform) {
+            return Err(invalid(format!("{field}: {platform} is there twice")));
+        }
+        read.push(platform);
+    }
+    Ok(read)
 }
