@@ -56,6 +56,7 @@ const TESTS: &[Test] = tests![
     isolation::mount_points_that_a_layer_removed_are_not_left_behind,
     isolation::mount_points_that_lead_elsewhere_are_refused,
     isolation::a_step_without_network_sees_no_interface,
+    isolation::root_of_a_step_reaches_nothing_outside,
     step::mount_points_are_not_part_of_the_layer,
     step::a_step_is_run_as_its_user,
     step::scripts_and_working_directories_of_a_step,
