@@ -75,6 +75,11 @@ test-soak: image ## What `make test` runs at a tenth, in full
 test-conformance: build peers ## The engine against BuildKit, case by case; as root
 	cargo test --locked -p tests --test conformance -- --nocapture
 
+FUZZ_SECONDS ?= 120
+fuzz: ## Fuzz every target for FUZZ_SECONDS; needs cargo-fuzz (cargo install cargo-fuzz)
+	for target in $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs))); do \
+		(cd tests && RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; done
+
 bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md; WORKLOAD=… RUNS=… for a part
 	@command -v buildah >/dev/null || apt-get install -y --no-install-recommends buildah
 	cargo run --locked -q -p tests --bin bench -- $(if $(WORKLOAD),--workload '$(WORKLOAD)') $(if $(RUNS),--runs '$(RUNS)')
@@ -85,4 +90,4 @@ demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=
 demo-down: ## Remove everything that `make demo` made
 	cargo run --locked -q -p tests --bin demo -- --down $(if $(CONTEXT),--context '$(CONTEXT)' --image-prefix unused)
 
-.PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak test-conformance bench demo demo-down
+.PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak test-conformance fuzz bench demo demo-down

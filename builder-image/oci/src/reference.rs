@@ -160,13 +160,12 @@ impl Repository {
 impl FromStr for Repository {
     type Err = ReferenceError;
 
-    /// Parses a name without tag and digest; defaults as for [`Reference`].
+    /// Parses a name without tag and digest; defaults as for [`Reference`]. Upper case makes no host of a first component:
+    /// hosts are kept in lower case, and that one would be read as part of the path.
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let (first, rest) = match text.split_once('/') {
             Some((first, rest))
-                if first.contains(['.', ':', '['])
-                    || first == "localhost"
-                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+                if first.contains(['.', ':', '[']) || first.eq_ignore_ascii_case("localhost") =>
             {
                 (first, rest)
             }
@@ -422,6 +421,14 @@ mod tests {
     use super::*;
 
     const SHA: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn upper_case_makes_no_host() {
+        // Written in lower case it would be another name.
+        assert!("Host/app".parse::<Reference>().is_err());
+        let local: Reference = "LOCALHOST/app".parse().unwrap();
+        assert_eq!(local.to_string(), "localhost/app");
+    }
 
     #[test]
     fn names_get_dockers_defaults() {

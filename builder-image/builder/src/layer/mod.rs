@@ -52,6 +52,25 @@ pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The name of the file that makes a directory opaque in a layer's archive.
 pub(crate) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
+/// Reads an archive to its end and counts its members, making nothing: for archives that may be hostile.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn count_members(stream: impl std::io::Read) -> Result<usize, TarError> {
+    let limits = TarLimits {
+        path: 4096,
+        header: 1 << 20,
+    };
+    let mut reader = TarReader::new(stream, limits);
+    let mut count = 0;
+    while reader.next()?.is_some() {
+        std::io::copy(&mut reader.data(), &mut std::io::sink()).map_err(TarError::from)?;
+        count += 1;
+    }
+    reader.drain()?;
+    Ok(count)
+}
+
 /// Where a layer directory keeps owners and permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owners {
