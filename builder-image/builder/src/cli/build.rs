@@ -3,6 +3,7 @@
 
 mod annotation;
 mod check;
+mod compat;
 mod csv;
 mod exports;
 mod fetched;
@@ -19,6 +20,7 @@ use clap::{Args, ValueEnum};
 use oci::{Platform, Reference};
 
 use self::check::{Call, CallArgs};
+use self::compat::CompatArgs;
 use self::exports::{About, ExportArgs, Exports};
 use self::fetched::Fetched;
 use self::input::{check_file, check_outputs, read_definition};
@@ -43,6 +45,7 @@ use crate::solve::{Engine, Shares};
 enum Isolation {
     /// In a user namespace where there is a RUN
     #[default]
+    #[value(alias = "default")]
     Auto,
     /// Always in a user namespace
     UserNamespace,
@@ -96,7 +99,7 @@ pub(super) struct BuildArgs {
     /// Platform of the image, several separated by commas (default: that of this machine)
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     platform: Vec<Platform>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Output")]
     export: ExportArgs,
     /// Write the digest of the image to a file
     #[arg(long, value_name = "FILE")]
@@ -105,33 +108,40 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
     /// How to show progress (default: $COOPERY_PROGRESS or $BUILDKIT_PROGRESS, else auto)
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = "Progress")]
     progress: Option<Style>,
     /// Print nothing but the digest
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Progress")]
     quiet: bool,
     /// Directory of cache and layers (default: $XDG_DATA_HOME/coopery)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Cache")]
     root: Option<PathBuf>,
     /// How much the cache may have after the build (default: a fifth of its disk)
     #[arg(
         long,
         value_name = "SIZE",
         env = "COOPERY_CACHE_QUOTA",
+        help_heading = "Cache",
         value_parser = size::parse
     )]
     cache_quota: Option<u64>,
     /// How RUN is isolated
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, help_heading = "RUN")]
     isolation: Isolation,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Check")]
     call: CallArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "RUN")]
     run: RunArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Registries")]
     network: NetworkArgs,
+    #[command(
+        flatten,
+        next_help_heading = "Flags of docker that change nothing here"
+    )]
+    compat: CompatArgs,
     /// The build context: a directory, `-` (an archive or a Dockerfile on standard input), a git repository
     /// (https://HOST/NAME.git#REF:DIR), or the URL of an archive or a Dockerfile
+    #[arg(help_heading = "Arguments")]
     context: PathBuf,
 }
 
@@ -169,6 +179,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
 
 impl BuildArgs {
     fn prepare(&self) -> Result<Prepared, Error> {
+        self.compat.check()?;
         let (file, context) =
             read_definition(&self.context, self.file.as_deref(), Fetched::find())?;
         let contexts: BTreeMap<_, _> = self
@@ -252,6 +263,10 @@ impl BuildArgs {
             tracing::warn!(
                 "no output was asked for with --load, --push or -o: the image stays in the cache"
             );
+        }
+        // Not earlier: the process may start itself again.
+        for note in self.compat.check()? {
+            tracing::warn!("{note}");
         }
         let progress = Progress::stderr(style);
         let engine = Engine {

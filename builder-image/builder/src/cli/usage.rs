@@ -5,16 +5,10 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Flags of `docker build` that are not supported, and what to do without them.
-const UNSUPPORTED: &[(&[&str], &str)] = &[
-    (
-        &["--cache-from", "--cache-to"],
-        "the cache is the directory that --root names; keep that instead",
-    ),
-    (
-        &["--provenance", "--sbom", "--attest"],
-        "leave it out: attestations are not made yet",
-    ),
-];
+const UNSUPPORTED: &[(&[&str], &str)] = &[(
+    &["--cache-from", "--cache-to"],
+    "the cache is the directory that --root names; keep that instead",
+)];
 
 /// The error with better advice, where there is some.
 pub(super) fn explain(mut error: clap::Error) -> clap::Error {

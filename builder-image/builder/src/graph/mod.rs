@@ -276,8 +276,8 @@ impl Target {
     /// stay, without layers.
     #[must_use]
     pub fn squashed(&self) -> Self {
-        let steps = self.entries.iter().filter_map(|entry| entry.step);
-        let (count, last) = (steps.clone().count(), steps.last());
+        let mut steps = self.entries.iter().filter_map(|entry| entry.step);
+        let (count, last) = (steps.clone().count(), steps.next_back());
         let mut target = self.clone();
         for entry in &mut target.entries {
             entry.step = None;

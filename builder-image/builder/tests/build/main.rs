@@ -769,7 +769,7 @@ async fn squashed_layers_are_one_on_top_of_the_base() {
     );
     let build = || {
         bench.build_with(&text, &["app:1"], |options| {
-            options.settings.layers = builder::export::Layers::Squashed
+            options.settings.layers = builder::export::Layers::Squashed;
         })
     };
     let built = build().await.unwrap();
