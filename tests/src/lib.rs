@@ -8,6 +8,7 @@ pub mod debian_base;
 pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;
+pub mod measure;
 pub mod operator_process;
 pub mod stage;
 pub mod tls;

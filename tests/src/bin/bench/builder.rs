@@ -10,9 +10,9 @@ use tests::buildkit::Buildkit;
 use tests::cluster::Options;
 use tests::stage::release_binary;
 
-use crate::measure::{Measured, measured, run};
 use crate::workload::{Case, Workload};
 use crate::{await_true, machine, plain};
+use tests::measure::{Measured, measured, run};
 
 /// Who builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 
 mod builder;
 mod machine;
-mod measure;
 mod plain;
 mod report;
 mod workload;

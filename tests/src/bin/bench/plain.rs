@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::measure::run;
+use tests::measure::run;
 
 /// How long `commands` take in the files of `archive`, with the context at `/context`. The least of three runs: what
 /// others do on the machine is not their own time.

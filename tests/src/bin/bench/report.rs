@@ -8,8 +8,8 @@ use tests::stage::repository;
 
 use crate::builder::Builder;
 use crate::machine::{buildah, machine};
-use crate::measure::Measured;
 use crate::workload::{Case, Workload};
+use tests::measure::Measured;
 
 /// The runs of one case by one builder.
 pub(crate) struct Row {

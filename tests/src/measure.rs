@@ -17,17 +17,17 @@ const TICKS: u64 = 100;
 
 /// What one build cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Measured {
+pub struct Measured {
     /// From start to end.
-    pub(crate) wall: Duration,
+    pub wall: Duration,
     /// User and system time of everything, commands of RUN included.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
     /// The sum of the peaks of the builder's own processes, in bytes; commands of RUN are not among them.
-    pub(crate) memory: u64,
+    pub memory: u64,
     /// Bytes that were asked for by reading, of files and else.
-    pub(crate) read: u64,
+    pub read: u64,
     /// Bytes that were written to the disk.
-    pub(crate) written: u64,
+    pub written: u64,
 }
 
 impl fmt::Display for Measured {
@@ -75,7 +75,10 @@ impl Counters {
 
 /// Runs `command` to its end and measures it, together with `daemon`, which works for it. Memory counts of processes whose
 /// program has one of these `names`.
-pub(crate) fn measured(
+///
+/// # Errors
+/// When the command cannot be run or fails; the error has what it said.
+pub fn measured(
     command: &mut Command,
     daemon: Option<u32>,
     names: &[&str],
@@ -153,7 +156,10 @@ fn look(root: u32, daemon: Option<u32>, names: &[&str], peaks: &mut BTreeMap<u32
 }
 
 /// Runs `command` to its end, quietly.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it cannot be run or fails; the error has what it said.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()
