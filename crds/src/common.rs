@@ -24,6 +24,22 @@ impl LocalReference {
     }
 }
 
+/// Names a key of a Secret in the namespace of the resource that refers to it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyReference {
+    /// Name of the Secret, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+        .message("name must be the name of a Secret in the same namespace: lower case letters, digits, '-' and '.'"))]
+    pub name: String,
+    /// Key of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_.-]+$')")
+        .message("key must be a key of a Secret: letters, digits, '_', '.' and '-'"))]
+    pub key: String,
+}
+
 /// Schema of a map of at most `ENTRIES` texts of at most `LENGTH` characters.
 pub(crate) fn string_map<const ENTRIES: u32, const LENGTH: u32>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -15,7 +15,7 @@ mod input;
 mod source;
 mod status;
 
-pub use dockerfile::{Dockerfile, DockerfileContext};
+pub use dockerfile::{Dockerfile, DockerfileContext, DockerfileSecret};
 pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
 pub use source::{GitReference, GitSource, HttpSource, Source};
 pub use status::{

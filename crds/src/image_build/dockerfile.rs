@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::string_map;
+use crate::common::{SecretKeyReference, string_map};
 
 /// Which Dockerfile is built and how.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
@@ -36,6 +36,11 @@ pub struct Dockerfile {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "string_map::<64, 4096>")]
     pub labels: BTreeMap<String, String>,
+    /// Files for RUN --mount=type=secret, at most 16, by id. They get into no layer, history, cache or log. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    pub secrets: Vec<DockerfileSecret>,
     /// Platforms of the image, at most 8; several make an index. They are built in one pod: a RUN for another processor than the node's needs an interpreter on the node (binfmt_misc), or FROM --platform=$BUILDPLATFORM. Default: the platform of the node. Format: linux/amd64, linux/arm/v7.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 32)))]
@@ -52,6 +57,19 @@ pub struct Dockerfile {
     /// Runs every step, whatever the cache holds. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_cache: Option<bool>,
+}
+
+/// A secret of a build.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DockerfileSecret {
+    /// The id that RUN --mount=type=secret,id=... names.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$')")
+        .message("id has letters, digits, '_', '.' and '-', and does not begin with '.' or '-'"))]
+    pub id: String,
+    /// The Secret and the key in it.
+    pub secret_ref: SecretKeyReference,
 }
 
 /// An image that stands for a name in the Dockerfile.

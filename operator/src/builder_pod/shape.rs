@@ -16,11 +16,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use protocol::{Isolation, Network, Request, paths};
 
 use super::{Attempt, CONTAINER, ISOLATION_ANNOTATION};
+use crate::image_build::validate::SecretSpec;
 
 /// The user of a pod that needs no root.
 const NOBODY: i64 = 65532;
 /// The key of a Secret of type kubernetes.io/dockerconfigjson.
 pub const DOCKER_CONFIG_KEY: &str = ".dockerconfigjson";
+/// The file of a secret in its directory.
+const SECRET_FILE: &str = "secret";
 /// Time between the wish to stop and the kill: the engine ends its steps and reports.
 const GRACE_SECONDS: i64 = 30;
 
@@ -57,6 +60,8 @@ pub struct PodSpecInput<'a> {
     pub source_config_map: Option<&'a str>,
     /// Claim that is the source.
     pub source_claim: Option<&'a str>,
+    /// Files for RUN.
+    pub secrets: &'a [SecretSpec],
     /// How long it may run.
     pub timeout: Duration,
     /// What people ask of the cluster for it.
@@ -68,6 +73,11 @@ pub fn credential_paths(count: usize) -> Vec<String> {
     (0..count)
         .map(|index| format!("{}/{index}/{DOCKER_CONFIG_KEY}", paths::CREDENTIALS))
         .collect()
+}
+
+/// Where the pod has the secret at `index`.
+pub fn secret_path(index: usize) -> String {
+    format!("{}/{index}/{SECRET_FILE}", paths::SECRETS)
 }
 
 /// Makes the pod.
@@ -330,6 +340,26 @@ fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
                 ..named("source")
             },
             path: paths::SOURCE.into(),
+            writable: false,
+        });
+    }
+    for (index, secret) in input.secrets.iter().enumerate() {
+        let source = SecretVolumeSource {
+            secret_name: Some(secret.secret.clone()),
+            items: Some(vec![KeyToPath {
+                key: secret.key.clone(),
+                path: SECRET_FILE.into(),
+                mode: None,
+            }]),
+            default_mode: mode,
+            optional: None,
+        };
+        mounted.push(Mounted {
+            volume: Volume {
+                secret: Some(source),
+                ..named(&format!("secret-{index}"))
+            },
+            path: format!("{}/{index}", paths::SECRETS),
             writable: false,
         });
     }

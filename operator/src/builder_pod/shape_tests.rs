@@ -58,6 +58,7 @@ fn the_shape_with_a_user_namespace() {
         source_secret: Some("git"),
         source_config_map: None,
         source_claim: None,
+        secrets: &[],
         timeout: Duration::from_secs(3600),
         options: &options,
     });
@@ -79,6 +80,7 @@ fn the_shape_that_executes_nothing() {
         source_secret: None,
         source_config_map: Some("site"),
         source_claim: None,
+        secrets: &[],
         timeout: Duration::from_secs(60),
         options: &PodOptions::default(),
     });

@@ -153,6 +153,7 @@ impl Observed {
             .iter()
             .map(String::as_str)
             .chain(spec.source.secret())
+            .chain(spec.secrets.iter().map(|secret| secret.secret.as_str()))
             .find_map(|name| self.secret_problem(name))
     }
 }

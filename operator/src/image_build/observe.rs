@@ -63,6 +63,9 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     if let Some(name) = spec.source.secret() {
         secrets.read(context, &namespace, name).await?;
     }
+    for secret in &spec.secrets {
+        secrets.read(context, &namespace, &secret.secret).await?;
+    }
     observed.source_ca = spec
         .source
         .secret()
@@ -136,6 +139,13 @@ impl Secrets {
         DockerConfig::parse(self.value(name, DOCKER_CONFIG_KEY)?).ok()
     }
 
+    /// The key that a secret of the build names and that the Secret `name` does not have.
+    fn lacked(&self, spec: &ValidatedBuild, name: &str) -> Option<String> {
+        let mut named = spec.secrets.iter().filter(|secret| secret.secret == name);
+        let lacked = named.find(|secret| self.value(name, &secret.key).is_none());
+        lacked.map(|secret| secret.key.clone())
+    }
+
     /// What is to be known of each: whether it is there, usable for what it is named for, and its version.
     fn states(&self, spec: &ValidatedBuild) -> BTreeMap<String, SecretState> {
         let of_registries = spec.registry_secrets();
@@ -147,15 +157,18 @@ impl Secrets {
                     Some(_)
                         if of_registries.contains(name) && self.docker_config(name).is_none() =>
                     {
-                        SecretState::Lacks(DOCKER_CONFIG_KEY)
+                        SecretState::Lacks(DOCKER_CONFIG_KEY.to_owned())
                     }
-                    Some(secret) => SecretState::Present {
-                        version: format!(
-                            "{}/{}",
-                            secret.uid().unwrap_or_default(),
-                            secret.resource_version().unwrap_or_default()
-                        ),
-                    },
+                    Some(secret) => self.lacked(spec, name).map_or_else(
+                        || SecretState::Present {
+                            version: format!(
+                                "{}/{}",
+                                secret.uid().unwrap_or_default(),
+                                secret.resource_version().unwrap_or_default()
+                            ),
+                        },
+                        SecretState::Lacks,
+                    ),
                 };
                 (name.clone(), state)
             })

@@ -61,7 +61,7 @@ pub enum SecretState {
     /// It is not there.
     Missing,
     /// It is there, without a key that is needed.
-    Lacks(&'static str),
+    Lacks(String),
     /// It is there.
     Present {
         /// Changes when the Secret does.

@@ -6,13 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use protocol::{
     BuildRequest, CacheRequest, Destination, DockerfileSpec, GitRevision, Isolation, Request,
-    Source, Task,
+    SecretFile, Source, Task,
 };
 
 use super::account::RUNNING;
 use super::observed::{InputState, Observed, SourceState};
 use super::validate::{SourceSpec, ValidatedBuild};
-use crate::builder_pod::shape::credential_paths;
+use crate::builder_pod::shape::{credential_paths, secret_path};
 use crate::builder_pod::{Attempt, Owner, PodSpecInput, build_pod};
 use crate::plan::child_meta;
 
@@ -61,6 +61,7 @@ pub fn start(
         source_secret: spec.source.secret(),
         source_config_map: spec.source.config_map(),
         source_claim: spec.source.claim(),
+        secrets: &spec.secrets,
         timeout: spec.timeout,
         options: build.spec.pod.as_ref().unwrap_or(&none),
     });
@@ -138,6 +139,13 @@ fn request(
 /// The Dockerfile with the inputs among its arguments.
 fn dockerfile(spec: &ValidatedBuild, observed: &Observed) -> DockerfileSpec {
     let mut dockerfile = spec.dockerfile.clone();
+    let secrets = spec.secrets.iter().enumerate();
+    dockerfile.secrets = secrets
+        .map(|(index, secret)| SecretFile {
+            id: secret.id.clone(),
+            path: secret_path(index),
+        })
+        .collect();
     for (name, input) in &observed.inputs {
         if let InputState::Ready { value } = input {
             dockerfile.build_args.insert(name.clone(), value.clone());

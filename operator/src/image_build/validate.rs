@@ -16,6 +16,7 @@ mod dockerfile;
 mod input;
 mod source;
 
+pub use dockerfile::SecretSpec;
 pub use input::{InputSpec, RebuildSpec};
 pub use source::SourceSpec;
 
@@ -37,6 +38,8 @@ pub struct ValidatedBuild {
     pub subdirectory: String,
     /// What to build.
     pub dockerfile: DockerfileSpec,
+    /// Files for RUN, in the order in which the pod has them.
+    pub secrets: Vec<SecretSpec>,
     /// Images of other builds.
     pub inputs: Vec<InputSpec>,
     /// When an image that is there is built anew.
@@ -198,6 +201,7 @@ pub fn validate(spec: &ImageBuildSpec) -> Checked<ValidatedBuild> {
             .unwrap_or_default(),
         inputs: input::inputs(&spec.inputs, &dockerfile.build_args)?,
         rebuild: input::rebuild(spec.rebuild.as_ref())?,
+        secrets: dockerfile::secrets(spec.dockerfile.as_ref()),
         dockerfile,
         destinations,
         pull_secrets: spec

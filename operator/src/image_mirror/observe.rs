@@ -102,7 +102,7 @@ async fn secret(
         .and_then(|data| data.get(DOCKER_CONFIG_KEY))
         .and_then(|value| DockerConfig::parse(&value.0).ok());
     let state = match &config {
-        None => SecretState::Lacks(DOCKER_CONFIG_KEY),
+        None => SecretState::Lacks(DOCKER_CONFIG_KEY.to_owned()),
         Some(_) => SecretState::Present {
             version: format!(
                 "{}/{}",

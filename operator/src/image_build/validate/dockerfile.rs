@@ -9,6 +9,31 @@ use super::{Checked, invalid};
 /// Room for Dockerfile, arguments and labels in the request: annotations hold 256 KiB together.
 const MAX_DOCKERFILE_BYTES: usize = 200 * 1024;
 
+/// A file for RUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretSpec {
+    /// The id that RUN names.
+    pub id: String,
+    /// The Secret.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+}
+
+/// The secrets of a build.
+pub(super) fn secrets(dockerfile: Option<&Dockerfile>) -> Vec<SecretSpec> {
+    let secrets = dockerfile.map(|dockerfile| dockerfile.secrets.as_slice());
+    secrets
+        .unwrap_or_default()
+        .iter()
+        .map(|secret| SecretSpec {
+            id: secret.id.clone(),
+            secret: secret.secret_ref.name.clone(),
+            key: secret.secret_ref.key.clone(),
+        })
+        .collect()
+}
+
 pub(super) fn dockerfile(dockerfile: Option<&Dockerfile>) -> Checked<DockerfileSpec> {
     let Some(dockerfile) = dockerfile else {
         return Ok(DockerfileSpec::default());
