@@ -167,8 +167,11 @@ impl Cache {
     fn take_away(&self, object: &Object) -> io::Result<Option<PathBuf>> {
         match object.kind {
             Kind::Record | Kind::Blob | Kind::Listing => {
-                fs_err::remove_file(self.place_of(object))?;
-                Ok(None)
+                match fs_err::remove_file(self.place_of(object)) {
+                    // Another process that removes was faster.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(None),
+                }
             }
             Kind::Layer => self.discard_layer(&object.name).map(Some),
             Kind::CacheMount => {

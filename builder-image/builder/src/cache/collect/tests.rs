@@ -156,6 +156,18 @@ fn what_another_process_uses_stays() {
 }
 
 #[test]
+fn what_another_process_has_removed_is_no_matter() {
+    let root = tempfile::tempdir().unwrap();
+    let first = Cache::open(root.path()).unwrap();
+    put(&first, "a");
+    fs_err::write(root.path().join("cache/broken"), "").unwrap();
+    let seen = first.objects().unwrap();
+    assert!(first.remove(&seen, &Policy::default()).unwrap().bytes > 0);
+    let again = first.remove(&seen, &Policy::default());
+    assert!(again.is_ok(), "{again:?}");
+}
+
+#[test]
 fn a_cache_mount_in_use_stays() {
     let root = tempfile::tempdir().unwrap();
     let old = root.path().join("mounts/a");
