@@ -75,7 +75,7 @@ fn a_context_stands_in_for_a_name_of_the_dockerfile() {
         let namespace = stage.namespace("contexts", "baseline").await?;
         registry(&namespace).await?;
         let dockerfile =
-            "FROM docker.io/library/never:1\nCOPY --from=tools /busybox /tool\nRUN true\n";
+            "FROM docker.io/library/never:1\nCOPY --from=tools /bin/busybox /tool\nRUN true\n";
         let contexts = json!([
             {"name": "docker.io/library/never:1", "image": stage.busybox()},
             {"name": "tools", "image": stage.busybox()},

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::{ImageBuild, ImageMirror, Registry, condition};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tests::kstatus::{Conditioned as _, is_current, reason};
@@ -271,12 +271,6 @@ fn nothing_is_written_once_all_is_ready() {
         namespace
             .until::<ImageMirror>("bases", "the mirror to be Ready", LIMIT, is_current)
             .await?;
-        // The kubelet's last word on a pod comes after its containers have ended: that its sandbox is gone.
-        tests::wait::until("the kubelet to be done with ended pods", LIMIT, || async {
-            let pods = namespace.api::<Pod>().list(&ListParams::default()).await?;
-            Ok(pods.items.iter().all(is_settled).then_some(()))
-        })
-        .await?;
         let versions = || async {
             let (reg, build, mirror) = (
                 namespace.api::<Registry>().get("main").await?,
@@ -289,12 +283,7 @@ fn nothing_is_written_once_all_is_ready() {
                 build.metadata.resource_version,
                 mirror.metadata.resource_version,
             ];
-            all.extend(
-                children
-                    .items
-                    .into_iter()
-                    .map(|p| p.metadata.resource_version),
-            );
+            all.extend(children.items.into_iter().map(unchanging));
             anyhow::Ok(all)
         };
         let before = versions().await?;
@@ -313,18 +302,18 @@ fn nothing_is_written_once_all_is_ready() {
     });
 }
 
-/// Whether the kubelet writes no more of a pod: it runs and is ready, or has ended and lost its sandbox.
-fn is_settled(pod: &Pod) -> bool {
-    let status = pod.status.clone().unwrap_or_default();
-    let has = |kind: &str, value: &str| {
-        let conditions = status.conditions.iter().flatten();
-        conditions
-            .into_iter()
-            .any(|c| c.type_ == kind && c.status == value)
-    };
-    match status.phase.as_deref() {
-        Some("Succeeded" | "Failed") => has("PodReadyToStartContainers", "False"),
-        _ => has("Ready", "True"),
+/// What must not change of a pod: all of it while it runs; one whose containers have ended is the kubelet's to clean up and
+/// to write of.
+fn unchanging(pod: Pod) -> Option<String> {
+    let containers = pod.status.and_then(|s| s.container_statuses);
+    let ended = containers.is_some_and(|all| {
+        let terminated = |state: &ContainerState| state.terminated.is_some();
+        all.iter().all(|c| c.state.as_ref().is_some_and(terminated))
+    });
+    if ended {
+        pod.metadata.uid
+    } else {
+        pod.metadata.resource_version
     }
 }
 

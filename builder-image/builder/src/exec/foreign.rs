@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,7 +20,8 @@ pub fn can_execute(platform: &Platform, host: &Platform, scratch: &Path) -> bool
             || program(&platform.architecture).is_some_and(|bytes| starts(&bytes, scratch)))
 }
 
-/// Whether the kernel starts a program. How it ends is no matter.
+/// Whether the kernel starts a program that does nothing sensible, so that a signal ends it. Any other end is that of
+/// something else: the C library gives a file that the kernel does not take to the shell (`execvp(3)`).
 fn starts(program: &[u8], scratch: &Path) -> bool {
     let start = || {
         let mut file = tempfile::Builder::new()
@@ -37,11 +39,11 @@ fn starts(program: &[u8], scratch: &Path) -> bool {
             .stderr(Stdio::null())
             .status()
     };
-    start().is_ok()
+    start().is_ok_and(|status| status.signal().is_some())
 }
 
 /// The smallest executable for an architecture of images (ELF specification, chapters 1 and 2): headers, one segment, and
-/// nothing in it that would do anything.
+/// no instruction in it that any processor executes to a good end.
 fn program(architecture: &str) -> Option<Vec<u8>> {
     // Whether it has 64 bits, whether it is little endian, `e_machine`, and `e_flags` where loaders look at them.
     let (wide, little, machine, flags) = match architecture {
