@@ -137,3 +137,23 @@ fn probe(root: &std::path::Path) -> Result<(), Error> {
     };
     output::line(&serde_json::json!(report).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_flag_of_build_is_in_its_documentation() {
+        let documentation = include_str!("../../../../docs/build.md");
+        let mut command = Cli::command();
+        let build = command.find_subcommand_mut("build").expect("it is there");
+        let missing: Vec<_> = build
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .filter(|flag| !documentation.contains(&format!("`--{flag}")))
+            .collect();
+        assert_eq!(missing, [""; 0], "docs/build.md does not name them");
+    }
+}
