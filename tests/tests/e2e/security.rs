@@ -87,6 +87,58 @@ fn a_step_finds_no_credentials_and_cannot_forge_the_result() {
 }
 
 #[test]
+fn a_secret_of_a_step_stays_with_the_step() {
+    on_stage(|stage| async move {
+        const VALUE: &str = "correct-horse-battery-staple";
+        let namespace = stage.namespace("secrets", "baseline").await?;
+        registry(&namespace).await?;
+        let inline = format!(
+            "FROM {}\nRUN --mount=type=secret,id=token,required test $(wc -c </run/secrets/token) = {} && cat /run/secrets/token\n\
+             RUN test ! -e /run/secrets/token\n",
+            stage.busybox(),
+            VALUE.len()
+        );
+        let secrets = json!([{"id": "token", "secretRef": {"name": "npm", "key": "token"}}]);
+        let build = image_build(
+            "app",
+            json!({"dockerfile": {"inline": inline, "secrets": secrets}}),
+        );
+        namespace.apply_json::<ImageBuild>(build).await?;
+        namespace
+            .until::<ImageBuild>("app", "it to wait for the Secret", LIMIT, |b| {
+                reason(b) == "SecretNotFound"
+            })
+            .await?;
+        namespace
+            .apply_json::<Secret>(json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "npm"}, "stringData": {"token": VALUE},
+            }))
+            .await?;
+        let build = namespace
+            .until::<ImageBuild>("app", "the build with the Secret", LIMIT, is_current)
+            .await?;
+        let pod = builder_pod(&namespace, "app").await?;
+        let name = pod.metadata.name.clone().context("name")?;
+        let log = namespace
+            .api::<Pod>()
+            .logs(&name, &LogParams::default())
+            .await?;
+        assert!(
+            log.contains("***"),
+            "what the step printed is masked: {log}"
+        );
+        for (place, text) in [
+            ("log", log),
+            ("pod", serde_json::to_string(&pod)?),
+            ("status", serde_json::to_string(&build)?),
+        ] {
+            assert!(!text.contains(VALUE), "the secret is in the {place}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn guarded_addresses_are_refused_at_connect_time() {
     on_stage(|stage| async move {
         let namespace = stage.namespace("guard", "baseline").await?;
