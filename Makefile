@@ -61,7 +61,7 @@ test: lint generate-check test-unit test-api test-e2e ## Everything below; as ro
 
 test-unit: prerequisites ## Tables, snapshots, in-memory registry, mock API server, engine (RUN needs root)
 	cargo test --locked --workspace --exclude tests
-	cargo test --locked -p tests --lib --test architecture
+	cargo test --locked -p tests --lib --test architecture --test corpus
 
 test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry; the cluster itself
 	cargo test --locked -p tests --test cluster_lifecycle --test cluster_pull --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
