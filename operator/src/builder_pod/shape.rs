@@ -237,6 +237,23 @@ fn named(name: &str) -> Volume {
     }
 }
 
+/// One key of a Secret, as the one file of a volume.
+fn one_key(volume: &str, secret: &str, key: &str, file: &str, mode: Option<i32>) -> Volume {
+    Volume {
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.into()),
+            items: Some(vec![KeyToPath {
+                key: key.into(),
+                path: file.into(),
+                mode: None,
+            }]),
+            default_mode: mode,
+            optional: None,
+        }),
+        ..named(volume)
+    }
+}
+
 /// The request, and where the engine writes.
 fn own_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
     let (directory, file) = paths::REQUEST
@@ -297,21 +314,14 @@ fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
     let mode = Some(if no_run { 0o440 } else { 0o400 });
     let mut mounted = Vec::new();
     for (index, secret) in input.credentials.iter().enumerate() {
-        let source = SecretVolumeSource {
-            secret_name: Some(secret.clone()),
-            items: Some(vec![KeyToPath {
-                key: DOCKER_CONFIG_KEY.into(),
-                path: DOCKER_CONFIG_KEY.into(),
-                mode: None,
-            }]),
-            default_mode: mode,
-            optional: None,
-        };
         mounted.push(Mounted {
-            volume: Volume {
-                secret: Some(source),
-                ..named(&format!("credentials-{index}"))
-            },
+            volume: one_key(
+                &format!("credentials-{index}"),
+                secret,
+                DOCKER_CONFIG_KEY,
+                DOCKER_CONFIG_KEY,
+                mode,
+            ),
             path: format!("{}/{index}", paths::CREDENTIALS),
             writable: false,
         });
@@ -344,21 +354,14 @@ fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
         });
     }
     for (index, secret) in input.secrets.iter().enumerate() {
-        let source = SecretVolumeSource {
-            secret_name: Some(secret.secret.clone()),
-            items: Some(vec![KeyToPath {
-                key: secret.key.clone(),
-                path: SECRET_FILE.into(),
-                mode: None,
-            }]),
-            default_mode: mode,
-            optional: None,
-        };
         mounted.push(Mounted {
-            volume: Volume {
-                secret: Some(source),
-                ..named(&format!("secret-{index}"))
-            },
+            volume: one_key(
+                &format!("secret-{index}"),
+                &secret.secret,
+                &secret.key,
+                SECRET_FILE,
+                mode,
+            ),
             path: format!("{}/{index}", paths::SECRETS),
             writable: false,
         });
