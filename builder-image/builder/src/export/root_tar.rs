@@ -3,11 +3,10 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 
 use super::files::FilesError;
 use crate::layer::{TarHeader, TarKind, write_end, write_header, write_padding};
-use crate::tree::{Entry, FileId, ImagePath, Kind, Tree, Xattrs};
+use crate::tree::{Entry, FileId, ImagePath, Tree, Xattrs};
 
 /// Writes the files of each of `trees` below its directory; an empty name is the top of the archive. Times after `clamp`
 /// are set to it.
@@ -75,15 +74,8 @@ impl Writer<'_> {
             name.push(b'/');
         }
         let first = entry.hard_link.and_then(|id| self.links.get(&id).cloned());
-        let kind = match (&first, &entry.kind) {
-            (Some(first), _) => TarKind::HardLink(first),
-            (None, Kind::File) => TarKind::File(entry.size),
-            (None, Kind::Symlink(target)) => TarKind::Symlink(target.as_bytes()),
-            (None, Kind::Directory) => TarKind::Directory,
-            (None, Kind::Fifo) => TarKind::Fifo,
-            (None, Kind::CharDevice(device)) => TarKind::CharDevice(*device),
-            (None, Kind::BlockDevice(device)) => TarKind::BlockDevice(*device),
-            (None, Kind::Socket | Kind::Whiteout) => return Ok(()),
+        let Some(kind) = TarKind::of(entry, first.as_deref()) else {
+            return Ok(());
         };
         let xattrs = match first {
             Some(_) => Xattrs::new(),

@@ -206,15 +206,8 @@ impl Packer {
         entry: &Entry,
     ) -> Result<(), LayerError> {
         let first = entry.hard_link.and_then(|id| self.links.get(&id).cloned());
-        let kind = match (&first, &entry.kind) {
-            (Some(first), _) => TarKind::HardLink(first),
-            (None, Kind::File) => TarKind::File(entry.size),
-            (None, Kind::Symlink(target)) => TarKind::Symlink(target.as_bytes()),
-            (None, Kind::Directory) => TarKind::Directory,
-            (None, Kind::Fifo) => TarKind::Fifo,
-            (None, Kind::CharDevice(device)) => TarKind::CharDevice(*device),
-            (None, Kind::BlockDevice(device)) => TarKind::BlockDevice(*device),
-            (None, Kind::Socket | Kind::Whiteout) => return Ok(()),
+        let Some(kind) = TarKind::of(entry, first.as_deref()) else {
+            return Ok(());
         };
         if first.is_none()
             && let Some(id) = entry.hard_link

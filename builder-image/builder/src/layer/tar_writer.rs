@@ -2,8 +2,9 @@
 //! value, numeric owners without names, whole seconds. The same members give the same bytes.
 
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
-use crate::tree::{Device, Xattrs};
+use crate::tree::{Device, Entry, Kind, Xattrs};
 
 const BLOCK: usize = 512;
 
@@ -36,7 +37,23 @@ pub(crate) enum TarKind<'a> {
     BlockDevice(Device),
 }
 
-impl TarKind<'_> {
+impl<'a> TarKind<'a> {
+    /// What an entry becomes, `first` being the member that it is another name of; none for what archives do not hold.
+    pub(crate) fn of(entry: &'a Entry, first: Option<&'a [u8]>) -> Option<Self> {
+        if let Some(first) = first {
+            return Some(Self::HardLink(first));
+        }
+        Some(match &entry.kind {
+            Kind::File => Self::File(entry.size),
+            Kind::Symlink(target) => Self::Symlink(target.as_bytes()),
+            Kind::Directory => Self::Directory,
+            Kind::Fifo => Self::Fifo,
+            Kind::CharDevice(device) => Self::CharDevice(*device),
+            Kind::BlockDevice(device) => Self::BlockDevice(*device),
+            Kind::Socket | Kind::Whiteout => return None,
+        })
+    }
+
     const fn flag(&self) -> u8 {
         match self {
             Self::File(_) => b'0',
