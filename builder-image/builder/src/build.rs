@@ -290,17 +290,22 @@ fn check_run(
         span: run.span,
         instruction: run.source.clone(),
     };
+    let mut executable: Vec<&Platform> = Vec::new();
     for (run, platform) in plan.runs() {
         if engine.runtime.is_none() {
             return Err(Error::NoRun(place(run)));
         }
-        let scratch = engine.cache.tmp();
-        if !can_execute(platform, &options.build_platform, &scratch) {
+        // A program is started to find it out: once for each platform, not for each RUN.
+        if executable.contains(&platform) {
+            continue;
+        }
+        if !can_execute(platform, &options.build_platform, &engine.cache.tmp()) {
             return Err(Error::ForeignRun {
                 place: place(run),
                 platform: platform.to_string(),
             });
         }
+        executable.push(platform);
     }
     Ok(())
 }
