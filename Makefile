@@ -19,7 +19,7 @@ RELEASE := $(TARGET)/$(TRIPLE)/release
 export COOPERY_RELEASE := $(RELEASE)
 
 help: ## This list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 prerequisites: ## Install what building and testing need: Debian packages, Go and Rust where they are absent
 	./tests/cluster/prerequisites
