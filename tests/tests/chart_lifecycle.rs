@@ -36,11 +36,13 @@ async fn a_release_is_installed_upgraded_and_removed() -> anyhow::Result<()> {
     ensure!(installed.len() == 1, "one operator: {installed:?}");
 
     upgrade(&stage).await.context("upgrade")?;
-    let upgraded = pods(&stage).await?;
-    ensure!(
-        upgraded.len() == 2 && upgraded.is_disjoint(&installed),
-        "every pod is a new one: {installed:?}, {upgraded:?}"
-    );
+    tests::wait::until_seen(
+        "two operators, each a new pod",
+        GONE,
+        || pods(&stage),
+        |upgraded| upgraded.len() == 2 && upgraded.is_disjoint(&installed),
+    )
+    .await?;
 
     uninstall(&stage).await.context("uninstall")?;
     ensure!(
@@ -52,11 +54,14 @@ async fn a_release_is_installed_upgraded_and_removed() -> anyhow::Result<()> {
         kept.metadata.uid == registry.metadata.uid,
         "the Registry is kept"
     );
-    let serving = namespace.api::<Deployment>().get("main").await?;
-    ensure!(
-        serving.status.and_then(|status| status.ready_replicas) == Some(1),
-        "the registry serves without an operator"
-    );
+    // The upgrade gave the registry's pods another pull secret: their rollout goes on without an operator.
+    tests::wait::until_seen(
+        "the registry to serve without an operator",
+        LIMIT,
+        || ready_replicas(&namespace),
+        |ready| *ready == Some(1),
+    )
+    .await?;
 
     let refused = foreign_install(&stage).await;
     ensure!(
@@ -166,6 +171,15 @@ async fn upgrade(stage: &Stage) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// How many of the registry's pods are Ready, once the Deployment's status speaks of its present spec.
+async fn ready_replicas(namespace: &TestNamespace) -> anyhow::Result<Option<i32>> {
+    let deployment = namespace.api::<Deployment>().get("main").await?;
+    let status = deployment.status.unwrap_or_default();
+    let current = status.observed_generation == deployment.metadata.generation
+        && status.updated_replicas == status.replicas;
+    Ok(status.ready_replicas.filter(|_| current))
 }
 
 /// Uninstalls the release, and waits until nothing of it is left but what is kept.
