@@ -1,7 +1,6 @@
 //! One build from text to image: parse, plan, resolve bases, expand, solve, and [`crate::export`]. It only puts these in
 //! order. Several platforms are solved at the same time, each with its own graph, on one engine.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
@@ -56,11 +55,15 @@ impl Built {
     }
 }
 
-/// Whether an image for `platforms` has an index: several have, one where a build argument asks for it.
-pub fn is_indexed(platforms: &[Platform], build_args: &BTreeMap<String, String>) -> bool {
-    let asked = build_args.get(MULTI_PLATFORM);
-    distinct(platforms).len() > 1
+/// Whether the image has an index: that of several platforms has, that of one where a build argument asks for it, or an
+/// annotation belongs there.
+fn is_indexed(job: &Job) -> bool {
+    let asked = job.options.build_args.get(MULTI_PLATFORM);
+    let mut annotations =
+        (job.exports.iter()).flat_map(|export| &export.settings.documents.annotations.0);
+    distinct(&job.platforms).len() > 1
         || asked.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+        || annotations.any(|annotation| annotation.level.is_of_index())
 }
 
 /// Whether a build of this file executes anything. Reads nothing but the text.
@@ -155,7 +158,8 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
         })
         .collect();
     let solves = try_join_all(prepared).await?;
-    let indexed = is_indexed(&job.platforms, &job.options.build_args);
+    let indexed = is_indexed(&job);
+    tell_useless_rewrites(&solves, &job.exports);
     let (product, counts) = export(&engine, &solves, &job.exports, indexed).await?;
     let mut bases = Vec::new();
     for base in solves.iter().flat_map(Solve::bases) {
@@ -170,6 +174,21 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
         counts,
         misses: Solve::misses(&solves),
     })
+}
+
+/// Says so where times are to be cut off at an epoch that nobody gave.
+fn tell_useless_rewrites(solves: &[Solve], exports: &[Export]) {
+    let has_epoch = |solve: &Solve| solve.graph().source_date_epoch.is_some();
+    let useless = |export: &Export| {
+        export.settings.rewrite_timestamp
+            && export.settings.epoch.is_none()
+            && !solves.iter().all(has_epoch)
+    };
+    if exports.iter().any(useless) {
+        tracing::warn!(
+            "rewrite-timestamp changes nothing without an epoch: set SOURCE_DATE_EPOCH, or source-date-epoch of the output"
+        );
+    }
 }
 
 /// Resolves the bases for one platform and makes the graph ready to be solved; checks the file where that is asked for.

@@ -10,10 +10,10 @@ use std::fmt;
 use oci::{Digest, Digester};
 use serde::{Deserialize, Serialize};
 
-use self::listing::Delta;
-pub use self::listing::{Listing, Mark};
+use self::file_marks::Delta;
+pub use self::file_marks::{FileMarks, Mark};
 
-mod listing;
+mod file_marks;
 
 /// How many names of one kind a reason lists.
 const NAMED: usize = 3;
@@ -33,7 +33,7 @@ pub struct Trail {
     inputs: BTreeMap<String, u64>,
     /// The files that a COPY or ADD read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    files: Option<Listing>,
+    files: Option<FileMarks>,
 }
 
 impl Trail {
@@ -60,7 +60,7 @@ impl Trail {
     }
 
     /// Notes the files that are copied.
-    pub fn note_files(&mut self, files: Listing) {
+    pub fn note_files(&mut self, files: FileMarks) {
         self.files = Some(files);
     }
 

@@ -508,3 +508,63 @@ fn attestations_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--attest"));
 }
+
+/// A RUN that only the base knows of is executed all the same; where isolation was refused, so is the RUN.
+#[test]
+fn a_trigger_of_the_base_may_run() {
+    let Some(shop) = Shop::open() else { return };
+    let layout = shop.path("triggers");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let base = "FROM base\nONBUILD RUN echo from the trigger\n";
+    let made = shop.build(base, &["-o", &output]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+
+    let context = format!("triggers=oci-layout://{}", layout.display());
+    let flags = ["--build-context", &context, "-o", "type=cacheonly"];
+    let built = shop.build("FROM triggers\n", &flags);
+    let log = text(&built.stderr);
+    assert!(
+        built.status.success() && log.contains("from the trigger"),
+        "{log}"
+    );
+    let flags = [&flags[..], &["--isolation", "no-run"]].concat();
+    let refused = shop.build("FROM triggers\n", &flags);
+    let log = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && log.contains("isolation mode NoRun"),
+        "{log}"
+    );
+    assert!(shop.is_tidy());
+}
+
+#[test]
+fn what_belongs_to_an_index_makes_one_and_a_rewrite_wants_an_epoch() {
+    let Some(shop) = Shop::open() else { return };
+    let directory = shop.path("indexed");
+    let output = format!(
+        "type=oci,tar=false,dest={},annotation-index.k=v,rewrite-timestamp=true",
+        directory.display()
+    );
+    let built = shop.build("FROM scratch\nCOPY Dockerfile /\n", &["-o", &output]);
+    let log = text(&built.stderr);
+    assert!(built.status.success(), "{log}");
+    assert!(
+        log.contains("rewrite-timestamp changes nothing without an epoch"),
+        "{log}"
+    );
+    let layout: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(directory.join("index.json")).unwrap()).unwrap();
+    let digest = layout["manifests"][0]["digest"].as_str().unwrap();
+    let index = fs_err::read(directory.join("blobs").join(digest.replace(':', "/"))).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["annotations"]["k"], "v", "{index}");
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+
+    let epoch = ["-o", &output, "--build-arg", "SOURCE_DATE_EPOCH=7"];
+    let built = shop.build("FROM scratch\nCOPY Dockerfile /\n", &epoch);
+    let log = text(&built.stderr);
+    assert!(
+        built.status.success() && !log.contains("rewrite-timestamp"),
+        "{log}"
+    );
+}

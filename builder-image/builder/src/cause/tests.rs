@@ -8,8 +8,8 @@ fn mark(text: &str) -> Mark {
     mark
 }
 
-fn listing(files: &[(&str, &str)]) -> Listing {
-    let mut listing = Listing::default();
+fn listing(files: &[(&str, &str)]) -> FileMarks {
+    let mut listing = FileMarks::default();
     for (path, content) in files {
         listing.add(path, &mark(content));
     }
@@ -117,7 +117,7 @@ fn files_are_told_by_name() {
 #[test]
 fn many_files_are_folded_and_still_compared() {
     let many = |changed: &str| {
-        let mut listing = Listing::default();
+        let mut listing = FileMarks::default();
         for directory in 0..100 {
             for file in 0..100 {
                 let path = format!("src/d{directory}/f{file}");
@@ -135,7 +135,7 @@ fn many_files_are_folded_and_still_compared() {
     let delta = few.delta(&old);
     assert_eq!(delta.changed, ["src/d7"]);
     assert_eq!(delta.removed.len(), 99);
-    let mut flat = Listing::default();
+    let mut flat = FileMarks::default();
     for file in 0..5000 {
         flat.add(&format!("f{file}"), &mark("x"));
     }

@@ -13,6 +13,7 @@ mod run_args;
 mod spec;
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
 use super::{output, root, size};
 use crate::base::{Bases, NamedContext};
-use crate::build::{Built, Job, build, is_indexed, keep_to_quota, needs_run};
+use crate::build::{Built, Job, build, keep_to_quota, needs_run};
 use crate::cache::Cache;
 use crate::context::BuildContext;
 use crate::error::{Error, SourceFile};
@@ -52,6 +53,9 @@ enum Isolation {
     /// Not at all: RUN is refused
     NoRun,
 }
+
+/// Tells the process that there is a RUN, whatever the Dockerfile looks like.
+const ISOLATED: &str = "COOPERY_ISOLATED";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -163,6 +167,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
         return check::run(args, prepared, json);
     }
     let isolated = match args.isolation {
+        Isolation::Auto if std::env::var_os(ISOLATED).is_some() => true,
         Isolation::Auto => needs_run(&prepared.file, &prepared.options, &args.platform)?,
         Isolation::UserNamespace => true,
         Isolation::NoRun => false,
@@ -173,8 +178,20 @@ pub(super) fn run(args: &BuildArgs) -> Result<(), Error> {
         .transpose()?;
     let to_stdout = prepared.exports.to_stdout();
     let named = prepared.exports.names();
-    let built = run_async(async |stop| args.build(prepared, entered, &stop).await)?;
-    args.report(&built, &named, to_stdout)
+    match run_async(async |stop| args.build(prepared, entered, &stop).await) {
+        Err(Error::NoRun(_)) if args.isolation == Isolation::Auto => Err(build_isolated()),
+        built => args.report(&built?, &named, to_stdout),
+    }
+}
+
+/// Replaces this process by the same build in a user namespace: a RUN has come to light that is not in the Dockerfile, but
+/// in the triggers of a base. Returns only when that fails.
+fn build_isolated() -> Error {
+    let error = std::process::Command::new("/proc/self/exe")
+        .args(std::env::args_os().skip(1))
+        .env(ISOLATED, "1")
+        .exec();
+    Error::io("starting the build in a user namespace")(error)
 }
 
 impl BuildArgs {
@@ -204,7 +221,6 @@ impl BuildArgs {
         let root = root::directory(self.root.as_deref())?;
         let about = About {
             tags: &self.tag,
-            indexed: is_indexed(&self.platform, &options.build_args),
             store: &root.join("images"),
         };
         let exports = Exports::new(&self.export, &about)?;

@@ -60,16 +60,14 @@ async fn https_with_a_private_authority_through_the_guard() {
             },
             ..HttpSettings::default()
         });
+        let http = http.unwrap();
         let network = Network {
             ca_certificates: authority.cloned(),
             ..Network::default()
         };
         let fetcher = Fetcher {
-            http: &http.unwrap(),
-            network: &network,
-            mounted: PathBuf::new(),
-            credentials: PathBuf::new(),
             plain_http: false,
+            ..Fetcher::for_tests(&http, &network)
         };
         let work = tempfile::tempdir().unwrap();
         let credentials = SourceCredentials::basic("ann", "s3cr3t");
@@ -104,13 +102,7 @@ async fn fetch_to(
     let work = tempfile::tempdir().unwrap();
     let into = work.path().join("context");
     let (http, network) = (client(), Network::default());
-    let fetcher = Fetcher {
-        http: &http,
-        network: &network,
-        mounted: PathBuf::new(),
-        credentials: PathBuf::new(),
-        plain_http: true,
-    };
+    let fetcher = Fetcher::for_tests(&http, &network);
     let result = fetch(url, revision, credentials, &fetcher, &into).await;
     (work, result.map(|()| into))
 }
@@ -278,13 +270,7 @@ async fn a_subdirectory_does_not_lead_out() {
     let repository = Repository::new();
     let server = repository.served().start().await;
     let (http, network) = (client(), Network::default());
-    let fetcher = Fetcher {
-        http: &http,
-        network: &network,
-        mounted: PathBuf::new(),
-        credentials: PathBuf::new(),
-        plain_http: true,
-    };
+    let fetcher = Fetcher::for_tests(&http, &network);
     let source = Source::Git {
         url: format!("{server}/app"),
         revision: repository.revision("third", Some("refs/heads/main")),
@@ -420,13 +406,7 @@ async fn a_url_names_ref_and_directory() {
     let url = format!("{}/app", repository.served().start().await);
     let third = repository.revision("third", None).commit;
     let (http, network) = (client(), Network::default());
-    let fetcher = Fetcher {
-        http: &http,
-        network: &network,
-        mounted: PathBuf::new(),
-        credentials: PathBuf::new(),
-        plain_http: true,
-    };
+    let fetcher = Fetcher::for_tests(&http, &network);
     for (fragment, file, expected) in [
         (String::new(), "version", Ok("3")),
         ("#side".into(), "version", Ok("side")),

@@ -128,8 +128,6 @@ pub(super) fn check_status(url: &Url, status: u16) -> Result<(), ContextError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::path::PathBuf;
-
     use axum::{Router, extract::Request, http::StatusCode, response::IntoResponse};
     use distribution::{Guard, HttpClient, HttpSettings, RetryPolicy};
     use protocol::{FailureKind, Network};
@@ -187,13 +185,7 @@ mod tests {
         })
         .unwrap();
         let network = Network::default();
-        let fetcher = Fetcher {
-            http: &http,
-            network: &network,
-            mounted: PathBuf::new(),
-            credentials: PathBuf::new(),
-            plain_http: true,
-        };
+        let fetcher = Fetcher::for_tests(&http, &network);
         let work = tempfile::tempdir().unwrap();
         let into = work.path().join("context");
         let result = fetch(url, checksum, credentials, &fetcher, &into).await;

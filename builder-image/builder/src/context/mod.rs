@@ -263,6 +263,20 @@ pub struct Fetcher<'a> {
     pub plain_http: bool,
 }
 
+#[cfg(test)]
+impl<'a> Fetcher<'a> {
+    /// One that mounts nothing and may reach servers by plain HTTP.
+    fn for_tests(http: &'a HttpClient, network: &'a protocol::Network) -> Self {
+        Self {
+            http,
+            network,
+            mounted: PathBuf::new(),
+            credentials: PathBuf::new(),
+            plain_http: true,
+        }
+    }
+}
+
 /// Fetches `source` into the new directory `into` and returns the directory of the context, which is `subdirectory` of it.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use oci::{Digest, Digester};
 use super::mounts::ContextCopies;
 use super::{Keyed, Need, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
-use crate::cause::Listing;
+use crate::cause::FileMarks;
 use crate::disk;
 use crate::error::{Error, StepFailure};
 use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId, Surroundings};
@@ -34,7 +34,7 @@ const MAX_DOWNLOAD: u64 = 64 << 30;
 #[derive(Default)]
 pub(super) struct Inputs {
     spec: Option<CopySpec>,
-    digest: Option<(Digest, Listing)>,
+    digest: Option<(Digest, FileMarks)>,
     /// What is copied from, where it is not the context.
     from: Option<Arc<Snapshot>>,
     /// Keeps downloads until the step is done.
@@ -43,7 +43,7 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// The digest of everything that is copied, and what that is.
-    pub(super) fn digest(&self) -> &(Digest, Listing) {
+    pub(super) fn digest(&self) -> &(Digest, FileMarks) {
         self.digest
             .as_ref()
             .expect("inputs of a copy have a digest")

@@ -12,7 +12,7 @@ use super::files::Need;
 use super::{Keyed, Shared, Solve, blocking};
 use crate::cache_key::{CacheKey, Mounted};
 use crate::cache_mount::{CacheName, Lease, lease};
-use crate::cause::Listing;
+use crate::cause::FileMarks;
 use crate::error::{Error, StepFailure};
 use crate::exec::ExecError;
 use crate::graph::{
@@ -121,7 +121,7 @@ impl Solve {
         step: &Step,
         files: Option<Snapshot>,
         path: &str,
-    ) -> Shared<(Digest, Listing)> {
+    ) -> Shared<(Digest, FileMarks)> {
         let (context, path) = (self.context.clone(), path.to_owned());
         let digest = blocking(move || match &files {
             Some(snapshot) => digest_path(snapshot, &path),

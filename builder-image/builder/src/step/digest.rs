@@ -9,7 +9,7 @@ use std::{
 use oci::{Digest, Digester};
 
 use crate::{
-    cause::{Listing, Mark},
+    cause::{FileMarks, Mark},
     step::{
         StepError,
         copy::{CopySource, CopySpec},
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// # Errors
 /// When a source is missing or cannot be read.
-pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listing), StepError> {
+pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, FileMarks), StepError> {
     let mut hash = Fields::new();
     hash.text("coopery copy inputs 1");
     for source in &spec.sources {
@@ -71,7 +71,7 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, Listin
 ///
 /// # Errors
 /// When nothing is there, or it cannot be read.
-pub fn digest_path(from: &dyn Tree, path: &str) -> Result<(Digest, Listing), StepError> {
+pub fn digest_path(from: &dyn Tree, path: &str) -> Result<(Digest, FileMarks), StepError> {
     let named = ImagePath::new(path);
     let Some((found, found_entry)) = from.stat(&named)? else {
         return Err(StepError::SourceNotFound(path.to_owned()));
@@ -144,7 +144,7 @@ fn content(hash: &mut Fields, from: &dyn Tree, path: &ImagePath) -> Result<(), S
 /// Fields with their lengths, and the listing of what they describe.
 struct Fields {
     digester: Digester,
-    listing: Listing,
+    listing: FileMarks,
     /// The name of the entry that is being described, and its digest so far.
     entry: Option<(String, Mark)>,
 }
@@ -153,7 +153,7 @@ impl Fields {
     fn new() -> Self {
         Self {
             digester: Digester::sha256(),
-            listing: Listing::default(),
+            listing: FileMarks::default(),
             entry: None,
         }
     }
@@ -171,7 +171,7 @@ impl Fields {
         }
     }
 
-    fn finish(mut self) -> (Digest, Listing) {
+    fn finish(mut self) -> (Digest, FileMarks) {
         self.end();
         (self.digester.finish(), self.listing)
     }

@@ -9,7 +9,6 @@ use super::annotation::AnnotationArg;
 use super::output_arg::{Kind, OutputArg};
 use crate::error::Error;
 use crate::export::{Destination, Export, Form, Layers, Output, Settings};
-use crate::image::Annotation;
 
 /// The flags that say where the image goes.
 #[derive(Args, Debug, Default)]
@@ -37,8 +36,6 @@ pub(super) struct ExportArgs {
 pub(super) struct About<'a> {
     /// The names of the image.
     pub(super) tags: &'a [Reference],
-    /// Whether the image has an index.
-    pub(super) indexed: bool,
     /// The directory of this machine's images.
     pub(super) store: &'a Path,
 }
@@ -80,13 +77,6 @@ impl Exports {
                     "--annotation needs the media types of OCI: leave oci-mediatypes=false out"
                         .into(),
                 );
-            }
-            let of_index = |annotation: &&Annotation| annotation.level.is_of_index();
-            if let Some(wrong) = annotations.iter().find(of_index).filter(|_| !about.indexed) {
-                return refuse(format!(
-                    "the annotation `{}` is for an index, which only an image of several platforms has: say `manifest:`, or name platforms with --platform",
-                    wrong.key
-                ));
             }
             let names = match output.names.as_slice() {
                 [] => tags.clone(),
@@ -215,7 +205,7 @@ fn push_to(destinations: &mut Vec<Destination>, name: &Reference, by_digest: boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::Level;
+    use crate::image::{Annotation, Level};
 
     /// What comes of flags, in short: one line for each form.
     fn exports(outputs: &[&str], push: bool, load: bool, tags: &[&str]) -> Result<String, String> {
@@ -229,7 +219,6 @@ mod tests {
         };
         let about = About {
             tags: &tags,
-            indexed: false,
             store: Path::new("/images"),
         };
         let exports = Exports::new(&flags, &about);
@@ -308,11 +297,6 @@ mod tests {
         for (outputs, push, message) in [
             (&[][..], true, "pushing needs a name"),
             (&["type=oci", "type=tar"], false, "only one output"),
-            (
-                &["type=oci,dest=x,annotation-index.k=v"],
-                false,
-                "the annotation `k` is for an index",
-            ),
         ] {
             let error = exports(outputs, push, false, &[]).unwrap_err();
             assert!(error.contains(message), "{outputs:?}: {error}");
@@ -336,7 +320,6 @@ mod tests {
             };
             let about = About {
                 tags: &[],
-                indexed: true,
                 store: Path::new("/images"),
             };
             Exports::new(&flags, &about)

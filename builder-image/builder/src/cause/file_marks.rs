@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 64 << 10;
 
 /// Files with the digests of what they are and hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listing {
+pub struct FileMarks {
     /// Components that names have at most; no bound where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     depth: Option<usize>,
@@ -40,7 +40,7 @@ impl Delta {
     }
 }
 
-impl Listing {
+impl FileMarks {
     /// Adds what is at `path`, relative to what is copied from.
     pub fn add(&mut self, path: &str, mark: &Mark) {
         self.insert(path.trim_matches('/'), mark.0);
