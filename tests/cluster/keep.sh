@@ -22,10 +22,15 @@ find "$state/logs" -mindepth 1 -maxdepth 1 ! -name keeper.log -exec rm -rf --one
 mkdir -p "$state"/{var-lib,logs/node,tmp/hostpath_pv}
 chmod 1777 "$state/tmp"
 
-# The name of the veth pair's end on the host is the claim: creating it is atomic.
+# A number is claimed by a lock held until everything named by it is gone: the kernel removes the veth pair with the node's
+# namespace, and who took the number at that moment would have its new pair deleted below. A pair without a lock is left by
+# a keeper that was killed; its number is passed over.
+mkdir -p /run/lock
 key=
 for index in {0..99}; do
   block=$((128 + index))
+  exec 8>"/run/lock/coopery$index"
+  flock -n 8 || continue
   [[ -z $(ip -4 route show root "10.$block.0.0/16") ]] || continue
   if ip link add "coopery$index" type veth peer name "coopery${index}p" 2>/dev/null; then
     key=coopery$index
@@ -74,7 +79,7 @@ remove_cgroups() {
 echo "key $key $index"
 make_cgroups
 unshare --mount --propagation private --net --pid --fork --kill-child \
-  bash -c "$node_script" node "$state" "$bin" "10.$((128 + index))"
+  bash -c "$node_script" node "$state" "$bin" "10.$((128 + index))" 8>&-
 ip link delete "$key" 2>/dev/null
 remove_cgroups
 clear_state
