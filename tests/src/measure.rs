@@ -22,7 +22,8 @@ pub struct Measured {
     pub wall: Duration,
     /// User and system time of everything, commands of RUN included.
     pub cpu: Duration,
-    /// The sum of the peaks of the builder's own processes, in bytes; commands of RUN are not among them.
+    /// The sum of the peaks of the builder's own processes, in bytes; commands of RUN are not among them, nor are copies of
+    /// a process that have yet to execute another program: their memory is that of the one that they are copies of.
     pub memory: u64,
     /// Bytes that were asked for by reading, of files and else.
     pub read: u64,
@@ -127,6 +128,18 @@ pub fn measured(
     })
 }
 
+/// Of a process that was forked and has executed nothing since (`PF_FORKNOEXEC`, include/linux/sched.h).
+const FORKED: u64 = 0x40;
+
+/// Whether a process is a copy of another, about to execute something else.
+fn is_copy(process: u32) -> bool {
+    let stat = fs_err::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The flags are the seventh field after the name.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let flags = fields.split(' ').nth(6).and_then(|text| text.parse().ok());
+    flags.is_none_or(|flags: u64| flags & FORKED != 0)
+}
+
 /// Notes the peaks of all processes below `root`, and of `daemon`, that run one of the programs `names`.
 fn look(root: u32, daemon: Option<u32>, names: &[&str], peaks: &mut BTreeMap<u32, u64>) {
     let mut waiting = vec![root];
@@ -142,7 +155,7 @@ fn look(root: u32, daemon: Option<u32>, names: &[&str], peaks: &mut BTreeMap<u32
         let program = fs_err::read_link(format!("/proc/{process}/exe")).unwrap_or_default();
         let name = program.file_name().and_then(std::ffi::OsStr::to_str);
         let counts = name.is_some_and(|name| names.contains(&name));
-        if let Some(peak) = peak.filter(|_| counts) {
+        if let Some(peak) = peak.filter(|_| counts && !is_copy(process)) {
             let known = peaks.entry(process).or_default();
             *known = (*known).max(peak * 1024);
         }

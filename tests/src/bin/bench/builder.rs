@@ -1,5 +1,6 @@
 //! The builders that are compared, and the world of one workload: registry, base, context, their directories.
 
+use std::io::{Seek as _, SeekFrom};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -10,6 +11,7 @@ use tests::buildkit::Buildkit;
 use tests::cluster::Options;
 use tests::stage::release_binary;
 
+use crate::registry_log::pulled;
 use crate::workload::{Case, Workload};
 use crate::{await_true, machine, plain};
 use tests::measure::{Measured, measured, run};
@@ -23,6 +25,8 @@ pub(crate) enum Builder {
     Buildkit,
     /// A fresh process each time; left out where it is not installed.
     Buildah,
+    /// `crane append` of a layer that was made before: no builder, but the least that anybody pulls.
+    Crane,
 }
 
 impl Builder {
@@ -32,6 +36,7 @@ impl Builder {
             Self::Coopery => "coopery",
             Self::Buildkit => "BuildKit",
             Self::Buildah => "buildah",
+            Self::Crane => "crane append",
         }
     }
 
@@ -41,8 +46,19 @@ impl Builder {
             Self::Coopery => &["coopery"],
             Self::Buildkit => &["buildkitd", "buildctl"],
             Self::Buildah => &["buildah"],
+            Self::Crane => &["crane"],
         }
     }
+}
+
+/// What one build took and left.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome {
+    pub(crate) measured: Measured,
+    /// Bytes of the base's layers that the registry sent.
+    pub(crate) pulled: u64,
+    /// The size of the largest blob, where the image is an archive: that of the layer.
+    pub(crate) packed: Option<u64>,
 }
 
 /// A process that ends with this value.
@@ -64,7 +80,11 @@ pub(crate) struct Bench {
     programs: PathBuf,
     registry: String,
     base_archive: PathBuf,
+    /// The layers of the base.
+    base_layers: Vec<String>,
     has_buildah: bool,
+    /// How many directories of builders were put aside.
+    aside: usize,
     directory: tempfile::TempDir,
 }
 
@@ -96,14 +116,16 @@ impl Bench {
             std::net::TcpStream::connect(&*registry).is_ok()
         })?;
         let base = tests::debian_base::context(&options.cache, |text| eprintln!("{text}"))?;
-        let bench = Self {
+        let mut bench = Self {
             buildkit: None,
             _registry: daemon,
             workload,
             programs,
             registry,
             base_archive: base.join("root.tar"),
+            base_layers: Vec::new(),
             has_buildah: machine::buildah().is_some(),
+            aside: 0,
             directory,
         };
         let engine = bench.path("base-engine");
@@ -112,16 +134,45 @@ impl Bench {
             .arg(&engine)
             .arg(base))?;
         fs_err::remove_dir_all(engine)?;
+        bench.base_layers = bench.layers_of_base()?;
         workload.write(&bench.context(), layer)?;
+        if workload == Workload::LinkOnBase {
+            run(Command::new("tar")
+                .arg("-C")
+                .arg(bench.context())
+                .arg("-cf")
+                .arg(bench.path("src.tar"))
+                .arg("src"))?;
+        }
         Ok(bench)
     }
 
-    /// All that are there.
-    pub(crate) fn builders(&self) -> impl Iterator<Item = Builder> + use<> {
-        let buildah = self.has_buildah.then_some(Builder::Buildah);
-        [Builder::Coopery, Builder::Buildkit]
-            .into_iter()
-            .chain(buildah)
+    fn crane(&self) -> Command {
+        Command::new(self.programs.join("crane"))
+    }
+
+    fn layers_of_base(&self) -> anyhow::Result<Vec<String>> {
+        let output = self.crane().args(["manifest", &self.base()]).output()?;
+        let manifest: oci::Manifest =
+            serde_json::from_slice(&output.stdout).context("the manifest of the base")?;
+        let layers = manifest.layers.into_iter();
+        Ok(layers.map(|layer| layer.digest.to_string()).collect())
+    }
+
+    /// All that are there and have a part in `case`.
+    pub(crate) fn builders(&self, case: Case) -> impl Iterator<Item = Builder> + use<> {
+        let others = case != Case::Uncompressed;
+        // buildah knows no --link.
+        let crane = self.workload == Workload::LinkOnBase;
+        let buildah = others && self.has_buildah && !crane;
+        [
+            (Builder::Coopery, true),
+            (Builder::Buildkit, others),
+            (Builder::Buildah, buildah),
+            (Builder::Crane, crane),
+        ]
+        .into_iter()
+        .filter_map(|(builder, is_there)| is_there.then_some(builder))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -139,7 +190,7 @@ impl Bench {
 
     /// Makes the builder's directory as `case` wants it.
     pub(crate) fn prepare(&mut self, builder: Builder, case: Case) -> anyhow::Result<()> {
-        if case != Case::Cold {
+        if !case.is_cold() {
             return Ok(());
         }
         if builder == Builder::Buildkit {
@@ -147,7 +198,13 @@ impl Bench {
         }
         let root = self.path(builder.name());
         if root.exists() {
-            fs_err::remove_dir_all(&root)?;
+            // Removing many files slows down who makes files next: that is left for the end, where there is room.
+            let aside = self.path(&format!("aside{}", self.aside));
+            self.aside += 1;
+            fs_err::rename(&root, &aside)?;
+            if self.workload == Workload::LargeLayer {
+                fs_err::remove_dir_all(aside)?;
+            }
         }
         if builder == Builder::Buildkit {
             self.buildkit = Some(Buildkit::start(
@@ -165,33 +222,64 @@ impl Bench {
         builder: Builder,
         case: Case,
         run_number: usize,
-    ) -> anyhow::Result<Measured> {
-        let name = builder.name().to_ascii_lowercase();
+    ) -> anyhow::Result<Outcome> {
+        let name = builder.name().to_ascii_lowercase().replace(' ', "-");
         let image = format!("{}/{name}/app{run_number}:1", self.registry);
         let archive = self.path(&format!("{name}.tar"));
         let mut command = match builder {
-            Builder::Coopery => self.coopery(&image, &archive)?,
+            Builder::Coopery => self.coopery(&image, &archive, case)?,
             Builder::Buildkit => self.buildkit(&image, &archive)?,
             Builder::Buildah => self.buildah(&image, &archive),
+            Builder::Crane => {
+                let mut crane = self.crane();
+                crane.args([
+                    "append",
+                    "--base",
+                    &self.base(),
+                    "--new_tag",
+                    &image,
+                    "--new_layer",
+                ]);
+                crane.arg(self.path("src.tar"));
+                crane
+            }
         };
+        let log = self.path("registry.log");
+        let before = fs_err::metadata(&log)?.len();
         let daemon = self.buildkit.as_ref().map(Buildkit::id);
         let daemon = daemon.filter(|_| builder == Builder::Buildkit);
         let measured =
             measured(&mut command, daemon, builder.processes()).with_context(|| case.name())?;
+        let mut packed = None;
         if archive.exists() {
+            packed = Some(largest_blob(&archive)?);
             fs_err::remove_file(archive)?;
         }
-        Ok(measured)
+        let mut log = fs_err::File::open(log)?;
+        log.seek(SeekFrom::Start(before))?;
+        Ok(Outcome {
+            measured,
+            pulled: pulled(&std::io::read_to_string(log)?, &self.base_layers),
+            packed,
+        })
     }
 
-    fn coopery(&self, image: &str, archive: &Path) -> anyhow::Result<Command> {
+    fn coopery(&self, image: &str, archive: &Path, case: Case) -> anyhow::Result<Command> {
         let mut command = Command::new(release_binary("coopery")?);
         command.args(["build", "--build-arg", &format!("BASE={}", self.base())]);
         if self.workload.is_pushed() {
             command.args(["--push", "-t", image]);
         } else {
             command.arg("-o");
-            command.arg(format!("type=oci,dest={}", archive.display()));
+            let compression = if case == Case::Uncompressed {
+                "uncompressed"
+            } else {
+                "gzip"
+            };
+            command.arg(format!(
+                "type=oci,compression={compression},dest={}",
+                archive.display()
+            ));
         }
         command
             .arg("--root")
@@ -249,4 +337,14 @@ impl Bench {
             self.directory.path(),
         )
     }
+}
+
+/// The size of the largest file of an archive.
+fn largest_blob(archive: &Path) -> anyhow::Result<u64> {
+    let mut largest = 0;
+    let file = fs_err::File::open(archive)?;
+    for entry in tar::Archive::new(file).entries_with_seek()? {
+        largest = largest.max(entry?.size());
+    }
+    Ok(largest)
 }

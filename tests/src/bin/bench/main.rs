@@ -6,6 +6,7 @@
 mod builder;
 mod machine;
 mod plain;
+mod registry_log;
 mod report;
 mod workload;
 
@@ -73,7 +74,7 @@ fn run(workload: Workload, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
     for &case in workload.cases() {
         rows.extend(
             bench
-                .builders()
+                .builders(case)
                 .map(|builder| Row::new(workload, case, builder)),
         );
     }
@@ -83,23 +84,24 @@ fn run(workload: Workload, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
                 workload.change(&bench.context(), run)?;
             }
             // Who goes first changes, so that nobody always finds the page cache warm.
-            let mut order: Vec<Builder> = bench.builders().collect();
+            let mut order: Vec<Builder> = bench.builders(case).collect();
             let first = run % order.len();
             order.rotate_left(first);
             for builder in order {
                 bench.prepare(builder, case)?;
-                let measured = bench
+                let outcome = bench
                     .build(builder, case, run)
                     .with_context(|| format!("{} by {}", workload.name(), builder.name()))?;
                 println!(
-                    "run {run}: {:<24} {:<9} {measured}",
+                    "run {run}: {:<24} {:<12} {}",
                     case.name(),
-                    builder.name()
+                    builder.name(),
+                    outcome.measured
                 );
                 let row = rows
                     .iter_mut()
                     .find(|row| (row.case, row.builder) == (case, builder));
-                row.context("every case has a row")?.runs.push(measured);
+                row.context("every case has a row")?.runs.push(outcome);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tests::stage::repository;
 
-use crate::builder::Builder;
+use crate::builder::{Builder, Outcome};
 use crate::machine::{buildah, machine};
 use crate::workload::{Case, Workload};
 use tests::measure::Measured;
@@ -16,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) workload: Workload,
     pub(crate) case: Case,
     pub(crate) builder: Builder,
-    pub(crate) runs: Vec<Measured>,
+    pub(crate) runs: Vec<Outcome>,
     /// What the commands take by themselves.
     pub(crate) own: Option<Duration>,
 }
@@ -33,9 +33,23 @@ impl Row {
     }
 
     fn median(&self, of: impl Fn(&Measured) -> f64) -> f64 {
+        self.median_of(|run| of(&run.measured))
+    }
+
+    fn median_of(&self, of: impl Fn(&Outcome) -> f64) -> f64 {
         let mut sorted: Vec<f64> = self.runs.iter().map(of).collect();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn cpu(&self) -> f64 {
+        self.median(|run| run.cpu.as_secs_f64())
+    }
+
+    /// The size of the packed layer, in MiB.
+    fn packed(&self) -> Option<f64> {
+        self.runs.first()?.packed?;
+        Some(self.median_of(|run| mebibytes(run.packed.unwrap_or_default())))
     }
 
     fn wall(&self) -> f64 {
@@ -46,6 +60,11 @@ impl Row {
     fn overhead(&self) -> f64 {
         self.wall() - self.own.unwrap_or_default().as_secs_f64()
     }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    let kibibytes = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+    f64::from(kibibytes) / 1024.0
 }
 
 /// All rows as Markdown, with what they were taken on.
@@ -60,8 +79,8 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
         "Medians of {runs} interleaved runs; BuildKit 0.25.2, {buildah}; {}.\n",
         machine()
     ));
-    line("| Workload | Case | Builder | Wall | less commands | coopery ÷ it | Processors | Peak memory | Read | Written |".into());
-    line("|---|---|---|---|---|---|---|---|---|---|".into());
+    line("| Workload | Case | Builder | Wall | less commands | coopery ÷ it | Processors | Peak memory | Read | Written | Pulled |".into());
+    line("|---|---|---|---|---|---|---|---|---|---|---|".into());
     for row in rows {
         let ours = rows.iter().find(|other| {
             (other.workload, other.case, other.builder)
@@ -71,23 +90,19 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
         let less = row
             .own
             .map_or("–".into(), |_| format!("{:.2} s", row.overhead()));
-        let mebibytes = |of: fn(&Measured) -> u64| {
-            let median = row.median(|run| {
-                let bytes = u32::try_from(of(run) >> 10).unwrap_or(u32::MAX);
-                f64::from(bytes) / 1024.0
-            });
-            format!("{median:.0} MiB")
-        };
+        let median =
+            |of: fn(&Outcome) -> u64| format!("{:.0} MiB", row.median_of(|run| mebibytes(of(run))));
         line(format!(
-            "| {} | {} | {} | {:.2} s | {less} | {ratio:.2} | {:.2} s | {} | {} | {} |",
+            "| {} | {} | {} | {:.2} s | {less} | {ratio:.2} | {:.2} s | {} | {} | {} | {} |",
             row.workload.name(),
             row.case.name(),
             row.builder.name(),
             row.wall(),
-            row.median(|run| run.cpu.as_secs_f64()),
-            mebibytes(|run| run.memory),
-            mebibytes(|run| run.read),
-            mebibytes(|run| run.written),
+            row.cpu(),
+            median(|run| run.measured.memory),
+            median(|run| run.measured.read),
+            median(|run| run.measured.written),
+            median(|run| run.pulled),
         ));
     }
     let mut about = "\n".to_owned();
@@ -97,7 +112,44 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
         writeln!(about, "- `{}`: {}.", workload.name(), workload.about())
             .expect("a String takes all");
     }
-    text + &about
+    text + &about + &packing(rows)
+}
+
+/// What there is to say of the large layer: its size by each builder, and how much of the time goes to the compressor.
+fn packing(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let of = |case, builder| {
+        let mut rows = rows.iter();
+        rows.find(|row| {
+            (row.workload, row.case, row.builder) == (Workload::LargeLayer, case, builder)
+        })
+    };
+    let Some(ours) = of(Case::Cold, Builder::Coopery) else {
+        return text;
+    };
+    let sizes: Vec<String> = [Builder::Coopery, Builder::Buildkit, Builder::Buildah]
+        .into_iter()
+        .filter_map(|builder| {
+            let packed = of(Case::Cold, builder)?.packed()?;
+            let ratio = packed / ours.packed()?;
+            Some(format!("{} {packed:.1} MiB ({ratio:.3})", builder.name()))
+        })
+        .collect();
+    writeln!(text, "- Its size, packed: {}.", sizes.join(", ")).expect("a String takes all");
+    if let Some(plain) = of(Case::Uncompressed, Builder::Coopery) {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = f64::from(u32::try_from(cores).unwrap_or(1));
+        let compressor = ours.cpu() - plain.cpu();
+        writeln!(
+            text,
+            "- The compressor alone takes {compressor:.2} s of processors (by the difference to the build without it), {:.2} s on \
+             all {cores} cores: {:.2} of the wall time.",
+            compressor / cores,
+            compressor / cores / ours.wall(),
+        )
+        .expect("a String takes all");
+    }
+    text
 }
 
 /// Replaces what stands between the markers of `docs/benchmarks.md`.

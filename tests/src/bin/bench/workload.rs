@@ -17,6 +17,7 @@ pub(crate) enum Workload {
     LargeLayer,
     ManyRuns,
     CopyOnBase,
+    LinkOnBase,
 }
 
 /// What happened before a build.
@@ -24,6 +25,8 @@ pub(crate) enum Workload {
 pub(crate) enum Case {
     /// Nothing: all directories are empty.
     Cold,
+    /// As cold, but the layer is stored as it is: what is left without the compressor.
+    Uncompressed,
     /// The same build.
     Unchanged,
     /// The same build, then one file was changed.
@@ -35,9 +38,15 @@ impl Case {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Cold => "cold",
+            Self::Uncompressed => "cold, not compressed",
             Self::Unchanged => "nothing changed",
             Self::OneFile => "one file changed",
         }
+    }
+
+    /// Whether all directories are empty before.
+    pub(crate) const fn is_cold(self) -> bool {
+        matches!(self, Self::Cold | Self::Uncompressed)
     }
 }
 
@@ -53,7 +62,7 @@ const WEB: &str = "ARG BASE\nFROM ${BASE} AS dependencies\nWORKDIR /app\nCOPY de
 
 impl Workload {
     /// All, in the order of the table.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Web,
         Self::C,
         Self::Diamond,
@@ -61,6 +70,7 @@ impl Workload {
         Self::LargeLayer,
         Self::ManyRuns,
         Self::CopyOnBase,
+        Self::LinkOnBase,
     ];
 
     /// What `make bench WORKLOAD=` says.
@@ -73,6 +83,7 @@ impl Workload {
             Self::LargeLayer => "large-layer",
             Self::ManyRuns => "many-runs",
             Self::CopyOnBase => "copy-on-base",
+            Self::LinkOnBase => "link-on-base",
         }
     }
 
@@ -88,13 +99,17 @@ impl Workload {
             Self::LargeLayer => "one mixed layer of 1 GiB, packed and not pushed",
             Self::ManyRuns => "200 RUN steps that do nearly nothing",
             Self::CopyOnBase => "one file copied onto a base of 150 MB",
+            Self::LinkOnBase => {
+                "the same with `COPY --link`; crane appends the file as a layer made before"
+            }
         }
     }
 
     /// What is measured, in order: each case builds on what the one before left.
     pub(crate) const fn cases(self) -> &'static [Case] {
         match self {
-            Self::LargeLayer => &[Case::Cold],
+            Self::LargeLayer => &[Case::Cold, Case::Uncompressed],
+            Self::LinkOnBase => &[Case::Cold],
             _ => &[Case::Cold, Case::Unchanged, Case::OneFile],
         }
     }
@@ -114,7 +129,9 @@ impl Workload {
                 .into(),
             Self::Diamond => each(SIDES, |number| format!("({}) &\n", work(number))) + "wait\n",
             Self::ManyRuns => each(RUNS, |number| format!("sh -c 'echo {number} > /file{number}'\n")),
-            Self::SmallFiles | Self::LargeLayer | Self::CopyOnBase => return None,
+            Self::SmallFiles | Self::LargeLayer | Self::CopyOnBase | Self::LinkOnBase => {
+                return None;
+            }
         })
     }
 
@@ -138,6 +155,7 @@ impl Workload {
             Self::LargeLayer => "FROM scratch\nCOPY data /data\n".into(),
             Self::ManyRuns => many_runs(),
             Self::CopyOnBase => "ARG BASE\nFROM ${BASE}\nCOPY src /src\n".into(),
+            Self::LinkOnBase => "ARG BASE\nFROM ${BASE}\nCOPY --link src /src\n".into(),
         };
         fs_err::write(context.join("Dockerfile"), dockerfile)?;
         match self {
