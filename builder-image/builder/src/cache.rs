@@ -97,7 +97,7 @@ impl Cache {
             fs_err::create_dir_all(root.join(name))?;
         }
         let session = Arc::new(Session::start(&root)?);
-        layers::flush_in_background(&root);
+        layers::flush_in_background(&root, session.life());
         Ok(Self { root, session })
     }
 

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::Cache;
-use super::session::{Lock, set_time};
+use super::session::{Life, Lock, set_time};
 use crate::layer::{LayerDir, LayerError, Owners};
 
 /// How names of markers end.
@@ -159,17 +159,18 @@ pub(super) fn is_layer_name(name: &str, owners: Owners) -> bool {
         && name.ends_with(RECORDED) == (owners == Owners::Recorded)
 }
 
-/// Flushes the layers that were made in this boot and not flushed yet, on a thread that nobody waits for.
-pub(super) fn flush_in_background(root: &Path) {
+/// Flushes the layers that were made in this boot and not flushed yet, on a thread that nobody waits for. It changes nothing
+/// any more once the session is over.
+pub(super) fn flush_in_background(root: &Path, life: Life) {
     let root = root.to_owned();
     std::thread::spawn(move || {
-        if let Err(error) = flush_layers(&root) {
+        if let Err(error) = flush_layers(&root, &life) {
             tracing::debug!(%error, "unpacked layers cannot be flushed");
         }
     });
 }
 
-fn flush_layers(root: &Path) -> io::Result<()> {
+fn flush_layers(root: &Path, life: &Life) -> io::Result<()> {
     let waiting = |path: &Path| -> Option<(u64, Marker)> {
         let marker = Marker::read(path).filter(|marker| marker.is_valid() && !marker.flushed)?;
         Some((fs_err::metadata(path).ok()?.ino(), marker))
@@ -185,9 +186,12 @@ fn flush_layers(root: &Path) -> io::Result<()> {
     }
     // All that the markers found so far stand for was written before.
     rustix::fs::syncfs(fs_err::File::open(root)?.file())?;
-    let lock = Lock::open(root)?;
+    let Some(lock) = life.within(|| Lock::open(root)) else {
+        return Ok(());
+    };
+    let lock = lock?;
     for (path, before) in markers {
-        lock.exclusive(|| -> io::Result<()> {
+        let mark = || -> io::Result<()> {
             // It may have been removed since, or have made room for one that was not there when all was flushed.
             let Some((_, marker)) = waiting(&path).filter(|(inode, _)| *inode == before) else {
                 return Ok(());
@@ -198,7 +202,11 @@ fn flush_layers(root: &Path) -> io::Result<()> {
                 ..marker
             };
             marker.write(&path, used)
-        })?;
+        };
+        let Some(marked) = life.within(|| lock.exclusive(mark)) else {
+            return Ok(());
+        };
+        marked?;
     }
     Ok(())
 }
@@ -252,7 +260,7 @@ mod tests {
         cache.place_layer(layer(&cache, "/a = a"), "l").unwrap();
         let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
         set_time(&cache.marker("l"), used).unwrap();
-        flush_layers(root.path()).unwrap();
+        flush_layers(root.path(), &cache.session.life()).unwrap();
         let marker = Marker::read(&cache.marker("l")).unwrap();
         assert!(marker.flushed);
         let found = fs_err::metadata(cache.marker("l")).unwrap();
@@ -264,7 +272,18 @@ mod tests {
             bytes: None,
         };
         lost.write(&cache.marker("l"), used).unwrap();
-        flush_layers(root.path()).unwrap();
+        flush_layers(root.path(), &cache.session.life()).unwrap();
         assert_eq!(Marker::read(&cache.marker("l")), Some(lost));
+    }
+
+    #[test]
+    fn nothing_is_marked_after_the_session() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        cache.place_layer(layer(&cache, "/a = a"), "l").unwrap();
+        let (marker, life) = (cache.marker("l"), cache.session.life());
+        drop(cache);
+        flush_layers(root.path(), &life).unwrap();
+        assert!(!Marker::read(&marker).unwrap().flushed);
     }
 }

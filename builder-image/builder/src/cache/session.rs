@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -27,7 +27,24 @@ pub(super) struct Session {
     began: SystemTime,
     lock: Lock,
     grown: AtomicBool,
+    life: Life,
     _alive: OwnedFd,
+}
+
+/// Tells a thread that nobody waits for whether its session still lives. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Life(Arc<Mutex<bool>>);
+
+impl Life {
+    /// Does something that the end of the session waits for; nothing after that.
+    pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let lives = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.then(work)
+    }
+
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
 }
 
 impl Session {
@@ -55,6 +72,7 @@ impl Session {
                         path,
                         lock,
                         grown: AtomicBool::new(false),
+                        life: Life(Arc::new(Mutex::new(true))),
                         _alive: alive,
                     });
                 }
@@ -78,6 +96,11 @@ impl Session {
             }
             true
         })
+    }
+
+    /// For threads that work for the session without keeping it alive.
+    pub(super) fn life(&self) -> Life {
+        self.life.clone()
     }
 
     /// Notes that something was added.
@@ -117,6 +140,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.life.end();
         // What cannot be removed now is removed by the next process.
         let _ = fs_err::remove_dir_all(&self.path);
     }
