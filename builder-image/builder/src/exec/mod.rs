@@ -10,6 +10,7 @@ mod attach;
 mod descriptor;
 mod foreign;
 mod id_map;
+mod landlock;
 mod lines;
 mod memory;
 mod mount;
@@ -17,8 +18,10 @@ mod namespace;
 mod oci_runtime;
 pub mod probe;
 mod process;
+mod process_limit;
 mod root;
 mod supervise;
+mod system_call;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +33,7 @@ pub use namespace::{Entered, enter_user_namespace};
 pub use oci_runtime::{Container, Identity, Mount, MountAccess, ResourceLimit, to_spec};
 pub use probe::{Prerequisite, ProbeError, ProbeReport};
 pub use process::{Job, execute};
+pub use process_limit::{MAX_PROCESSES, limited};
 
 /// What containers are run with.
 #[derive(Clone, Debug)]

@@ -16,6 +16,8 @@ use oci_spec::{
     },
 };
 
+use super::system_call;
+
 /// The size of `/dev/shm` in bytes, as docker has it.
 const SHM_SIZE: u64 = 64 << 20;
 
@@ -236,6 +238,7 @@ pub fn to_spec(container: &Container) -> Result<Spec, OciSpecError> {
         .masked_paths(owned(&MASKED))
         .readonly_paths(owned(&READ_ONLY))
         .devices(Vec::new())
+        .seccomp(system_call::to_seccomp()?)
         .build()?;
     linux.set_resources(None);
     SpecBuilder::default()
@@ -342,6 +345,8 @@ mod tests {
         for set in sets.values_mut() {
             set.as_array_mut().unwrap().sort_by_key(ToString::to_string);
         }
+        // Those of this machine.
+        value["linux"]["seccomp"]["architectures"].take();
         value
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{landlock, process_limit};
+
 /// Something that the isolation of RUN needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Prerequisite {
@@ -136,14 +138,23 @@ impl ProbeReport {
         }
     }
 
-    /// The report from inside the namespaces: everything is there.
+    /// The report from inside the namespaces: everything is there, but for what the kernel is too old for.
     pub fn available() -> Self {
+        let mut message =
+            "RUN gets a user namespace with ids 0-65535, a fresh /proc and native overlayfs"
+                .to_owned();
+        if !landlock::is_available() {
+            message.push_str("; abstract sockets of its network are within its reach (Linux 6.12 with Landlock keeps them apart)");
+        }
+        if !process_limit::is_available() {
+            message.push_str(
+                "; its processes are bounded by RLIMIT_NPROC only, which spares the root of the machine (Linux 6.14 bounds them)",
+            );
+        }
         Self {
             available: true,
             missing: None,
-            message:
-                "RUN gets a user namespace with ids 0-65535, a fresh /proc and native overlayfs"
-                    .into(),
+            message,
         }
     }
 }

@@ -27,10 +27,11 @@ use rustix::{
 use super::{
     Attachment, Container, ExecError, ExitStatus, Runtime, Stream,
     attach::{Private, attach},
+    landlock,
     lines::Lines,
     memory::OomCounter,
     mount::Overlay,
-    root, to_spec,
+    process_limit, root, to_spec,
 };
 
 /// How often a running process is looked at for cancellation.
@@ -212,10 +213,13 @@ fn start(
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
-    // SAFETY: between fork and exec the closure only makes a system call with constant strings.
+    let own_sockets = landlock::own_abstract_sockets()
+        .map_err(ExecError::system("confining the step to its own sockets"))?;
+    let bound = process_limit::bound(&job.container.limits);
+    // SAFETY: between fork and exec the closure only makes system calls with strings and descriptors that exist already.
     unsafe {
         // crun is process 1 of its namespace and finds the processes that it makes below a /proc of that namespace.
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             mount(
                 c"proc",
                 c"/proc",
@@ -223,7 +227,13 @@ fn start(
                 MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
                 None,
             )?;
-            Ok(())
+            if let Some(bound) = &bound {
+                process_limit::enter(bound)?;
+            }
+            match &own_sockets {
+                Some(rules) => landlock::enter(rules.as_fd()),
+                None => Ok(()),
+            }
         });
     }
     let child = command

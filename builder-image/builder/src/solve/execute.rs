@@ -14,6 +14,7 @@ use crate::cache::{Cache, Record};
 use crate::cause::FileMarks;
 use crate::disk;
 use crate::error::{Error, StepFailure};
+use crate::exec::MAX_PROCESSES;
 use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId, Surroundings};
 use crate::layer::LayerDir;
 use crate::progress::Vertex;
@@ -281,9 +282,10 @@ impl Solve {
         }
     }
 
-    /// What to do about a source that is not in the context.
-    fn help(&self, step: &Step, failure: &StepFailure) -> Option<String> {
+    /// What to do about a source that is not in the context, or about too many processes.
+    fn help(&self, step: &Step, failure: &StepFailure, output: &str) -> Option<String> {
         match (failure, &step.action) {
+            (StepFailure::Exit { .. }, _) => too_many_processes(output),
             (StepFailure::Files(StepError::SourceNotFound(source)), Action::Copy(copy))
                 if copy.from.is_none() =>
             {
@@ -301,7 +303,7 @@ impl Solve {
     ) -> Arc<Error> {
         Arc::new(Error::Step {
             place: self.place(step),
-            help: self.help(step, &source),
+            help: self.help(step, &source, &output),
             source: Box::new(source),
             output,
         })
@@ -428,6 +430,15 @@ impl Work {
             StepFailure::Exit { command, code }
         })
     }
+}
+
+/// What to do where a program was refused another process, which is what the C library, and with it most programs, say then.
+fn too_many_processes(output: &str) -> Option<String> {
+    output.contains("Resource temporarily unavailable").then(|| {
+        format!(
+            "a step may have {MAX_PROCESSES} processes and threads at a time: let it start fewer, or raise the limit with `--ulimit nproc=NUMBER`"
+        )
+    })
 }
 
 fn is_url(source: &str) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     diff::layer_of_run,
     exec::{
         Container, ExecError, ExitStatus, Identity, Job, Mount, MountAccess, Runtime, Stream,
-        execute,
+        execute, limited,
     },
     graph::Surroundings,
     layer::LayerDir,
@@ -103,7 +103,7 @@ pub fn run(
         network: spec.network,
         mounts: Vec::new(),
         shm_size: spec.around.shm_size,
-        limits: spec.around.limits.clone(),
+        limits: limited(&spec.around.limits),
         oom_score_adj: oom_score(
             &fs_err::read_to_string("/proc/self/oom_score_adj").unwrap_or_default(),
         ),

@@ -3,6 +3,7 @@
 //! out and why.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+mod attack;
 mod bench;
 mod isolation;
 mod lifetime;
@@ -57,6 +58,13 @@ const TESTS: &[Test] = tests![
     isolation::mount_points_that_lead_elsewhere_are_refused,
     isolation::a_step_without_network_sees_no_interface,
     isolation::root_of_a_step_reaches_nothing_outside,
+    attack::calls_into_the_kernel_are_refused,
+    attack::the_door_for_32_bit_programs_is_guarded_too,
+    attack::files_are_not_opened_by_their_number,
+    attack::other_processes_cannot_be_walked,
+    attack::other_processes_cannot_be_traced,
+    attack::abstract_sockets_of_others_are_out_of_reach,
+    attack::processes_of_a_step_are_bounded,
     step::mount_points_are_not_part_of_the_layer,
     step::a_step_is_run_as_its_user,
     step::scripts_and_working_directories_of_a_step,
