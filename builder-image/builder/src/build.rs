@@ -9,13 +9,14 @@ use oci::Platform;
 use crate::base::{Base, Origin};
 use crate::cache::Cache;
 use crate::context::BuildContext;
-use crate::error::{Error, Place, SourceFile};
+use crate::error::{Error, Place, SourceFile, chain};
 use crate::exec::can_execute;
 use crate::export::{Destination, Export, export};
 use crate::graph::{self, Graph, Options, Plan, Triggers};
 use crate::image::{Image, Product, distinct};
 use crate::lint;
 use crate::resolve::{Images, resolve};
+use crate::shared_cache::{CacheTarget, export_caches};
 use crate::solve::{Counts, Engine, Miss, Solve};
 
 /// The build argument that asks for an index also of one platform.
@@ -33,6 +34,8 @@ pub struct Job {
     pub platforms: Vec<Platform>,
     /// The forms of the image and where they go. Without any, the image stays in the cache.
     pub exports: Vec<Export>,
+    /// The caches that are written afterwards.
+    pub caches: Vec<CacheTarget>,
 }
 
 /// A finished build.
@@ -124,13 +127,30 @@ pub async fn build(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     let built = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
-        built = run(engine, job) => built,
+        built = run_with_imports(&engine, &job) => built,
     };
     progress.tell_warnings();
     built
 }
 
-async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
+/// Builds, and where a cache that was read turns out to be damaged, once more without it: what was made is not lost.
+async fn run_with_imports(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
+    if !engine.no_cache {
+        engine.imports.read(&engine.client, &engine.progress).await;
+    }
+    loop {
+        // What it awaits is deep, and the compiler's patience with that is not.
+        match Box::pin(run(engine, job)).await {
+            Err(error) if engine.imports.drop_broken() => {
+                tracing::warn!(error = chain(&error), "building without the damaged cache");
+                engine.shares.clear();
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
     let file = &job.file;
     let loading = engine.progress.start(format!(
         "[internal] load build definition from {}",
@@ -146,21 +166,15 @@ async fn run(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     let mut warnings = Some(warnings);
     let prepared: Vec<_> = options
         .iter()
-        .map(|options| {
-            prepare(
-                &engine,
-                &job,
-                &dockerfile,
-                options,
-                several,
-                warnings.take(),
-            )
-        })
+        .map(|options| prepare(engine, job, &dockerfile, options, several, warnings.take()))
         .collect();
     let solves = try_join_all(prepared).await?;
-    let indexed = is_indexed(&job);
+    let indexed = is_indexed(job);
     tell_useless_rewrites(&solves, &job.exports);
-    let (product, counts) = export(&engine, &solves, &job.exports, indexed).await?;
+    let (product, counts) = export(engine, &solves, &job.exports, indexed).await?;
+    let destinations = job.exports.iter().flat_map(|export| &export.destinations);
+    let pushed: Vec<_> = destinations.map(|to| to.repository.clone()).collect();
+    export_caches(engine, &solves, &job.caches, &pushed).await?;
     let mut bases = Vec::new();
     for base in solves.iter().flat_map(Solve::bases) {
         let base = (base.name.clone(), base.digest.clone());

@@ -109,6 +109,14 @@ pub enum Error {
     /// What the cache holds of an earlier step cannot be used.
     #[error("the cached layer of `{0}` cannot be used")]
     Cache(String, #[source] Box<BaseError>),
+    /// A cache that was asked for could not be written.
+    #[error("exporting the cache to {place} (with ignore-error=true, the build goes on without)")]
+    CacheExport {
+        /// Where it goes.
+        place: String,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The image could not be written to a file.
     #[error(transparent)]
     Archive(#[from] crate::export::ArchiveError),
@@ -313,6 +321,10 @@ impl Error {
             Self::Export { source, .. } => registry_kind(source),
             Self::Isolation(_) | Self::NoRun(_) => FailureKind::IsolationUnavailable,
             Self::Cache(_, error) => disk_or(error.as_ref(), FailureKind::Internal),
+            Self::CacheExport { source, .. } => match source.downcast_ref() {
+                Some(error) => registry_kind(error),
+                None => disk_or(source.as_ref(), FailureKind::Internal),
+            },
             Self::Archive(error) => disk_or(error, FailureKind::Internal),
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),

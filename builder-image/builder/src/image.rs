@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use oci::{Descriptor, DiffId, History, ImageConfig, Manifest, MediaType, Platform, RootFs};
 
 use crate::graph::Target;
+use crate::shared_cache::{INLINE_MEMBER, InlineCache};
 
 pub use annotation::{Annotation, Annotations, Level};
 pub use product::{ImageIndex, Product, distinct};
@@ -64,13 +65,14 @@ impl Image {
 }
 
 /// Puts an image together. `base` has the layers of the base image, `steps` one for each history entry of `target` that
-/// has a step, in order.
-pub fn assemble(
+/// has a step, in order; `inline` is a cache of these steps.
+pub(crate) fn assemble(
     target: &Target,
     base: &[Layer],
     steps: &[Layer],
     epoch: Option<i64>,
     documents: &Documents,
+    inline: Option<&InlineCache>,
 ) -> Image {
     let history = history(target, base.len(), steps, epoch);
     let layers: Vec<_> = base.iter().chain(steps).collect();
@@ -84,7 +86,7 @@ pub fn assemble(
             ..RootFs::default()
         },
         history,
-        other: serde_json::Map::new(),
+        other: inline.into_iter().map(inline_member).collect(),
     };
     let config = to_json(&config);
     let docker = documents.docker_types;
@@ -117,6 +119,12 @@ pub fn assemble(
         config_descriptor,
         layers,
     }
+}
+
+fn inline_member(inline: &InlineCache) -> (String, serde_json::Value) {
+    let value = serde_json::to_value(inline);
+    let value = value.expect("a cache has string keys and nothing else can fail");
+    (INLINE_MEMBER.to_owned(), value)
 }
 
 fn to_json(document: &impl serde::Serialize) -> Vec<u8> {
@@ -255,7 +263,7 @@ mod tests {
     }
 
     fn assembled(target: &Target, base: &[Layer], steps: &[Layer], epoch: Option<i64>) -> Image {
-        assemble(target, base, steps, epoch, &Documents::default())
+        assemble(target, base, steps, epoch, &Documents::default(), None)
     }
 
     fn times(image: &Image) -> Vec<String> {
@@ -396,6 +404,7 @@ mod tests {
                 std::slice::from_ref(&zstd),
                 None,
                 &documents,
+                None,
             );
             let manifest: Manifest = serde_json::from_slice(&image.manifest).unwrap();
             let types = std::iter::once(&manifest.config).chain(&manifest.layers);

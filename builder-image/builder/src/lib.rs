@@ -36,6 +36,7 @@ pub mod progress;
 mod resolve;
 pub mod runtime;
 pub mod secret;
+pub mod shared_cache;
 pub mod snapshot;
 pub mod solve;
 pub mod step;

@@ -30,6 +30,7 @@ use crate::outcome;
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
 use crate::secret::{Secret, Secrets};
+use crate::shared_cache::Imports;
 use crate::solve::{Engine, Shares};
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
@@ -217,6 +218,7 @@ async fn build_and_push(
         no_cache: task.dockerfile.no_cache,
         no_cache_stages: Vec::new(),
         pack: PackOptions::default(),
+        imports: Imports::default(),
         shares: Shares::default(),
         cancel: stop.token.clone(),
         secrets: secrets(task)?,
@@ -235,6 +237,7 @@ async fn build_and_push(
             destinations,
             ..Export::default()
         }],
+        caches: Vec::new(),
     };
     let built = build(Arc::new(engine), job).await?;
     Ok((built, names))

@@ -503,3 +503,45 @@ fn secrets_are_nowhere_but_in_the_step() {
     holding(&shop.path("secrets"), value.as_bytes(), &mut found);
     assert_eq!(found.len(), 1);
 }
+
+#[test]
+fn an_exported_cache_serves_another_engine_and_has_no_secret() {
+    let Some(shop) = Shop::open() else { return };
+    shop.write("context/a", "content");
+    shop.write("secret", "s3cr3t value");
+    let secret = format!("id=s,src={}", shop.path("secret").display());
+    let cache = shop.path("cache");
+    let to = format!(
+        "type=local,dest={},mode=max,compression=uncompressed",
+        cache.display()
+    );
+    let from = format!("type=local,src={}", cache.display());
+    let dockerfile = "FROM base AS one\nCOPY a /a\nRUN --mount=type=secret,id=s --mount=type=secret,id=s,env=S wc -c < /run/secrets/s > /made\nFROM base\nCOPY --from=one /made /copied\nRUN --mount=from=one,target=/m ls /m > /list\n";
+    let flags = ["--secret", &secret, "--cache-from", &from];
+    let build = |more: &[&str]| {
+        let output = shop.build(dockerfile, &[&flags[..], more].concat());
+        let log = text(&output.stderr);
+        assert!(output.status.success(), "{log}");
+        fs_err::remove_dir_all(shop.path("root")).unwrap();
+        (text(&output.stdout), log)
+    };
+    let (digest, log) = build(&["--cache-to", &to]);
+    assert!(log.contains("there is none yet"), "{log}");
+    let (again, log) = build(&[]);
+    assert_eq!((digest, log.matches("CACHED").count()), (again, 4), "{log}");
+    let mut files = vec![cache];
+    let mut read = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            let entries = fs_err::read_dir(path).unwrap();
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let bytes = fs_err::read(&path).unwrap();
+        let found = bytes.windows(6).any(|window| window == b"s3cr3t");
+        assert!(!found, "{}", path.display());
+        read += 1;
+    }
+    // Four layers, the document, the manifest, the index and the version of the layout.
+    assert_eq!(read, 8);
+}

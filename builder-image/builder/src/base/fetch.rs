@@ -254,6 +254,15 @@ fn place(
     }
 }
 
+/// Whether a step's layer is there as [`unpack_cached`] leaves it.
+pub(crate) fn is_unpacked(cache: &Cache, packed: &crate::cache::Packed, owners: Owners) -> bool {
+    cache.has_layer(&step_layer_name(packed, owners))
+}
+
+fn step_layer_name(packed: &crate::cache::Packed, owners: Owners) -> String {
+    Cache::layer_name(&format!("step-{}", packed.diff_id.0.hex()), owners)
+}
+
 /// Unpacks the blob of a step's layer that is in the cache.
 ///
 /// # Errors
@@ -264,7 +273,7 @@ pub(crate) fn unpack_cached(
     below: &Snapshot,
     owners: Owners,
 ) -> Result<LayerDir, BaseError> {
-    let name = Cache::layer_name(&format!("step-{}", packed.diff_id.0.hex()), owners);
+    let name = step_layer_name(packed, owners);
     if cache.has_layer(&name) {
         return Ok(LayerDir::open(cache.layer(&name))?);
     }

@@ -83,6 +83,11 @@ impl Bases {
     }
 }
 
+/// The listing of a layer, where it was made before.
+pub(crate) fn known_listing(cache: &Cache, packed: &Packed) -> Option<Arc<Listing>> {
+    Listings::of(cache).load(&packed.diff_id).map(Arc::new)
+}
+
 /// The listing of a layer whose blob is in the cache.
 ///
 /// # Errors

@@ -23,8 +23,8 @@ use crate::graph::BaseName;
 use crate::image::Layer;
 use crate::layer::Owners;
 
-pub(crate) use fetch::unpack_cached;
-pub(crate) use listing::list_cached;
+pub(crate) use fetch::{is_unpacked, unpack_cached};
+pub(crate) use listing::{known_listing, list_cached};
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;

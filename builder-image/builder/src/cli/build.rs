@@ -2,6 +2,7 @@
 //! supported yet is refused by name.
 
 mod annotation;
+mod cache_arg;
 mod check;
 mod compat;
 mod csv;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use oci::{Platform, Reference};
 
+use self::cache_arg::CacheArgs;
 use self::check::{Call, CallArgs};
 use self::compat::CompatArgs;
 use self::exports::{About, ExportArgs, Exports};
@@ -129,6 +131,8 @@ pub(super) struct BuildArgs {
         value_parser = size::parse
     )]
     cache_quota: Option<u64>,
+    #[command(flatten, next_help_heading = "Cache")]
+    cache: CacheArgs,
     /// How RUN is isolated
     #[arg(long, value_enum, default_value_t, help_heading = "RUN")]
     isolation: Isolation,
@@ -223,7 +227,8 @@ impl BuildArgs {
             tags: &self.tag,
             store: &root.join("images"),
         };
-        let exports = Exports::new(&self.export, &about)?;
+        let mut exports = Exports::new(&self.export, &about)?;
+        self.cache.put_into(&mut exports.all)?;
         check_outputs(exports.outputs())?;
         check_file("--iidfile", self.iidfile.as_deref())?;
         check_file("--metadata-file", self.metadata_file.as_deref())?;
@@ -294,6 +299,7 @@ impl BuildArgs {
             no_cache: self.no_cache,
             no_cache_stages: lower_case(&self.no_cache_filter),
             pack: PackOptions::default(),
+            imports: self.cache.imports(),
             shares: Shares::default(),
             cancel: stop.token.clone(),
             secrets: self.run.secrets()?,
@@ -305,6 +311,7 @@ impl BuildArgs {
             options: prepared.options,
             platforms: self.platform.clone(),
             exports: prepared.exports.all,
+            caches: self.cache.targets(),
         };
         let cache = engine.cache.clone();
         let built = build(Arc::new(engine), job).await?;

@@ -1,14 +1,7 @@
-//! Mistakes in arguments, with advice that fits: what to do instead of a flag that `docker build` has and this program has
-//! not, and what is missing. The parsing itself is clap's.
+//! Mistakes in arguments, with advice that fits: what is missing, and what needs quotes. The parsing itself is clap's.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-
-/// Flags of `docker build` that are not supported, and what to do without them.
-const UNSUPPORTED: &[(&[&str], &str)] = &[(
-    &["--cache-from", "--cache-to"],
-    "the cache is the directory that --root names; keep that instead",
-)];
 
 /// The error with better advice, where there is some.
 pub(super) fn explain(mut error: clap::Error) -> clap::Error {
@@ -21,10 +14,7 @@ pub(super) fn explain(mut error: clap::Error) -> clap::Error {
         ErrorKind::UnknownArgument => {
             // Nobody who misspells a flag means a value that looks like one.
             error.remove(ContextKind::Suggested);
-            if let Some(advice) = instead_of(&argument) {
-                error.remove(ContextKind::SuggestedArg);
-                advise(&mut error, format!("there is no {argument} here: {advice}"));
-            } else if !argument.starts_with('-') {
+            if !argument.starts_with('-') {
                 advise(&mut error, "values of flags that hold spaces need quotes");
             }
         }
@@ -35,12 +25,6 @@ pub(super) fn explain(mut error: clap::Error) -> clap::Error {
         _ => {}
     }
     error
-}
-
-fn instead_of(argument: &str) -> Option<&'static str> {
-    let flag = argument.split(['=', ' ']).next()?;
-    let found = UNSUPPORTED.iter().find(|(flags, _)| flags.contains(&flag));
-    found.map(|(_, advice)| *advice)
 }
 
 fn advise(error: &mut clap::Error, advice: impl Into<String>) {
@@ -71,8 +55,8 @@ mod tests {
                 &["a directory, not the name of an image"],
             ),
             (
-                &["build", "--cache-to=inline", "."],
-                &["there is no --cache-to here"],
+                &["build", "--cache-to=type=inlin", "."],
+                &["did you mean `inline`?"],
             ),
             (
                 &["build", "--secret", "file", "."],

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::graph::StepId;
 use crate::image::{Layer, Product, assemble};
 use crate::progress::Vertex;
+use crate::shared_cache::InlineCache;
 use crate::snapshot::Snapshot;
 use crate::solve::{Counts, Engine, Solve};
 use crate::tree::Tree;
@@ -90,11 +91,7 @@ struct Making<'a> {
 
 impl<'a> Making<'a> {
     fn new(engine: &'a Arc<Engine>, export: &'a Export) -> Self {
-        let pusher = Pusher::new(
-            engine.client.clone(),
-            engine.cache.clone(),
-            export.destinations.clone(),
-        );
+        let pusher = Pusher::new(engine.clone(), export.destinations.clone(), &[]);
         Self {
             engine,
             settings: &export.settings,
@@ -114,15 +111,24 @@ impl<'a> Making<'a> {
             let target = &solve.graph().target;
             Ok::<_, Error>(if squash {
                 let (base, layer) = try_join(base, self.squashed_layer(solve)).await?;
-                assemble(&target.squashed(), &base, &[layer], epoch, documents)
+                assemble(&target.squashed(), &base, &[layer], epoch, documents, None)
             } else {
                 let steps = try_join_all(ids.into_iter().map(|id| self.step_layer(solve, id)));
                 let (base, steps) = try_join(base, steps).await?;
-                assemble(target, &base, &steps, epoch, documents)
+                let inline = self.inline(solve, base.len());
+                let inline = inline.as_ref();
+                assemble(target, &base, &steps, epoch, documents, inline)
             })
         });
         let images = try_join_all(images).await?;
         Ok(Product::new(images, indexed, documents))
+    }
+
+    /// The cache that the image has in it, where that is asked for.
+    fn inline(&self, solve: &Solve, below: usize) -> Option<InlineCache> {
+        let compression = self.settings.compression;
+        let keys = self.settings.inline_cache.then(|| solve.target_keys())?;
+        Some(InlineCache::new(compression, below, keys))
     }
 
     async fn base_layer(&self, solve: &Solve, layer: &Layer) -> Result<Layer, Error> {
@@ -236,6 +242,11 @@ impl<'a> Making<'a> {
             .map(|layer| (layer.digest.clone(), cache.blob(&layer.digest)))
             .collect();
         let bases = &self.engine.bases;
+        let (client, imports) = (&self.engine.client, &self.engine.imports);
+        let layers = product.images.iter().flat_map(|image| &image.layers);
+        try_join_all(layers.map(|layer| imports.fetch(client, cache, layer)))
+            .await
+            .map_err(|error| Error::Cache("the image".into(), Box::new(error)))?;
         for solve in solves {
             let Some(base) = solve.target_base() else {
                 continue;

@@ -33,6 +33,10 @@ pub struct Export {
 
 /// What decides the bytes of an image besides what was built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an attribute of --output or --cache-to"
+)]
 pub struct Settings {
     /// How the layers of the build are compressed.
     pub compression: Compression,
@@ -46,6 +50,8 @@ pub struct Settings {
     pub merge_platforms: bool,
     /// Whether the layers of the build become one.
     pub layers: Layers,
+    /// Whether the configuration says which steps the layers stand for, so that the image is a cache.
+    pub inline_cache: bool,
     /// How the documents are written.
     pub documents: Documents,
 }

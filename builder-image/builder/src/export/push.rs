@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use oci::Descriptor;
+use oci::{Descriptor, Repository};
 use tokio::sync::Semaphore;
 
 use super::Destination;
 use crate::base::{Base, Origin};
-use crate::cache::Cache;
 use crate::error::Error;
 use crate::image::Product;
+use crate::shared_cache::Origin as CacheOrigin;
+use crate::solve::Engine;
 
 /// Blobs that are sent at once to one repository.
 const PARALLEL: usize = 4;
@@ -21,31 +22,36 @@ const CHUNK: usize = 256 * 1024;
 
 /// Sends images to their destinations.
 pub struct Pusher {
-    client: distribution::Client,
-    cache: Cache,
+    engine: Arc<Engine>,
     destinations: Vec<(Destination, Semaphore)>,
+    /// Repositories that may have the layers already.
+    elsewhere: Vec<Repository>,
 }
 
 /// Where the bytes of a layer are.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// In the cache.
+    /// In the cache, or in another cache that was asked.
     Cache,
     /// With the base image, unless the cache happens to have them.
     Base(Arc<Base>),
 }
 
 impl Pusher {
-    /// A pusher of what is in `cache`.
-    pub fn new(client: distribution::Client, cache: Cache, destinations: Vec<Destination>) -> Self {
+    /// A pusher of what the engine has and knows. `elsewhere` are repositories that may have the layers already.
+    pub fn new(
+        engine: Arc<Engine>,
+        destinations: Vec<Destination>,
+        elsewhere: &[Repository],
+    ) -> Self {
         let destinations = destinations
             .into_iter()
             .map(|destination| (destination, Semaphore::new(PARALLEL)))
             .collect();
         Self {
-            client,
-            cache,
+            engine,
             destinations,
+            elsewhere: elsewhere.to_vec(),
         }
     }
 
@@ -85,22 +91,43 @@ impl Pusher {
         descriptor: &Descriptor,
         source: &Source,
     ) -> distribution::Result<()> {
-        let blob = self.cache.blob(&descriptor.digest);
+        let Engine {
+            cache,
+            client,
+            imports,
+            ..
+        } = &*self.engine;
+        let blob = cache.blob(&descriptor.digest);
         let repository = &destination.repository;
-        let base = match source {
-            Source::Base(base) => match &base.origin {
+        let origin = match source {
+            Source::Base(_) => None,
+            Source::Cache => imports.origin(&descriptor.digest),
+        };
+        let base = match (source, &origin) {
+            (Source::Base(base), _) => match &base.origin {
                 Origin::Registry(from) => Some(from),
                 Origin::Layout(_) => None,
             },
-            Source::Cache => None,
+            (Source::Cache, Some(CacheOrigin::Registry(from))) => Some(from),
+            (Source::Cache, _) => None,
         };
-        let mount_from = base.filter(|from| from.host() == repository.host());
-        if self.cache.has_blob(descriptor) {
+        let is_near = |from: &&Repository| from.host() == repository.host();
+        let elsewhere = self.elsewhere.iter().find(is_near);
+        let mount_from = base.filter(is_near).or(elsewhere);
+        // What is not in a registry is copied here first, which is where it is verified.
+        if matches!(&origin, Some(origin) if !matches!(origin, CacheOrigin::Registry(_))) {
+            let fetched = imports.fetch(client, cache, descriptor).await;
+            fetched.map_err(|error| distribution::Error::Io {
+                action: "read a layer of a cache".into(),
+                source: std::io::Error::other(crate::error::chain(&error)),
+            })?;
+        }
+        if cache.has_blob(descriptor) {
             let open = || {
                 let blob = blob.clone();
                 async move { open_file(blob).await }.boxed()
             };
-            self.client
+            client
                 .push_blob(repository, descriptor, mount_from, open)
                 .await?;
             return Ok(());
@@ -111,7 +138,17 @@ impl Pusher {
         let open = || {
             async move {
                 match (base, source) {
-                    (Some(from), _) => Ok(self.client.blob(from, descriptor).await?.boxed()),
+                    (Some(from), Source::Cache) => {
+                        let engine = self.engine.clone();
+                        let digest = descriptor.digest.clone();
+                        let blamed = move |error: &distribution::Error| {
+                            engine.imports.blame(&digest, error);
+                        };
+                        let blob = client.blob(from, descriptor).await;
+                        let blob = blob.inspect_err(&blamed)?;
+                        Ok(blob.inspect_err(blamed).boxed())
+                    }
+                    (Some(from), _) => Ok(client.blob(from, descriptor).await?.boxed()),
                     (None, Source::Base(base)) => match &base.origin {
                         Origin::Layout(layout) => {
                             open_file(layout.blob_path(&descriptor.digest)).await
@@ -120,12 +157,12 @@ impl Pusher {
                             unreachable!("a base of a registry has a repository")
                         }
                     },
-                    (None, Source::Cache) => open_file(self.cache.blob(&descriptor.digest)).await,
+                    (None, Source::Cache) => open_file(cache.blob(&descriptor.digest)).await,
                 }
             }
             .boxed()
         };
-        self.client
+        client
             .push_blob(repository, descriptor, mount_from, open)
             .await?;
         Ok(())
@@ -142,7 +179,8 @@ impl Pusher {
                 let images = product.images.iter().map(|image| async move {
                     let config = Bytes::copy_from_slice(&image.config);
                     let media_type = image.config_descriptor.media_type.clone();
-                    self.client
+                    self.engine
+                        .client
                         .upload_bytes(repository, media_type, config)
                         .await?;
                     let name = repository.at(image.descriptor.digest.clone());
@@ -192,7 +230,8 @@ impl Pusher {
         bytes: &[u8],
     ) -> distribution::Result<()> {
         let bytes = Bytes::copy_from_slice(bytes);
-        self.client
+        self.engine
+            .client
             .put_manifest(reference, &descriptor.media_type, bytes)
             .await?;
         Ok(())

@@ -55,6 +55,40 @@ impl Compression {
     }
 }
 
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gzip { level } => write!(f, "gzip-{level}"),
+            Self::Zstd { level } => write!(f, "zstd-{level}"),
+            Self::None => f.write_str("uncompressed"),
+        }
+    }
+}
+
+impl std::str::FromStr for Compression {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let level = |level: &str| level.parse::<u8>().map_err(|_| ());
+        let compression = match text.split_once('-') {
+            Some(("gzip", text)) => Self::Gzip {
+                level: level(text)?.into(),
+            },
+            Some(("zstd", text)) => Self::Zstd {
+                level: level(text)?.into(),
+            },
+            None if text == "uncompressed" => Self::None,
+            _ => return Err(()),
+        };
+        let is_known = match compression {
+            Self::Gzip { level } => level <= 9,
+            Self::Zstd { level } => (1..=22).contains(&level),
+            Self::None => true,
+        };
+        is_known.then_some(compression).ok_or(())
+    }
+}
+
 /// A writer that compresses into another.
 pub(super) enum Compressor<W: Write> {
     Gzip(ParallelGzip<W>),

@@ -52,11 +52,7 @@ pub struct Recipe {
 
 impl std::fmt::Display for Recipe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.compression {
-            Compression::Gzip { level } => write!(f, "gzip-{level}"),
-            Compression::Zstd { level } => write!(f, "zstd-{level}"),
-            Compression::None => f.write_str("uncompressed"),
-        }?;
+        self.compression.fmt(f)?;
         match self.clamp_mtime {
             Some(clamp) => write!(f, " until {clamp}"),
             None => Ok(()),

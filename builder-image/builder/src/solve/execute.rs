@@ -249,7 +249,8 @@ impl Solve {
         match made {
             Ok((record, keys, layer)) => {
                 vertex.done();
-                Ok(StepLayer::fresh(record, keys, Arc::new(layer)))
+                let recipe = self.engine.pack.recipe();
+                Ok(StepLayer::fresh(record, keys, Arc::new(layer), recipe))
             }
             Err(source) => {
                 let error = self.step_error(step, source, vertex.tail());

@@ -56,7 +56,14 @@ impl Solve {
                 Filesystem::Base(id) => self.base_snapshot(id, need).await,
                 Filesystem::Step(id) => {
                     let below = self.snapshot(self.step(id).below, need);
-                    let (below, layer) = futures::try_join!(below, self.layer(id))?;
+                    let layer = async {
+                        let layer = self.layer(id).await?;
+                        if need == Need::Contents {
+                            layer.fetch(&self.engine).await?;
+                        }
+                        Ok(layer)
+                    };
+                    let (below, layer) = futures::try_join!(below, layer)?;
                     if need == Need::Listing
                         && let Some(listing) = layer.listing(&self.engine).await
                     {

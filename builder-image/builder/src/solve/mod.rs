@@ -9,6 +9,7 @@ mod execute;
 mod files;
 mod mounts;
 mod shares;
+mod solved;
 mod squashed;
 mod step_layer;
 
@@ -33,9 +34,11 @@ use crate::image::Layer;
 use crate::layer::{Owners, PackOptions, Recipe};
 use crate::progress::Progress;
 use crate::secret::Secrets;
+use crate::shared_cache::Imports;
 use crate::snapshot::Snapshot;
 
 pub use self::shares::Shares;
+pub use self::solved::Solved;
 
 use self::execute::Inputs;
 use self::files::{BaseFiles, Need, below_run};
@@ -64,6 +67,8 @@ pub struct Engine {
     pub pack: PackOptions,
     /// What RUN may mount besides files.
     pub secrets: Secrets,
+    /// Caches that are read besides the engine's own.
+    pub imports: Imports,
     /// What the platforms of the build have in common.
     pub shares: Shares,
     /// Says when to stop.
@@ -376,10 +381,7 @@ impl Solve {
         let inputs = self.inputs_from(step, copy, from).await?;
         let (key, trail) = copy_key(below, copy, &inputs, epoch);
         let record = self.lookup(step, &key);
-        if let Some(record) = &record {
-            let recorded = self.engine.cache.record(&[&source_key], record);
-            recorded.map_err(Error::io("writing a cache record"))?;
-        }
+        self.record_as(&source_key, record.as_ref())?;
         Ok(Keyed {
             cause: self.cause(step, record.as_ref(), &trail),
             key,
@@ -403,7 +405,8 @@ impl Solve {
             },
             arguments: &self.graph.arguments,
         };
-        let earlier = self.engine.cache.trails(&step.instruction);
+        let mut earlier = self.engine.cache.trails(&step.instruction);
+        earlier.extend(self.engine.imports.trails(&step.instruction));
         Some(trail.cause(&earlier, &names))
     }
 
@@ -427,7 +430,22 @@ impl Solve {
         if self.is_forced_step(step) {
             return None;
         }
-        self.engine.cache.lookup(key, self.engine.owners)
+        let own = self.engine.cache.lookup(key, self.engine.owners);
+        own.or_else(|| self.engine.imports.lookup(key))
+    }
+
+    /// Lets a step of the engine's own cache be found by where its inputs come from, too.
+    fn record_as(&self, source_key: &CacheKey, record: Option<&Record>) -> Shared<()> {
+        let cache = &self.engine.cache;
+        let is_own = |record: &&Record| {
+            let packed = record.packed.as_ref();
+            packed.is_none_or(|packed| cache.has_blob(&packed.descriptor))
+        };
+        if let Some(record) = record.filter(is_own) {
+            let recorded = cache.record(&[source_key], record);
+            recorded.map_err(Error::io("writing a cache record"))?;
+        }
+        Ok(())
     }
 
     fn layer(&self, id: StepId) -> BoxFuture<'_, Shared<Arc<StepLayer>>> {
@@ -436,7 +454,7 @@ impl Solve {
             let step = self.step(id);
             if let Some(record) = &keyed.record {
                 self.engine.progress.start(&step.label).cached();
-                return Ok(Arc::new(StepLayer::cached(record.clone())));
+                return Ok(Arc::new(StepLayer::cached(record.clone(), &self.engine)));
             }
             // An equal step, of this graph or of another platform's, is executed once.
             let shared = self.engine.shares.step(&keyed.key);

@@ -13,7 +13,7 @@ use super::{Keyed, Shared, Solve, blocking};
 use crate::cache_key::{CacheKey, Mounted};
 use crate::cache_mount::{CacheName, Lease, lease};
 use crate::cause::FileMarks;
-use crate::error::{Error, StepFailure};
+use crate::error::StepFailure;
 use crate::exec::ExecError;
 use crate::graph::{
     CacheMount, FileOwner, RunAction, RunMount, RunMountKind, SecretMount, Selected, SshMount, Step,
@@ -101,9 +101,8 @@ impl Solve {
             trail.note_files(listing);
         }
         let record = self.lookup(step, &key);
-        if let (Some(record), Some(source_key)) = (&record, &source_key) {
-            let recorded = self.engine.cache.record(&[source_key], record);
-            recorded.map_err(Error::io("writing a cache record"))?;
+        if let Some(source_key) = &source_key {
+            self.record_as(source_key, record.as_ref())?;
         }
         Ok(Keyed {
             cause: self.cause(step, record.as_ref(), &trail),

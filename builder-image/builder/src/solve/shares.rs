@@ -21,6 +21,12 @@ pub struct Shares {
 }
 
 impl Shares {
+    /// Forgets everything, so that a build may begin again.
+    pub fn clear(&self) {
+        self.steps.clear();
+        self.bases.clear();
+    }
+
     /// The place of the layer of the steps of one key.
     pub(super) fn step(&self, key: &CacheKey) -> Arc<OnceCell<Shared<Arc<StepLayer>>>> {
         self.steps.get(key)
@@ -45,5 +51,10 @@ impl<K: Clone + Eq + Hash, T: Default> Places<K, T> {
     fn get(&self, key: &K) -> Arc<T> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         places.entry(key.clone()).or_default().clone()
+    }
+
+    fn clear(&self) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.clear();
     }
 }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Engine, Shared, blocking};
-use crate::base::{list_cached, unpack_cached};
+use crate::base::{is_unpacked, known_listing, list_cached, unpack_cached};
 use crate::cache::{Packed, Record};
 use crate::cache_key::CacheKey;
 use crate::error::Error;
@@ -22,6 +22,8 @@ pub(super) struct StepLayer {
     record: Record,
     /// The keys under which the record is kept.
     keys: Vec<CacheKey>,
+    /// How the blob of the record was packed.
+    recipe: Recipe,
     directory: OnceCell<Shared<Arc<LayerDir>>>,
     packed: OnceCell<Shared<Packed>>,
     /// The blobs by other recipes than the engine's.
@@ -29,10 +31,16 @@ pub(super) struct StepLayer {
 }
 
 impl StepLayer {
-    /// A layer that the cache has.
-    pub(super) fn cached(record: Record) -> Self {
+    /// A layer that a cache has.
+    pub(super) fn cached(record: Record, engine: &Engine) -> Self {
+        let usual = engine.pack.recipe();
+        let recipe = match &record.packed {
+            Some(packed) => engine.imports.recipe(&packed.descriptor.digest, usual),
+            None => usual,
+        };
         Self {
             keys: vec![record.key.clone()],
+            recipe,
             record,
             directory: OnceCell::new(),
             packed: OnceCell::new(),
@@ -41,9 +49,15 @@ impl StepLayer {
     }
 
     /// A layer that was made just now, recorded under `keys`.
-    pub(super) fn fresh(record: Record, keys: Vec<CacheKey>, directory: Arc<LayerDir>) -> Self {
+    pub(super) fn fresh(
+        record: Record,
+        keys: Vec<CacheKey>,
+        directory: Arc<LayerDir>,
+        recipe: Recipe,
+    ) -> Self {
         Self {
             record,
+            recipe,
             keys,
             directory: OnceCell::new_with(Some(Ok(directory))),
             packed: OnceCell::new(),
@@ -63,17 +77,44 @@ impl StepLayer {
         below: &Snapshot,
     ) -> Shared<Arc<LayerDir>> {
         let open = || async {
+            self.fetch(engine).await?;
             let record = self.record.clone();
             let (engine, below) = (engine.clone(), below.clone());
             let layer = blocking(move || match (&record.layer, &record.packed) {
                 (Some(name), _) => LayerDir::open(engine.cache.layer(name)).map_err(Error::Pack),
                 (None, Some(packed)) => unpack_cached(&engine.cache, packed, &below, engine.owners)
-                    .map_err(|error| Error::Cache(record.instruction.clone(), Box::new(error))),
+                    .map_err(|error| {
+                        engine.imports.blame(&packed.descriptor.digest, &error);
+                        Error::Cache(record.instruction.clone(), Box::new(error))
+                    }),
                 (None, None) => unreachable!("a record names a layer or a blob"),
             });
             Ok(Arc::new(layer.await??))
         };
         self.directory.get_or_init(open).await.clone()
+    }
+
+    /// Brings the blob that the files are in to the engine's directory, where only another cache has it.
+    pub(super) async fn fetch(&self, engine: &Arc<Engine>) -> Shared<()> {
+        let Record {
+            layer: None,
+            packed: Some(packed),
+            ..
+        } = &self.record
+        else {
+            return Ok(());
+        };
+        if self.directory.initialized() || is_unpacked(&engine.cache, packed, engine.owners) {
+            return Ok(());
+        }
+        self.fetch_blob(engine, packed).await
+    }
+
+    async fn fetch_blob(&self, engine: &Arc<Engine>, packed: &Packed) -> Shared<()> {
+        let (imports, blob) = (&engine.imports, &packed.descriptor);
+        let fetched = imports.fetch(&engine.client, &engine.cache, blob).await;
+        let instruction = || self.record.instruction.clone();
+        fetched.map_err(|error| Arc::new(Error::Cache(instruction(), Box::new(error))))
     }
 
     /// What the layer looks like, where it is a blob and nobody has unpacked it.
@@ -87,14 +128,22 @@ impl StepLayer {
             _ => return None,
         };
         let cache = engine.cache.clone();
+        let known = {
+            let (cache, packed) = (cache.clone(), packed.clone());
+            blocking(move || known_listing(&cache, &packed)).await
+        };
+        if let Ok(Some(known)) = known {
+            return Some(known);
+        }
+        self.fetch_blob(engine, &packed).await.ok()?;
         // One that cannot be listed is unpacked, which tells what is wrong with it.
         blocking(move || list_cached(&cache, &packed).ok())
             .await
             .ok()?
     }
 
-    /// The layer as a blob.
-    pub(super) async fn packed(&self, engine: &Arc<Engine>) -> Shared<Packed> {
+    /// The layer as the engine packs it, which it is unless another cache has it.
+    async fn packed(&self, engine: &Arc<Engine>) -> Shared<Packed> {
         if let Some(packed) = &self.record.packed {
             return Ok(packed.clone());
         }
@@ -129,7 +178,7 @@ impl StepLayer {
         recipe: Recipe,
         below: BoxFuture<'_, Shared<Snapshot>>,
     ) -> Shared<Packed> {
-        if recipe == engine.pack.recipe() {
+        if recipe == self.recipe {
             return self.packed(engine).await;
         }
         let variant = {
@@ -166,6 +215,9 @@ impl StepLayer {
             }
             None => Some(self.directory(engine, &below.await?).await?),
         };
+        if let Some(packed) = &blob {
+            self.fetch_blob(engine, packed).await?;
+        }
         let (created, text) = (record.created.clone(), record.instruction.clone());
         let engine = engine.clone();
         let made = blocking(move || {

@@ -16,6 +16,7 @@ use builder::graph::{Options, Surroundings};
 use builder::layer::{Owners, PackOptions};
 use builder::progress::{Progress, Style};
 use builder::secret::Secrets;
+use builder::shared_cache::{CacheSource, CacheTarget, Imports};
 use builder::solve::{Engine, Shares};
 use distribution::memory::MemoryRegistry;
 use distribution::{Client, Guard, RetryPolicy};
@@ -38,6 +39,10 @@ pub(crate) struct BenchOptions {
     pub(crate) outputs: Vec<Output>,
     /// Forms of the image besides the first.
     pub(crate) more: Vec<Export>,
+    /// Caches that are asked besides the engine's own.
+    pub(crate) imports: Vec<CacheSource>,
+    /// Caches that are written.
+    pub(crate) caches: Vec<CacheTarget>,
 }
 
 impl Bench {
@@ -177,6 +182,8 @@ impl Bench {
             settings: Settings::default(),
             outputs: Vec::new(),
             more: Vec::new(),
+            imports: Vec::new(),
+            caches: Vec::new(),
         };
         change(&mut options);
         let client = Client::builder()
@@ -202,6 +209,7 @@ impl Bench {
                 threads: NonZero::new(options.threads).unwrap(),
                 ..PackOptions::default()
             },
+            imports: Imports::new(options.imports),
             shares: Shares::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
             secrets: Secrets::default(),
@@ -230,6 +238,7 @@ impl Bench {
             },
             platforms: options.platforms,
             exports,
+            caches: options.caches,
         };
         build(Arc::new(engine), job).await
     }

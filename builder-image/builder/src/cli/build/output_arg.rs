@@ -237,7 +237,7 @@ fn other(key: &str, value: &str) -> Result<(), String> {
     Err(format!("`{key}` is not supported: {reason}"))
 }
 
-fn compression(name: Option<&str>, level: Option<i32>) -> Result<Compression, String> {
+pub(super) fn compression(name: Option<&str>, level: Option<i32>) -> Result<Compression, String> {
     let range = |name: &str, level: Option<i32>, from: i32, to: i32| match level {
         Some(level) if !(from..=to).contains(&level) => Err(format!(
             "compression-level={level}: {name} has levels from {from} to {to}"
@@ -268,7 +268,7 @@ fn compression(name: Option<&str>, level: Option<i32>) -> Result<Compression, St
     }
 }
 
-fn boolean(key: &str, text: &str) -> Result<bool, String> {
+pub(super) fn boolean(key: &str, text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
