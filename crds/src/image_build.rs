@@ -19,8 +19,8 @@ pub use dockerfile::{Dockerfile, DockerfileContext, DockerfileSecret};
 pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
 pub use source::{GitReference, GitSource, HttpSource, Source};
 pub use status::{
-    Attempt, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus, IsolationStatus,
-    PlatformStatus, SourceStatus,
+    Attempt, AttemptPart, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus,
+    IsolationStatus, PlatformStatus, SourceStatus,
 };
 
 /// What is to be built, how, and where it goes.

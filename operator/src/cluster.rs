@@ -7,7 +7,9 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use protocol::{Network, Source};
 
-use crate::builder_pod::{BuilderSettings, ObservedPod, Owner, PodEvent, PodState};
+use crate::builder_pod::{
+    BuilderSettings, Identity, ObservedPod, Owner, PodEvent, PodState, PodView,
+};
 use crate::context::Context;
 use crate::error::{Class, Error, Result};
 use crate::plan::is_owned_by;
@@ -46,36 +48,36 @@ where
     Ok(foreign.map(|pod| pod.name_any()))
 }
 
-/// The pods of `owner`, the oldest first, with the warnings about those that wait. `name` and `uid` are those of the pod that
-/// the owner's status names.
+/// The pods of `owner`, the oldest first, with the warnings about those that wait. `known` are those that the owner's status
+/// names.
 pub async fn own_pods(
     context: &Context,
     namespace: &str,
     owner: &Owner,
-    name: Option<&str>,
-    uid: Option<&str>,
-) -> Result<Vec<(ObservedPod, Vec<PodEvent>)>> {
+    known: &[Identity],
+) -> Result<Vec<PodView>> {
     let mut found: Vec<Pod> = context.list(namespace, &owner.selector()).await?;
-    // Somebody may have taken the labels off the pod that the status names.
-    if let Some(name) = name
-        && !found.iter().any(|pod| pod.name_any() == name)
-        && let Some(pod) = context.get(namespace, name).await?
-    {
-        found.push(pod);
+    // Somebody may have taken the labels off a pod that the status names.
+    for Identity { name, .. } in known {
+        if !found.iter().any(|pod| pod.name_any() == *name)
+            && let Some(pod) = context.get(namespace, name).await?
+        {
+            found.push(pod);
+        }
     }
     let mut pods = Vec::new();
     for pod in found {
-        if let Some(pod) = ObservedPod::recognise(owner, uid, pod) {
+        if let Some(pod) = ObservedPod::recognise(owner, known, pod) {
             let waits = matches!(PodState::of(&pod.pod, &[]), PodState::Waiting { .. });
             let events = if waits {
                 warnings(context, namespace, &pod.identity.uid).await?
             } else {
                 Vec::new()
             };
-            pods.push((pod, events));
+            pods.push(PodView { pod, events });
         }
     }
-    pods.sort_by_key(|(pod, _)| (pod.created, pod.attempt.number));
+    pods.sort_by_key(|view| (view.pod.created, view.pod.attempt.number));
     Ok(pods)
 }
 

@@ -82,7 +82,7 @@ reasons! {
     Succeeded: "The image was built and is at every destination.", "";
     InvalidTag: "A tag is not one after its variables were replaced.", "Correct the tag that the message names.";
     InvalidDockerfile: "The Dockerfile cannot be built.", "Correct the line that the message names.";
-    ForeignPlatform: "A RUN is for another processor than the node's, which cannot execute it.", "Cross-compile with FROM --platform=$BUILDPLATFORM, choose a node with pod.nodeSelector, or register an interpreter on the nodes (binfmt_misc).";
+    ForeignPlatform: "A RUN is for another processor than the node's, which cannot execute it.", "Cross-compile with FROM --platform=$BUILDPLATFORM, name the platform in dockerfile.platforms so that it is built on nodes of its own, or register an interpreter on the nodes (binfmt_misc).";
     BuildFailed: "A step of the Dockerfile failed.", "Read the last lines of output in the message, or the whole log with kubectl logs.";
     BaseImageNotFound: "An image that the Dockerfile names does not exist, or may not be seen.", "Correct its name, or name its credentials in imagePullSecrets.";
     ImageUnauthorized: "A registry refused the credentials for an image that is read, or there were none.", "Check the Secret with its credentials: imagePullSecrets of a build or source.secretRef of a mirror must name it.";

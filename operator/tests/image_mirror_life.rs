@@ -61,7 +61,7 @@ fn request(world: &World, pod: &str) -> MirrorRequest {
         .unwrap();
     match Request::parse(text.as_bytes()).unwrap().task {
         Task::Mirror(request) => request,
-        Task::Build(_) => panic!("a build"),
+        _ => panic!("no mirror"),
     }
 }
 

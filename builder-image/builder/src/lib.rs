@@ -28,6 +28,7 @@ mod fixture;
 pub mod graph;
 pub mod image;
 mod image_path;
+pub mod join;
 pub mod layer;
 pub mod lint;
 pub mod outcome;

@@ -11,8 +11,8 @@ use distribution::copy::CopyOptions;
 use distribution::{Client, DockerConfig, Guard, Proxies};
 use oci::{Platform, Reference, Repository};
 use protocol::{
-    BuildRequest, Failure, FailureKind, Isolation, MirrorOutcome, MirrorRequest, Outcome, Report,
-    Request, Resolved, Source, Task,
+    BuildRequest, Failure, FailureKind, Isolation, JoinRequest, MirrorOutcome, MirrorRequest,
+    Outcome, Report, Request, Resolved, Source, Task,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ use crate::error::{Error, SourceFile, chain};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::export::{Destination, Export};
 use crate::graph::{Options, Surroundings};
+use crate::join::join;
 use crate::layer::{Owners, PackOptions};
 use crate::outcome;
 use crate::progress::{Progress, Style};
@@ -57,6 +58,7 @@ pub fn run(paths: &Paths, style: Style) -> ExitCode {
         Ok(request) => match &request.task {
             Task::Build(task) => build_task(paths, &request, task, style),
             Task::Mirror(task) => mirror_task(&request, task),
+            Task::Join(task) => join_task(&request, task, style),
         },
     };
     // Also a bug shall be told; its details are in the log.
@@ -180,7 +182,7 @@ async fn build_and_push(
 ) -> Result<Pushed, Error> {
     refuse_unknown(task)?;
     let client = client(request)?;
-    let destinations = destinations(task)?;
+    let destinations = destinations(&task.destinations)?;
     let progress = Progress::stderr(style);
     let cache = Cache::open(&paths.workspace).map_err(Error::io("opening the workspace"))?;
     let fetching = progress.start("[internal] load build context");
@@ -338,11 +340,11 @@ fn platforms(task: &BuildRequest) -> Result<Vec<Platform>, Error> {
     parsed.map_err(|error| Error::Request(error.to_string()))
 }
 
-fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {
+fn destinations(wanted: &[protocol::Destination]) -> Result<Vec<Destination>, Error> {
     let wrong = |name: &str, error: oci::ReferenceError| {
         Error::Request(format!("destination `{name}`: {error}"))
     };
-    task.destinations
+    wanted
         .iter()
         .map(|destination| {
             let tags = destination.tags.iter().map(|tag| tag.parse());
@@ -358,6 +360,27 @@ fn destinations(task: &BuildRequest) -> Result<Vec<Destination>, Error> {
             })
         })
         .collect()
+}
+
+fn join_task(request: &Request, task: &JoinRequest, style: Style) -> Outcome {
+    let progress = Progress::stderr(style);
+    let result = run_async(async |stop| {
+        let client = client(request)?;
+        let destinations = destinations(&task.destinations)?;
+        let step = progress.start("[internal] join the images of all platforms");
+        let joined = tokio::select! {
+            biased;
+            () = stop.token.cancelled() => Err(Error::Cancelled),
+            joined = join(&client, &task.images, &destinations) => joined,
+        };
+        let joined = joined.inspect_err(|error| step.failed(&chain(error)))?;
+        step.done();
+        Ok(joined)
+    });
+    match result {
+        Ok(joined) => Outcome::new(Report::Built(joined)),
+        Err(error) => outcome::failed(&error, Resolved::default()),
+    }
 }
 
 fn mirror_task(request: &Request, task: &MirrorRequest) -> Outcome {

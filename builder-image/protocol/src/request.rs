@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ProtocolError, VERSION};
+use crate::{PlatformImage, ProtocolError, VERSION};
 
 /// One task for one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub enum Task {
     Build(BuildRequest),
     /// Copy images from registry to registry.
     Mirror(MirrorRequest),
+    /// Make an index of images that other pods have pushed.
+    Join(JoinRequest),
 }
 
 /// How a pod reaches the network.
@@ -280,6 +282,16 @@ pub enum Isolation {
     UserNamespace,
     /// RUN is refused; everything else works without any privilege.
     NoRun,
+}
+
+/// An index of images that are at every destination already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinRequest {
+    /// The images, in the order of the index.
+    pub images: Vec<PlatformImage>,
+    /// Where they are and the index goes; the index goes everywhere by digest before any tag is written.
+    pub destinations: Vec<Destination>,
 }
 
 /// A copy of images, by tag, whole indexes with unchanged bytes.

@@ -41,7 +41,7 @@ pub struct Dockerfile {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
     pub secrets: Vec<DockerfileSecret>,
-    /// Platforms of the image, at most 8; several make an index. They are built in one pod: a RUN for another processor than the node's needs an interpreter on the node (binfmt_misc), or FROM --platform=$BUILDPLATFORM. Default: the platform of the node. Format: linux/amd64, linux/arm/v7.
+    /// Platforms of the image, at most 8; several make an index. They are built in one pod, unless a RUN is for another processor than its node executes: then each has a pod on nodes of its architecture. Default: the platform of the node. Format: linux/amd64, linux/arm/v7.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 32)))]
     #[x_kube(

@@ -242,4 +242,61 @@ pub struct Attempt {
     /// When the next attempt may start. Format: RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_time: Option<Time>,
+    /// The pods of an attempt that needs one for each platform, by platform, and last the one that joins their images. Empty where one pod does all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 9))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub parts: Vec<AttemptPart>,
+    /// Images that the platforms that are there were built from, at most 16, until all are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub base_images: Vec<BaseImage>,
+}
+
+/// What one pod does of an attempt that needs one for each platform.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptPart {
+    /// The platform that it builds, for instance linux/arm64; join for the index.
+    #[schemars(length(max = 32))]
+    pub name: String,
+    /// Name of its pod, the last one where it was retried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub pod: Option<String>,
+    /// Unique id of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pod_uid: Option<String>,
+    /// Automatic retries before this pod.
+    #[serde(default)]
+    pub retries: i32,
+    /// Running, Succeeded or Failed; absent before its pod exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub result: Option<String>,
+    /// Why it failed, as the condition's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failure: Option<String>,
+    /// The same for people. At most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
+    /// When it is retried. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_time: Option<Time>,
+    /// Digest of the manifest that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 160))]
+    pub digest: Option<String>,
+    /// Bytes of the image as it is stored: manifest, configuration and compressed layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// Number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<i32>,
+    /// Number of steps whose result came from the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_steps: Option<i32>,
 }

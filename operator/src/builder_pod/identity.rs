@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ATTEMPT_ANNOTATION, COMMIT_ANNOTATION, ENVIRONMENT_ANNOTATION, GENERATION_ANNOTATION,
-    ISOLATION_ANNOTATION, KEY_ANNOTATION, REASON_ANNOTATION, RETRIES_ANNOTATION,
+    ISOLATION_ANNOTATION, KEY_ANNOTATION, PART_ANNOTATION, PART_RETRIES_ANNOTATION,
+    REASON_ANNOTATION, RETRIES_ANNOTATION,
 };
 use crate::plan::{UID_LABEL, is_owned_by};
 
@@ -44,7 +45,17 @@ impl Owner {
 
     /// The name of the pod of `attempt` at `key`: a DNS label of at most 63 characters.
     pub fn pod_name(&self, key: &str, attempt: u32) -> String {
-        let hash = hash_hex(&[&self.uid, key, &attempt.to_string()], NAME_HASH);
+        self.named(&[&self.uid, key, &attempt.to_string()])
+    }
+
+    /// The same of the pod that does one part of it.
+    pub fn part_name(&self, key: &str, attempt: u32, part: &Part) -> String {
+        let (attempt, retries) = (attempt.to_string(), part.retries.to_string());
+        self.named(&[&self.uid, key, &attempt, &part.name, &retries])
+    }
+
+    fn named(&self, parts: &[&str]) -> String {
+        let hash = hash_hex(parts, NAME_HASH);
         let stem: String = self
             .name
             .chars()
@@ -84,6 +95,17 @@ pub struct Attempt {
     pub commit: Option<String>,
     /// Hash of Secrets' versions and isolation.
     pub environment: String,
+    /// Which part of it the pod does; none where it does all.
+    pub part: Option<Part>,
+}
+
+/// What a pod does of an attempt that needs several, and for the how manieth time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The platform, or what else is done.
+    pub name: String,
+    /// Automatic retries before this pod.
+    pub retries: u32,
 }
 
 /// Name and uid of a pod.
@@ -93,6 +115,16 @@ pub struct Identity {
     pub name: String,
     /// The uid.
     pub uid: String,
+}
+
+impl Identity {
+    /// The pod of which a status has name and uid.
+    pub fn of(name: Option<&String>, uid: Option<&String>) -> Option<Self> {
+        Some(Self {
+            name: name?.clone(),
+            uid: uid?.clone(),
+        })
+    }
 }
 
 impl Attempt {
@@ -112,6 +144,10 @@ impl Attempt {
         if let Some(commit) = &self.commit {
             annotations.insert(COMMIT_ANNOTATION.to_owned(), commit.clone());
         }
+        if let Some(part) = &self.part {
+            annotations.insert(PART_ANNOTATION.to_owned(), part.name.clone());
+            annotations.insert(PART_RETRIES_ANNOTATION.to_owned(), part.retries.to_string());
+        }
         annotations
     }
 
@@ -129,7 +165,22 @@ impl Attempt {
             reason: get(REASON_ANNOTATION).unwrap_or_default().to_owned(),
             commit: get(COMMIT_ANNOTATION).map(str::to_owned),
             environment: get(ENVIRONMENT_ANNOTATION).unwrap_or_default().to_owned(),
+            part: match get(PART_ANNOTATION) {
+                None => None,
+                Some(name) => Some(Part {
+                    name: name.to_owned(),
+                    retries: get(PART_RETRIES_ANNOTATION)?.parse().ok()?,
+                }),
+            },
         })
+    }
+
+    /// The name of the pod of `owner` that makes this.
+    pub fn pod_name(&self, owner: &Owner) -> String {
+        match &self.part {
+            None => owner.pod_name(&self.key, self.number),
+            Some(part) => owner.part_name(&self.key, self.number, part),
+        }
     }
 }
 
@@ -150,18 +201,19 @@ pub struct ObservedPod {
 
 impl ObservedPod {
     /// Recognises a pod of `owner`: owner reference or label name the owner's uid (or the status remembers the pod's
-    /// uid, `known`, because somebody may have edited both), and the name is the one that follows from owner, key
+    /// uid, one of `known`, because somebody may have edited both), and the name is the one that follows from owner, key
     /// and attempt (annotations can be edited, names cannot).
-    pub fn recognise(owner: &Owner, known: Option<&str>, pod: Pod) -> Option<Self> {
+    pub fn recognise(owner: &Owner, known: &[Identity], pod: Pod) -> Option<Self> {
         let identity = Identity {
             name: pod.metadata.name.clone()?,
             uid: pod.metadata.uid.clone()?,
         };
-        if !is_owned_by(&pod.metadata, &owner.uid) && known != Some(identity.uid.as_str()) {
+        let is_known = known.iter().any(|known| known.uid == identity.uid);
+        if !is_owned_by(&pod.metadata, &owner.uid) && !is_known {
             return None;
         }
         let attempt = Attempt::read(pod.annotations())?;
-        if owner.pod_name(&attempt.key, attempt.number) != identity.name {
+        if attempt.pod_name(owner) != identity.name {
             return None;
         }
         Some(Self {
@@ -234,6 +286,7 @@ mod tests {
             reason: "Source".into(),
             commit: Some("c".into()),
             environment: "e".into(),
+            part: None,
         }
     }
 
@@ -251,10 +304,17 @@ mod tests {
             uid: "other".into(),
             ..owner()
         };
+        let part_name = |name: &str, retries| {
+            let name = name.to_owned();
+            owner().part_name("k", 0, &Part { name, retries })
+        };
         let names = [
             owner().pod_name("k", 0),
             owner().pod_name("k", 1),
             owner().pod_name("l", 0),
+            part_name("linux/amd64", 0),
+            part_name("linux/arm64", 0),
+            part_name("linux/arm64", 1),
             other_uid.pod_name("k", 0),
         ];
         for (index, name) in names.iter().enumerate() {
@@ -270,21 +330,38 @@ mod tests {
 
     #[test]
     fn an_own_pod_is_recognised_with_what_it_makes() {
-        let observed = ObservedPod::recognise(&owner(), None, pod(&owner(), &attempt())).unwrap();
+        let observed = ObservedPod::recognise(&owner(), &[], pod(&owner(), &attempt())).unwrap();
         assert_eq!(observed.attempt, attempt());
         assert!(!observed.deleting);
+    }
+
+    #[test]
+    fn the_pod_of_a_part_is_recognised_with_its_part() {
+        let mut made = attempt();
+        made.part = Some(Part {
+            name: "linux/arm64".into(),
+            retries: 1,
+        });
+        let mut part = pod(&owner(), &made);
+        part.metadata.name = Some(owner().part_name("k", 2, made.part.as_ref().unwrap()));
+        let observed = ObservedPod::recognise(&owner(), &[], part.clone()).unwrap();
+        assert_eq!(observed.attempt, made);
+        let annotations = part.metadata.annotations.as_mut().unwrap();
+        annotations.insert(PART_ANNOTATION.into(), "linux/amd64".into());
+        assert_eq!(ObservedPod::recognise(&owner(), &[], part), None);
     }
 
     #[test]
     fn foreign_and_edited_pods_are_not_taken_over() {
         let mut foreign = pod(&owner(), &attempt());
         foreign.metadata.owner_references = None;
-        assert_eq!(
-            ObservedPod::recognise(&owner(), None, foreign.clone()),
-            None
-        );
+        assert_eq!(ObservedPod::recognise(&owner(), &[], foreign.clone()), None);
         // The status remembers its uid: only its reference was edited.
-        assert!(ObservedPod::recognise(&owner(), Some("p1"), foreign).is_some());
+        let known = [Identity {
+            name: foreign.metadata.name.clone().unwrap(),
+            uid: "p1".into(),
+        }];
+        assert!(ObservedPod::recognise(&owner(), &known, foreign).is_some());
 
         let mut edited = pod(&owner(), &attempt());
         edited
@@ -293,6 +370,6 @@ mod tests {
             .as_mut()
             .unwrap()
             .insert(KEY_ANNOTATION.into(), "other".into());
-        assert_eq!(ObservedPod::recognise(&owner(), None, edited), None);
+        assert_eq!(ObservedPod::recognise(&owner(), &[], edited), None);
     }
 }

@@ -5,11 +5,13 @@ pub mod identity;
 pub mod outcome;
 pub mod shape;
 pub mod state;
+mod view;
 
-pub use identity::{Attempt, Identity, ObservedPod, Owner};
+pub use identity::{Attempt, Identity, ObservedPod, Owner, Part};
 pub use outcome::PodFailure;
 pub use shape::{BuilderSettings, PodSpecInput, build_pod};
 pub use state::{Ended, PodEvent, PodState};
+pub use view::PodView;
 
 /// Hash of what the pod makes; with the attempt and the owner's uid it gives the pod's name.
 pub const KEY_ANNOTATION: &str = "coopery.dev/key";
@@ -27,6 +29,10 @@ pub const ENVIRONMENT_ANNOTATION: &str = "coopery.dev/environment";
 pub const ISOLATION_ANNOTATION: &str = "coopery.dev/isolation";
 /// Automatic retries before this attempt, since somebody last asked for one.
 pub const RETRIES_ANNOTATION: &str = "coopery.dev/retries";
+/// Which part of an attempt the pod does: a platform, or the index.
+pub const PART_ANNOTATION: &str = "coopery.dev/part";
+/// Automatic retries of that part before this pod.
+pub const PART_RETRIES_ANNOTATION: &str = "coopery.dev/part-retries";
 
 /// The only container of a builder pod.
 pub const CONTAINER: &str = "builder";

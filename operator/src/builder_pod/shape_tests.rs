@@ -13,6 +13,7 @@ fn attempt() -> Attempt {
         reason: "Source".into(),
         commit: Some("c".repeat(40)),
         environment: "e0".into(),
+        part: None,
     }
 }
 

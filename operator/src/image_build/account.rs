@@ -9,11 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::BuildOutcome;
 
 use super::key::spec_part;
-use super::observed::{Observed, PodView, ReadBack, Verification, current_pod};
+use super::observed::{Observed, ReadBack, Verification, current_pod};
 use super::record::{
     adopt, cancel, close, finished_at, note_isolation, publish, record, verdicts, whole_seconds,
 };
-use crate::builder_pod::{Ended, PodFailure, PodState};
+use super::split::{self, Told};
+use crate::builder_pod::{Ended, PodFailure, PodState, PodView};
 use crate::reason::Reason;
 
 /// `attempt.result` while the pod has not ended.
@@ -85,6 +86,8 @@ pub struct Wishes<'a> {
     pub retry_limit: u32,
     /// How long a pod may run.
     pub timeout: Duration,
+    /// Whether a build that needs several architectures may choose its nodes by them.
+    pub may_split: bool,
 }
 
 /// Brings the records in `status` up to date and says what has become of the present attempt.
@@ -113,15 +116,48 @@ pub fn account(status: &mut ImageBuildStatus, observed: &Observed, wishes: &Wish
             recorded(status, &attempt, current)
         }
         _ => {
-            let fate = match current {
-                Some(view) => present(view, &attempt, observed, wishes),
-                None => gone(&attempt),
-            };
-            conclude(status, &mut attempt, current, fate, observed, wishes)
+            let told = tell(&mut attempt, current, observed, wishes);
+            conclude(status, &mut attempt, told, observed, wishes)
         }
     };
     status.attempt = Some(attempt);
     fate
+}
+
+/// What the pods of `attempt` tell: the one that does all of it, or those of its parts.
+fn tell<'a>(
+    attempt: &mut Attempt,
+    current: Option<&'a PodView>,
+    observed: &'a Observed,
+    wishes: &Wishes<'_>,
+) -> Told<'a> {
+    if attempt.parts.is_empty() {
+        let fate = match current {
+            Some(view) => present(view, attempt, observed, wishes),
+            None => gone(attempt),
+        };
+        if !splits(&fate, attempt, observed, wishes) {
+            let built = current.and_then(PodView::built);
+            return Told {
+                fate,
+                built,
+                decider: current,
+            };
+        }
+    }
+    split::account(attempt, observed, wishes)
+}
+
+/// Parts `attempt` where its pod's node does not execute what a platform of the spec needs.
+fn splits(fate: &Fate, attempt: &mut Attempt, observed: &Observed, wishes: &Wishes<'_>) -> bool {
+    let is_foreign =
+        matches!(fate, Fate::Failed(failure) if failure.reason == Reason::ForeignPlatform);
+    match &observed.spec {
+        Ok(spec) if is_foreign && wishes.may_split => {
+            spec_part(&attempt.key) == wishes.spec_hash && split::begin(attempt, spec)
+        }
+        _ => false,
+    }
 }
 
 /// What a pod that is there tells.
@@ -133,7 +169,7 @@ fn present(view: &PodView, attempt: &Attempt, observed: &Observed, wishes: &Wish
             (Ended::Failed(_), Some(fate)) => fate,
             (Ended::Failed(failure), None) => Fate::Failed(failure),
             (Ended::Reported(_), _) => match view.built() {
-                Some(built) => believed(&built, view, observed, wishes),
+                Some(built) => believed(&built, &view.pod.attempt.key, observed, wishes),
                 None => Fate::Failed(PodFailure::lasting(
                     Reason::BuilderFailed,
                     "the builder reported something else than a build",
@@ -153,7 +189,10 @@ fn present(view: &PodView, attempt: &Attempt, observed: &Observed, wishes: &Wish
     }
     Fate::Active {
         waiting: match state {
-            PodState::Waiting { reason, message } => Some((reason, message)),
+            PodState::Waiting { reason, message } => {
+                let name = &view.pod.identity.name;
+                Some((reason, format!("pod {name}: {message}")))
+            }
             _ => None,
         },
     }
@@ -164,7 +203,11 @@ fn disruption_of(view: &PodView) -> Option<PodFailure> {
 }
 
 /// Why an active pod must be stopped, if it must.
-fn to_stop(view: &PodView, now: Timestamp, wishes: &Wishes<'_>) -> Option<(Reason, String)> {
+pub(super) fn to_stop(
+    view: &PodView,
+    now: Timestamp,
+    wishes: &Wishes<'_>,
+) -> Option<(Reason, String)> {
     let name = &view.pod.identity.name;
     if view.pod.lacks_user_namespace() {
         let message = format!("the API server dropped hostUsers: false from pod {name}");
@@ -191,7 +234,8 @@ fn to_stop(view: &PodView, now: Timestamp, wishes: &Wishes<'_>) -> Option<(Reaso
     })
 }
 
-fn seconds(duration: Duration) -> jiff::SignedDuration {
+/// The same as a signed duration.
+pub(super) fn seconds(duration: Duration) -> jiff::SignedDuration {
     jiff::SignedDuration::from_secs(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
 }
 
@@ -212,7 +256,7 @@ fn gone(attempt: &Attempt) -> Fate {
 }
 
 /// The fate of an attempt that the operator stopped.
-fn stopped(attempt: &Attempt) -> Option<Fate> {
+pub(super) fn stopped(attempt: &Attempt) -> Option<Fate> {
     let reason = attempt.failure.as_deref().and_then(reason_named)?;
     match reason {
         Reason::Cancelled | Reason::Superseded => Some(Fate::Cancelled { reason }),
@@ -237,13 +281,13 @@ pub fn reason_named(word: &str) -> Option<Reason> {
 }
 
 /// What a report of success is worth: the destinations decide.
-fn believed(
+pub(super) fn believed(
     built: &BuildOutcome,
-    view: &PodView,
+    key: &str,
     observed: &Observed,
     wishes: &Wishes<'_>,
 ) -> Fate {
-    if spec_part(&view.pod.attempt.key) != wishes.spec_hash {
+    if spec_part(key) != wishes.spec_hash {
         return Fate::Cancelled {
             reason: Reason::Superseded,
         };
@@ -323,6 +367,8 @@ fn recorded(status: &ImageBuildStatus, attempt: &Attempt, current: Option<&PodVi
         },
         _ => {
             let reason = failure.unwrap_or(Reason::BuilderFailed);
+            // The pod of an attempt that was parted has failed for another reason, which is no news any more.
+            let current = current.filter(|_| attempt.parts.is_empty());
             let told = current.and_then(|view| match view.state() {
                 PodState::Ended(Ended::Failed(failure)) if failure.reason == reason => {
                     Some(failure.message)
@@ -352,12 +398,15 @@ fn recorded(status: &ImageBuildStatus, attempt: &Attempt, current: Option<&PodVi
 fn conclude(
     status: &mut ImageBuildStatus,
     attempt: &mut Attempt,
-    current: Option<&PodView>,
-    fate: Fate,
+    told: Told<'_>,
     observed: &Observed,
     wishes: &Wishes<'_>,
 ) -> Fate {
-    let mut fate = fate;
+    let Told {
+        mut fate,
+        built,
+        decider,
+    } = told;
     let mut message = None;
     match &mut fate {
         Fate::None => return fate,
@@ -392,13 +441,12 @@ fn conclude(
                 Time(whole_seconds(next))
             });
             message = Some(failure.message.clone());
-            note_isolation(status, failure, current);
+            note_isolation(status, failure, decider);
         }
     }
-    let built = current
-        .and_then(PodView::built)
-        .filter(|_| fate == Fate::Succeeded);
-    let ended = current.and_then(finished_at).unwrap_or(observed.now);
+    let built = built.filter(|_| fate == Fate::Succeeded);
+    let ended = decider.and_then(finished_at).unwrap_or(observed.now);
+    attempt.base_images.clear();
     close(
         status,
         attempt,

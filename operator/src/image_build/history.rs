@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::account::{CANCELLED, FAILED, RUNNING, SUCCEEDED};
 use super::observed::Observed;
+use super::split::pods_of_attempt;
+use crate::builder_pod::{Owner, PodView};
 
 /// Pods that are not to be kept: ended ones beyond the history, and active ones that are not the present attempt's
-/// (two operators were at work). Only what the stored status has recorded is deleted.
+/// (two operators were at work). The pods of parts go with the pod of their attempt, the active ones at its end. Only what the stored status has recorded is deleted.
 pub fn superfluous<'a>(
     build: &ImageBuild,
     status: &ImageBuildStatus,
@@ -57,5 +59,30 @@ pub fn superfluous<'a>(
             *left -= 1;
         }
     }
+    let kept = |view: &PodView| {
+        let made = &view.pod.attempt;
+        let whole = Owner::of(build).pod_name(&made.key, made.number);
+        let mut gone = superfluous.iter().map(|pod| pod.metadata.name.as_deref());
+        let goes = gone.any(|name| name == Some(&whole));
+        let is_there = observed.pods.iter().any(|v| v.pod.identity.name == whole);
+        is_there && !goes
+    };
+    let attempt = status.attempt.as_ref();
+    let of_current = |view: &PodView| {
+        let mut pods = attempt
+            .into_iter()
+            .flat_map(|a| pods_of_attempt(a, &observed.parts));
+        pods.any(|pod| pod.pod.identity.uid == view.pod.identity.uid)
+    };
+    let runs = attempt.and_then(|a| a.result.as_deref()) == Some(RUNNING);
+    let parts = observed.parts.iter().filter(|view| {
+        let stays = match (view.is_active(), of_current(view)) {
+            (true, current) => current && runs,
+            (false, current) => (current && runs) || kept(view),
+        };
+        !stays && !view.pod.deleting
+    });
+    let parts: Vec<&Pod> = parts.map(|view| &view.pod.pod).collect();
+    superfluous.extend(parts);
     superfluous
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! spec + source (commit, ConfigMap) + forceAt ─ key ─ attempt ─ pod name
 //!
+//! pod ended, for want of another processor -> a pod for each platform, and one that joins their images (`split`)
 //! no pod       -> wait for what is missing, then create it
 //! pod active   -> wait, or stop it (cancelled, spec changed, overdue, no user namespace)
 //! pod ended    -> read the image back from every destination, then believe it
@@ -21,6 +22,7 @@ pub mod observed;
 pub mod plan;
 pub mod record;
 pub mod schedule;
+pub mod split;
 pub mod start;
 pub mod status;
 pub mod tag;
@@ -64,9 +66,11 @@ impl Reconciler for ImageBuildReconciler {
 
     async fn observe(context: &Context, object: &ImageBuild) -> Result<observed::Observed> {
         let mut observed = observe::observe(context, object).await?;
-        // The name of the next pod follows from everything else; somebody else's pod may have it.
-        if let Some(start) = plan::plan(object, &observed).decision.start {
-            observed.taken = cluster::taken(context, object, &start.name).await?;
+        // The names of the next pods follow from everything else; somebody else's pod may have one.
+        for name in plan::plan(object, &observed).decision.pod_names() {
+            if let Some(taken) = cluster::taken(context, object, &name).await? {
+                observed.taken = Some(taken);
+            }
         }
         Ok(observed)
     }

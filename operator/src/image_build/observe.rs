@@ -11,12 +11,12 @@ use kube::ResourceExt;
 
 use super::key::spec_hash;
 use super::observed::{
-    InputState, Observed, PodView, RegistryState, SecretState, SourceState, missing_base, to_verify,
+    InputState, Observed, RegistryState, SecretState, SourceState, missing_base, to_verify,
 };
 use super::plan::POLL;
 use super::validate::{InputSpec, SourceSpec, ValidatedBuild, validate};
-use crate::builder_pod::Owner;
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
+use crate::builder_pod::{Identity, Owner, PodView};
 use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
@@ -33,6 +33,7 @@ use images::Asker;
 pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> {
     let namespace = build.namespace().unwrap_or_default();
     let spec = validate(&build.spec);
+    let (pods, parts) = pods(context, build, &namespace).await?;
     let mut observed = Observed {
         now: context.now(),
         spec: spec.clone(),
@@ -48,7 +49,8 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         bases: Vec::new(),
         source_ca: None,
         look_again: None,
-        pods: pods(context, build, &namespace).await?,
+        pods,
+        parts,
         read_back: None,
         taken: None,
         builder: cluster::builder_settings(context)?,
@@ -89,7 +91,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         spec: &spec,
         secrets: &secrets,
     };
-    if let Some(wanted) = to_verify(&status, &observed.pods, &spec_hash) {
+    if let Some(wanted) = to_verify(&status, &observed, &spec_hash) {
         observed.read_back = Some(asker.read_back(&observed, &wanted).await);
     }
     if let Some((image, pod)) = missing_base(&status, &observed.pods, &spec_hash)
@@ -176,17 +178,24 @@ impl Secrets {
     }
 }
 
-/// Own pods, the oldest first, with the warnings about those that wait.
-async fn pods(context: &Context, build: &ImageBuild, namespace: &str) -> Result<Vec<PodView>> {
+/// Own pods, the oldest first, with the warnings about those that wait: those that do all of an attempt, and those that do
+/// a part of one.
+async fn pods(
+    context: &Context,
+    build: &ImageBuild,
+    namespace: &str,
+) -> Result<(Vec<PodView>, Vec<PodView>)> {
     let owner = Owner::of(build);
-    let attempt = build.status.as_ref().and_then(|s| s.attempt.as_ref());
-    let name = attempt.and_then(|attempt| attempt.pod.as_deref());
-    let uid = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
-    let pods = cluster::own_pods(context, namespace, &owner, name, uid).await?;
+    let mut known = Vec::new();
+    if let Some(attempt) = build.status.as_ref().and_then(|s| s.attempt.as_ref()) {
+        known.extend(Identity::of(attempt.pod.as_ref(), attempt.pod_uid.as_ref()));
+        let parts = attempt.parts.iter();
+        known.extend(parts.filter_map(|p| Identity::of(p.pod.as_ref(), p.pod_uid.as_ref())));
+    }
+    let pods = cluster::own_pods(context, namespace, &owner, &known).await?;
     Ok(pods
         .into_iter()
-        .map(|(pod, events)| PodView { pod, events })
-        .collect())
+        .partition(|view| view.pod.attempt.part.is_none()))
 }
 
 async fn registries(

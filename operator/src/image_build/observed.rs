@@ -6,12 +6,13 @@ use std::time::Duration;
 use crds::image_build::{ImageBuildStatus, Isolation as Wanted};
 use jiff::Timestamp;
 use oci::RegistryHost;
-use protocol::{BuildOutcome, Isolation, Report};
+use protocol::Isolation;
 
 use super::key::spec_part;
+use super::split;
 use super::validate::{ValidatedBuild, Violation};
 use crate::builder_pod::identity::hash_hex;
-use crate::builder_pod::{BuilderSettings, Ended, ObservedPod, PodEvent, PodState};
+use crate::builder_pod::{BuilderSettings, Ended, PodState, PodView};
 use crate::git::GitError;
 
 /// Everything outside of the resource that a decision depends on.
@@ -45,8 +46,10 @@ pub struct Observed {
     pub source_ca: Option<String>,
     /// When the source or the base images are to be looked at again.
     pub look_again: Option<Duration>,
-    /// Own pods, the oldest first.
+    /// Own pods that do all of an attempt, the oldest first.
     pub pods: Vec<PodView>,
+    /// Own pods that do a part of one, the oldest first.
+    pub parts: Vec<PodView>,
     /// What the destinations hold, where that was to be looked at.
     pub read_back: Option<ReadBack>,
     /// A name that the next pod needs and that somebody else's pod has.
@@ -136,38 +139,6 @@ pub enum BaseLook {
     Unknown(String),
 }
 
-/// A pod of ours and what is said about it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodView {
-    /// The pod.
-    pub pod: ObservedPod,
-    /// Warnings about it.
-    pub events: Vec<PodEvent>,
-}
-
-impl PodView {
-    /// What the pod is doing.
-    pub fn state(&self) -> PodState {
-        PodState::of(&self.pod.pod, &self.events)
-    }
-
-    /// Whether it has not ended.
-    pub fn is_active(&self) -> bool {
-        !matches!(self.state(), PodState::Ended(_))
-    }
-
-    /// What it says that it built.
-    pub fn built(&self) -> Option<BuildOutcome> {
-        match self.state() {
-            PodState::Ended(Ended::Reported(report)) => match *report {
-                Report::Built(built) => Some(built),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
 /// What the destinations hold, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadBack {
@@ -203,8 +174,24 @@ pub struct ToVerify {
 
 /// What is to be read back from the destinations now: of a pod that says it succeeded and was not believed yet, or of
 /// destinations that could not be reached the last time.
-pub fn to_verify(status: &ImageBuildStatus, pods: &[PodView], spec_hash: &str) -> Option<ToVerify> {
-    let current = current_pod(status, pods);
+pub fn to_verify(
+    status: &ImageBuildStatus,
+    observed: &Observed,
+    spec_hash: &str,
+) -> Option<ToVerify> {
+    let split = status.attempt.as_ref().filter(|attempt| {
+        !attempt.parts.is_empty() && attempt.result.as_deref() == Some("Running")
+    });
+    if let Some(attempt) = split {
+        let built = split::outcome(attempt, &observed.parts)?;
+        return (spec_part(&attempt.key) == spec_hash).then(|| ToVerify {
+            digest: built.digest,
+            images: built.platforms.into_iter().map(|p| p.digest).collect(),
+            commit: attempt.commit.clone(),
+            only: Vec::new(),
+        });
+    }
+    let current = current_pod(status, &observed.pods);
     if let Some(view) = current {
         let recorded = status.attempt.as_ref().is_some_and(|attempt| {
             attempt.pod_uid.as_deref() == Some(&view.pod.identity.uid)

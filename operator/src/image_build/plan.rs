@@ -16,6 +16,7 @@ use super::key::{Key, part, spec_hash};
 use super::need::Blocked;
 use super::next::Next;
 use super::observed::Observed;
+use super::split::{ARCHITECTURE_LABEL, PartStart, pods_of_attempt, progress};
 use super::start::{Start, start};
 use super::validate::ValidatedBuild;
 use crate::builder_pod::Owner;
@@ -46,10 +47,21 @@ pub struct Decision {
     pub up_to_date: (ConditionStatus, Reason, String),
     /// The attempt that is started.
     pub start: Option<Start>,
+    /// The parts of the present attempt that are started.
+    pub parts: Vec<PartStart>,
     /// `lastHandledRequestedAt`, when everything was carried out.
     pub requested_at: Option<String>,
     /// `lastHandledForceAt`, when everything was carried out.
     pub force_at: Option<String>,
+}
+
+impl Decision {
+    /// Names of the pods that are started.
+    pub fn pod_names(&self) -> Vec<String> {
+        let parts = self.parts.iter().map(|part| part.name.clone());
+        let whole = self.start.iter().map(|start| start.name.clone());
+        whole.chain(parts).collect()
+    }
 }
 
 /// Everything that a decision is made of.
@@ -64,6 +76,12 @@ pub(super) struct Case<'a> {
     pub fate: Fate,
     /// Hash of the present spec.
     pub spec_hash: String,
+}
+
+/// Whether people have chosen the architecture of the node themselves.
+fn selects_architecture(build: &ImageBuild) -> bool {
+    let options = build.spec.pod.as_ref();
+    options.is_some_and(|options| options.node_selector.contains_key(ARCHITECTURE_LABEL))
 }
 
 /// Decides.
@@ -82,6 +100,7 @@ pub fn plan(build: &ImageBuild, observed: &Observed) -> Plan<Prepared, Decision>
                 .spec
                 .as_ref()
                 .map_or(DEFAULT_TIMEOUT, |s| s.timeout),
+            may_split: !selects_architecture(build),
         },
     );
     let case = Case {
@@ -236,6 +255,7 @@ impl Case<'_> {
             status: self.status.clone(),
             summary,
             start: start_made,
+            parts: Vec::new(),
         };
         let pod = decision.start.as_ref().map(|start| start.pod.clone());
         let mut plan = Plan::new(decision);
@@ -255,8 +275,10 @@ impl Case<'_> {
             .attempt()
             .and_then(|attempt| attempt.pod.clone())
             .unwrap_or_default();
-        let mut stop = None;
-        let (reason, message, after) = match &self.fate {
+        let mut stop = Vec::new();
+        let mut parts = Vec::new();
+        let is_split = self.attempt().is_some_and(|a| !a.parts.is_empty());
+        let (mut reason, mut message, mut after) = match &self.fate {
             // That a pod takes a moment to start is no news.
             Fate::Active {
                 waiting: Some((Reason::Pending, _)),
@@ -267,14 +289,27 @@ impl Case<'_> {
             ),
             Fate::Active {
                 waiting: Some((reason, message)),
-            } => (*reason, format!("pod {name}: {message}"), POLL),
+            } => (*reason, message.clone(), POLL),
             Fate::Stop { reason, message } => {
-                stop = self.current_pod();
+                stop = self.active_pods();
                 (*reason, format!("{message}; it is being stopped"), POLL)
             }
             Fate::Stopping { reason } => (*reason, format!("pod {name} is being stopped"), POLL),
+            Fate::Active { waiting: None } if is_split => {
+                let parts = self.attempt().map(progress).unwrap_or_default();
+                let message = format!("{name} is built for each platform apart: {parts}");
+                (Reason::Building, message, POLL_RUNNING)
+            }
             _ => (Reason::Building, format!("pod {name} runs"), POLL_RUNNING),
         };
+        if is_split && matches!(self.fate, Fate::Active { .. }) {
+            match self.part_starts() {
+                Ok(starts) => parts = starts,
+                Err(blocked) => {
+                    (reason, message, after) = (blocked.reason, blocked.message, POLL);
+                }
+            }
+        }
         let mut summary = Summary::waiting(reason, &message);
         if reason == Reason::Building {
             summary.ready = ConditionStatus::Unknown;
@@ -291,9 +326,14 @@ impl Case<'_> {
             status: self.status.clone(),
             summary,
             start: None,
+            parts,
         });
-        if let Some(pod) = stop {
+        for pod in stop {
             plan.delete(pod, None);
+        }
+        let starting: Vec<Pod> = plan.decision.parts.iter().map(|p| p.pod.clone()).collect();
+        for pod in starting {
+            plan.create(&pod, &self.build.uid().unwrap_or_default());
         }
         plan.requeue_after(after);
         if let Some(after) = self.observed.look_again {
@@ -302,13 +342,22 @@ impl Case<'_> {
         plan
     }
 
-    fn current_pod(&self) -> Option<&Pod> {
-        let uid = self.attempt()?.pod_uid.as_deref()?;
-        self.observed
+    /// The pods of the present attempt that have not ended.
+    fn active_pods(&self) -> Vec<&Pod> {
+        let Some(attempt) = self.attempt() else {
+            return Vec::new();
+        };
+        let uid = attempt.pod_uid.as_deref();
+        let whole = self
+            .observed
             .pods
             .iter()
-            .find(|view| view.pod.identity.uid == uid)
+            .filter(|view| uid == Some(&view.pod.identity.uid));
+        whole
+            .chain(pods_of_attempt(attempt, &self.observed.parts))
+            .filter(|view| view.is_active() && !view.pod.deleting)
             .map(|view| &view.pod.pod)
+            .collect()
     }
 
     fn start(&self, number: u32, retries: u32, reason: &'static str) -> Result<Start, Blocked> {

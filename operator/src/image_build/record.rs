@@ -3,26 +3,31 @@
 
 use crds::condition::truncate;
 use crds::image_build::{
-    Attempt, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus, IsolationStatus,
-    PlatformStatus, SourceStatus,
+    Attempt, AttemptPart, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus,
+    IsolationStatus, PlatformStatus, SourceStatus,
 };
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use protocol::{BuildOutcome, Isolation};
 
 use super::account::{CANCELLED, FAILED, RUNNING, SUCCEEDED};
-use super::observed::{Observed, PodView, ReadBack, Verification};
+use super::observed::{Observed, ReadBack, Verification};
+use super::split::PartStart;
 use super::validate::{SourceSpec, ValidatedBuild};
 use crate::builder_pod::outcome::printable;
 use crate::builder_pod::shape::isolation_word;
-use crate::builder_pod::{Ended, ISOLATION_ANNOTATION, ObservedPod, PodFailure, PodState};
+use crate::builder_pod::{
+    self, Ended, ISOLATION_ANNOTATION, ObservedPod, PodFailure, PodState, PodView,
+};
 use crate::git::GitRef;
 use crate::reason::Reason;
 
 /// Records of builds that are kept.
 const MAX_BUILDS: usize = 10;
 /// Base images that are kept.
-const MAX_BASES: usize = 16;
+pub const MAX_BASES: usize = 16;
 /// Steps that the cache did not answer that are kept, of each build.
 const MAX_MISSES: usize = 5;
 /// The longest text of such a step.
@@ -46,22 +51,25 @@ pub fn adopt(status: &mut ImageBuildStatus, view: &PodView) {
     if known == Some(identity.uid.as_str()) {
         return;
     }
-    let made = &view.pod.attempt;
-    status.attempt = Some(Attempt {
+    let (made, name) = (&view.pod.attempt, identity.name.clone());
+    status.attempt = Some(running(made, name, Some(identity.uid.clone())));
+}
+
+/// The attempt that a pod makes, as it stands in the status while it runs.
+pub fn running(made: &builder_pod::Attempt, pod: String, uid: Option<String>) -> Attempt {
+    Attempt {
         key: made.key.clone(),
         number: i32::try_from(made.number).unwrap_or(i32::MAX),
         retries: i32::try_from(made.retries).unwrap_or(i32::MAX),
         environment: Some(made.environment.clone()),
         reason: made.reason.clone(),
-        pod: Some(identity.name.clone()),
-        pod_uid: Some(identity.uid.clone()),
+        pod: Some(pod),
+        pod_uid: uid,
         generation: Some(made.generation),
         commit: made.commit.clone(),
         result: Some(RUNNING.to_owned()),
-        failure: None,
-        missing_image: None,
-        next_time: None,
-    });
+        ..Attempt::default()
+    }
 }
 
 /// Brings the history up to date with `pods`: a record for each, with start and end as they become known. A record that
@@ -76,6 +84,28 @@ pub fn record(status: &mut ImageBuildStatus, pods: &[PodView]) {
         let there = pods.iter().any(|view| view.pod.identity.name == build.name);
         if running && !there && Some(&build.name) != current.as_ref() {
             build.result = Some(CANCELLED.to_owned());
+        }
+    }
+}
+
+/// Writes into the present attempt the pods of its parts that were created just now.
+pub fn parts_started<'a>(
+    status: &mut ImageBuildStatus,
+    started: impl Iterator<Item = (&'a PartStart, Pod)>,
+) {
+    let Some(attempt) = &mut status.attempt else {
+        return;
+    };
+    for (start, pod) in started {
+        if let Some(part) = attempt.parts.iter_mut().find(|p| p.name == start.part) {
+            *part = AttemptPart {
+                name: start.part.clone(),
+                pod: Some(start.name.clone()),
+                pod_uid: pod.uid(),
+                retries: i32::try_from(start.retries).unwrap_or(i32::MAX),
+                result: Some(RUNNING.to_owned()),
+                ..AttemptPart::default()
+            };
         }
     }
 }

@@ -3,14 +3,13 @@
 use crds::ImageBuild;
 use crds::image_build::{Attempt as AttemptStatus, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use protocol::{
     BuildRequest, CacheRequest, Destination, DockerfileSpec, GitRevision, Isolation, Request,
     SecretFile, Source, Task,
 };
 
-use super::account::RUNNING;
 use super::observed::{InputState, Observed, SourceState};
+use super::record::running;
 use super::validate::{SourceSpec, ValidatedBuild};
 use crate::builder_pod::shape::{credential_paths, secret_path};
 use crate::builder_pod::{Attempt, Owner, PodSpecInput, build_pod};
@@ -47,9 +46,11 @@ pub fn start(
         reason: reason.to_owned(),
         commit: observed.commit().map(str::to_owned),
         environment: observed.environment(isolation),
+        part: None,
     };
     let credentials = spec.registry_secrets();
-    let request = request(spec, observed, isolation, credentials.len());
+    let task = build_request(spec, observed, isolation, observed.commit());
+    let request = envelope(observed, Task::Build(task), credentials.len());
     let none = PodOptions::default();
     let pod = build_pod(&PodSpecInput {
         meta: child_meta(build, name.clone()),
@@ -66,36 +67,20 @@ pub fn start(
         options: build.spec.pod.as_ref().unwrap_or(&none),
     });
     Start {
-        attempt: AttemptStatus {
-            key: attempt.key,
-            number: i32::try_from(number).unwrap_or(i32::MAX),
-            retries: i32::try_from(retries).unwrap_or(i32::MAX),
-            environment: Some(attempt.environment),
-            reason: attempt.reason,
-            pod: Some(pod.name_any()),
-            pod_uid: None,
-            generation: Some(attempt.generation),
-            commit: attempt.commit,
-            result: Some(RUNNING.to_owned()),
-            failure: None,
-            missing_image: None,
-            next_time: None,
-        },
+        attempt: running(&attempt, name.clone(), None),
         name,
         pod,
     }
 }
 
-/// What the pod is asked to do.
-fn request(
+/// Where the image of `commit` goes.
+pub(super) fn destinations(
     spec: &ValidatedBuild,
     observed: &Observed,
-    isolation: Isolation,
-    credentials: usize,
-) -> Request {
-    let values = spec.source.values(observed.commit());
-    let destinations = spec
-        .destinations
+    commit: Option<&str>,
+) -> Vec<Destination> {
+    let values = spec.source.values(commit);
+    spec.destinations
         .iter()
         .filter_map(|destination| {
             let mut tags: Vec<String> = destination
@@ -112,16 +97,29 @@ fn request(
                 tags,
             })
         })
-        .collect();
-    let task = Task::Build(BuildRequest {
-        source: source(spec, observed),
+        .collect()
+}
+
+/// What a pod is asked to build.
+pub(super) fn build_request(
+    spec: &ValidatedBuild,
+    observed: &Observed,
+    isolation: Isolation,
+    commit: Option<&str>,
+) -> BuildRequest {
+    BuildRequest {
+        source: source(spec, observed, commit),
         subdirectory: spec.subdirectory.clone(),
         dockerfile: dockerfile(spec, observed),
-        destinations,
+        destinations: destinations(spec, observed, commit),
         isolation,
         source_date_epoch: None,
         cache: CacheRequest::default(),
-    });
+    }
+}
+
+/// The request for `task`: with the network as it is to be reached, and `credentials` Secrets.
+pub(super) fn envelope(observed: &Observed, task: Task, credentials: usize) -> Request {
     // Certificates are no secrets: those for the server of the source go with the request.
     let mut network = observed.builder.network.clone();
     if let Some(more) = &observed.source_ca {
@@ -154,14 +152,14 @@ fn dockerfile(spec: &ValidatedBuild, observed: &Observed) -> DockerfileSpec {
     dockerfile
 }
 
-fn source(spec: &ValidatedBuild, observed: &Observed) -> Source {
+fn source(spec: &ValidatedBuild, observed: &Observed, commit: Option<&str>) -> Source {
     let credentials = spec.source.secret().is_some();
     match &spec.source {
         SourceSpec::Empty => Source::Empty,
         SourceSpec::Git { url, reference, .. } => Source::Git {
             url: url.clone(),
             revision: GitRevision {
-                commit: observed.commit().unwrap_or_default().to_owned(),
+                commit: commit.unwrap_or_default().to_owned(),
                 reference: reference.full_name(),
             },
             credentials,

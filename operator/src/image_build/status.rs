@@ -19,11 +19,16 @@ pub fn status(build: &ImageBuild, outcome: Outcome<'_, Decision>, now: &Time) ->
     match outcome {
         Outcome::Applied(plan) => {
             let decision = &plan.decision;
+            let answer = |name: &String| plan.answer::<Pod>(name);
             let started = decision
                 .start
                 .as_ref()
-                .and_then(|start| plan.answer::<Pod>(&start.name));
-            applied(build, decision, started, generation, now)
+                .and_then(|start| answer(&start.name));
+            let mut status = applied(build, decision, started, generation, now);
+            let parts = decision.parts.iter();
+            let started = parts.filter_map(|start| Some((start, answer(&start.name)?)));
+            record::parts_started(&mut status, started);
+            status
         }
         Outcome::Failed { error, decision } => {
             let mut status = decision.map_or_else(
@@ -58,7 +63,7 @@ fn applied(
         let mut attempt = start.attempt.clone();
         attempt.pod_uid = pod.uid();
         status.attempt = Some(attempt);
-        if let Some(observed) = ObservedPod::recognise(&Owner::of(build), None, pod) {
+        if let Some(observed) = ObservedPod::recognise(&Owner::of(build), &[], pod) {
             record::record_started(&mut status, &observed);
         }
     }

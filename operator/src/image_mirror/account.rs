@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::{MirrorOutcome, Request, Task};
 
-use super::observed::{MirrorPod, Observed, current_pod};
+use super::observed::{Observed, current_pod};
 use crate::builder_pod::state::disruption;
-use crate::builder_pod::{Ended, PodFailure, PodState};
+use crate::builder_pod::{Ended, PodFailure, PodState, PodView};
 use crate::image_build::account::{FAILED, RUNNING, SUCCEEDED, reason_named};
 use crate::image_build::key::spec_part;
 use crate::image_build::record::whole_seconds;
@@ -94,7 +94,7 @@ pub fn account(status: &mut ImageMirrorStatus, observed: &Observed, spec_hash: &
     fate
 }
 
-fn adopt(status: &mut ImageMirrorStatus, pod: &MirrorPod) {
+fn adopt(status: &mut ImageMirrorStatus, pod: &PodView) {
     let identity = &pod.pod.identity;
     let known = status.attempt.as_ref().and_then(|a| a.pod_uid.as_deref());
     if known == Some(identity.uid.as_str()) {
@@ -115,7 +115,7 @@ fn adopt(status: &mut ImageMirrorStatus, pod: &MirrorPod) {
 }
 
 fn active(
-    pod: &MirrorPod,
+    pod: &PodView,
     state: &PodState,
     attempt: &mut SyncAttempt,
     observed: &Observed,
@@ -156,7 +156,7 @@ fn active(
 fn conclude(
     status: &mut ImageMirrorStatus,
     attempt: &mut SyncAttempt,
-    pod: Option<&MirrorPod>,
+    pod: Option<&PodView>,
     outcome: Result<MirrorOutcome, PodFailure>,
     observed: &Observed,
 ) {
@@ -207,7 +207,7 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 /// What a pod was asked to copy: source and destination of each image, in order.
-pub fn asked_for(pod: &MirrorPod) -> Vec<(String, String)> {
+pub fn asked_for(pod: &PodView) -> Vec<(String, String)> {
     let annotations = pod.pod.pod.metadata.annotations.as_ref();
     let text = annotations.and_then(|all| all.get(protocol::REQUEST_ANNOTATION));
     match text.and_then(|text| Request::parse(text.as_bytes()).ok()) {

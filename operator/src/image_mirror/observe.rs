@@ -12,11 +12,11 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use oci::{Reference, RegistryHost};
 
-use super::observed::{Found, MirrorPod, Observed, TagLook, current_pod};
+use super::observed::{Found, Observed, TagLook, current_pod};
 use super::plan::{force_wish, spec_hash};
 use super::validate::{MirrorTag, ValidatedMirror, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
-use crate::builder_pod::{Owner, PodState};
+use crate::builder_pod::{Identity, Owner, PodState, PodView};
 use crate::cluster;
 use crate::context::Context;
 use crate::error::Result;
@@ -115,16 +115,13 @@ async fn secret(
 }
 
 /// Own pods, the oldest first, with the warnings about those that wait.
-async fn pods(context: &Context, mirror: &ImageMirror, namespace: &str) -> Result<Vec<MirrorPod>> {
+async fn pods(context: &Context, mirror: &ImageMirror, namespace: &str) -> Result<Vec<PodView>> {
     let owner = Owner::of(mirror);
     let attempt = mirror.status.as_ref().and_then(|s| s.attempt.as_ref());
-    let name = attempt.and_then(|attempt| attempt.pod.as_deref());
-    let uid = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
-    let pods = cluster::own_pods(context, namespace, &owner, name, uid).await?;
-    Ok(pods
-        .into_iter()
-        .map(|(pod, events)| MirrorPod { pod, events })
-        .collect())
+    let known =
+        attempt.and_then(|attempt| Identity::of(attempt.pod.as_ref(), attempt.pod_uid.as_ref()));
+    let known: Vec<Identity> = known.into_iter().collect();
+    cluster::own_pods(context, namespace, &owner, &known).await
 }
 
 /// Looks at all tags on both sides, or remembers what was seen.

@@ -7,10 +7,9 @@ use std::time::Duration;
 use crds::ImageMirrorStatus;
 use jiff::Timestamp;
 use oci::Digest;
-use protocol::{MirrorOutcome, Report};
 
 use super::validate::{MirrorTag, ValidatedMirror};
-use crate::builder_pod::{BuilderSettings, Ended, ObservedPod, PodEvent, PodState};
+use crate::builder_pod::{BuilderSettings, PodState, PodView};
 use crate::image_build::observed::{RegistryState, SecretState};
 use crate::image_build::validate::Violation;
 use crate::reason::Reason;
@@ -29,7 +28,7 @@ pub struct Observed {
     /// Hosts of all Registries of the namespace, which are reached by plain HTTP.
     pub plain_http: Vec<String>,
     /// Own pods, the oldest first.
-    pub pods: Vec<MirrorPod>,
+    pub pods: Vec<PodView>,
     /// What source and destination hold, in the order of the tags; none while there is no need to know.
     pub tags: Option<Arc<Vec<TagLook>>>,
     /// When they are to be looked at again.
@@ -38,33 +37,6 @@ pub struct Observed {
     pub taken: Option<String>,
     /// What the operator's settings say of builder pods.
     pub builder: BuilderSettings,
-}
-
-/// A pod of ours and what is said about it.
-#[derive(Clone, Debug)]
-pub struct MirrorPod {
-    /// The pod.
-    pub pod: ObservedPod,
-    /// Warnings about it.
-    pub events: Vec<PodEvent>,
-}
-
-impl MirrorPod {
-    /// What the pod is doing.
-    pub fn state(&self) -> PodState {
-        PodState::of(&self.pod.pod, &self.events)
-    }
-
-    /// What it says that it did.
-    pub fn mirrored(&self) -> Option<MirrorOutcome> {
-        match self.state() {
-            PodState::Ended(Ended::Reported(report)) => match *report {
-                Report::Mirrored(outcome) => Some(outcome),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
 }
 
 /// What source and destination hold for one tag.
@@ -156,7 +128,7 @@ impl Observed {
 
 /// The pod of the present sync: the newest that the status does not name, if it is newer than the last sync, else the one
 /// that the status names.
-pub fn current_pod<'a>(status: &ImageMirrorStatus, pods: &'a [MirrorPod]) -> Option<&'a MirrorPod> {
+pub fn current_pod<'a>(status: &ImageMirrorStatus, pods: &'a [PodView]) -> Option<&'a PodView> {
     let attempt = status.attempt.as_ref();
     let known = attempt.and_then(|attempt| attempt.pod_uid.as_deref());
     let known_pod = pods

@@ -14,12 +14,12 @@ use protocol::{Isolation, MirrorImage, MirrorRequest, Request, Task};
 use serde_json::Value;
 
 use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due};
-use super::observed::{MirrorPod, Observed, current_pod};
+use super::observed::{Observed, current_pod};
 use super::record;
 use super::validate::ValidatedMirror;
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::shape::credential_paths;
-use crate::builder_pod::{Attempt, Ended, Owner, PodSpecInput, PodState, build_pod};
+use crate::builder_pod::{Attempt, Ended, Owner, PodSpecInput, PodState, PodView, build_pod};
 use crate::condition::{Progress, Summary};
 use crate::image_build::account::{FAILED, RUNNING, reason_named};
 use crate::image_build::observed::{RegistryState, SecretState};
@@ -410,6 +410,7 @@ impl<'a> Case<'a, '_> {
             reason: "Sync".to_owned(),
             commit: None,
             environment: self.environment(),
+            part: None,
         };
         let pod = build_pod(&PodSpecInput {
             meta: child_meta(self.mirror, name.clone()),
@@ -451,7 +452,7 @@ fn syncing(message: &str) -> Summary {
 }
 
 /// Why a pod failed as a whole.
-fn pod_failure(pod: &MirrorPod) -> Option<String> {
+fn pod_failure(pod: &PodView) -> Option<String> {
     match pod.state() {
         PodState::Ended(Ended::Failed(failure)) => Some(failure.message),
         _ => None,

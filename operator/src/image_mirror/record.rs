@@ -7,7 +7,8 @@ use crds::image_mirror::{SyncedImage, TagCounts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::account::{Fate, asked_for};
-use super::observed::{MirrorPod, Observed, current_pod};
+use super::observed::{Observed, current_pod};
+use crate::builder_pod::PodView;
 use crate::builder_pod::outcome::reason_of;
 use crate::image_build::observed::RegistryState;
 use crate::image_build::record::whole_seconds;
@@ -84,7 +85,7 @@ fn count(number: usize) -> i32 {
 fn failures(
     status: &ImageMirrorStatus,
     observed: &Observed,
-    current: Option<&MirrorPod>,
+    current: Option<&PodView>,
 ) -> (Vec<String>, usize) {
     let told = current.map(told_by).unwrap_or_default();
     let mut failures = Vec::new();
@@ -118,7 +119,7 @@ fn failures(
 }
 
 /// Sources that a pod could not copy, and why.
-fn told_by(pod: &MirrorPod) -> Vec<(String, String)> {
+fn told_by(pod: &PodView) -> Vec<(String, String)> {
     let asked = asked_for(pod);
     let Some(outcome) = pod.mirrored() else {
         return Vec::new();

@@ -85,7 +85,12 @@ fn child(image: &Image, documents: &Documents) -> Descriptor {
 
 fn index(images: &[Image], documents: &Documents) -> ImageIndex {
     let children = images.iter().map(|image| child(image, documents));
-    let mut index = Index::new(children.collect());
+    index_of(children.collect(), documents)
+}
+
+/// The index of the images that `children` stand for.
+pub fn index_of(children: Vec<Descriptor>, documents: &Documents) -> ImageIndex {
+    let mut index = Index::new(children);
     let media_type = if documents.docker_types {
         MediaType::DockerManifestList
     } else {

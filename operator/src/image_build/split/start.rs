@@ -1,0 +1,167 @@
+//! The pods of the parts of an attempt. Pure.
+
+use crds::image_build::{Attempt as AttemptStatus, AttemptPart, PodOptions};
+use k8s_openapi::api::core::v1::Pod;
+use protocol::{Destination, Isolation, JoinRequest, Task};
+
+use super::account::images;
+use super::{ARCHITECTURE_LABEL, JOIN, due, node_architecture};
+use crate::builder_pod::{Attempt, Owner, Part, PodSpecInput, build_pod};
+use crate::image_build::need::Blocked;
+use crate::image_build::plan::Case;
+use crate::image_build::start::{build_request, destinations, envelope};
+use crate::image_build::validate::ValidatedBuild;
+use crate::plan::child_meta;
+use crate::reason::Reason;
+
+/// The longest tag (distribution specification, "Pulling manifests").
+const MAX_TAG: usize = 128;
+
+/// The pod of one part that is to be started.
+#[derive(Clone, Debug)]
+pub struct PartStart {
+    /// Which part.
+    pub part: String,
+    /// Automatic retries before it.
+    pub retries: u32,
+    /// Name of the pod.
+    pub name: String,
+    /// The pod.
+    pub pod: Pod,
+}
+
+impl Case<'_> {
+    /// The pods of the parts that are due.
+    ///
+    /// # Errors
+    /// What is missing for them, or in their way.
+    pub(in crate::image_build) fn part_starts(&self) -> Result<Vec<PartStart>, Blocked> {
+        let Some(attempt) = self.attempt() else {
+            return Ok(Vec::new());
+        };
+        let due = due(attempt, self.observed.now);
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let spec = self.spec()?;
+        self.observed.missing(spec).map_or(Ok(()), Err)?;
+        if due.iter().any(|(part, _)| part.name != JOIN) {
+            self.observed.source_problem(spec).map_or(Ok(()), Err)?;
+            self.observed.input_problem(spec).map_or(Ok(()), Err)?;
+        }
+        let starts: Vec<PartStart> = due
+            .into_iter()
+            .map(|(part, retries)| self.part_start(spec, attempt, part, retries))
+            .collect();
+        let taken = self.observed.taken.as_deref();
+        match starts.iter().find(|start| taken == Some(&start.name)) {
+            Some(start) => Err(Blocked::stalled(
+                Reason::NameConflict,
+                format!("Pod {} exists and belongs to somebody else", start.name),
+            )),
+            None => Ok(starts),
+        }
+    }
+
+    fn part_start(
+        &self,
+        spec: &ValidatedBuild,
+        attempt: &AttemptStatus,
+        part: &AttemptPart,
+        retries: u32,
+    ) -> PartStart {
+        let observed = self.observed;
+        let is_join = part.name == JOIN;
+        let commit = attempt.commit.as_deref();
+        let mut options = self.build.spec.pod.clone().unwrap_or_default();
+        let (task, isolation) = if is_join {
+            let task = Task::Join(JoinRequest {
+                images: images(attempt),
+                destinations: destinations(spec, observed, commit),
+            });
+            (task, Isolation::NoRun)
+        } else {
+            select_node(&mut options, &part.name);
+            let (isolation, _) = observed.isolation(spec.isolation);
+            let mut task = build_request(spec, observed, isolation, commit);
+            task.dockerfile.platforms = vec![part.name.clone()];
+            if attempt.parts.len() > 1 {
+                tag_for_platform(&mut task.destinations, &part.name);
+            }
+            (Task::Build(task), isolation)
+        };
+        let credentials = spec.registry_secrets();
+        let request = envelope(observed, task, credentials.len());
+        let made = Attempt {
+            key: attempt.key.clone(),
+            number: u32::try_from(attempt.number).unwrap_or(0),
+            retries: u32::try_from(attempt.retries).unwrap_or(0),
+            generation: attempt.generation.unwrap_or_default(),
+            reason: attempt.reason.clone(),
+            commit: attempt.commit.clone(),
+            environment: attempt.environment.clone().unwrap_or_default(),
+            part: Some(Part {
+                name: part.name.clone(),
+                retries,
+            }),
+        };
+        let name = made.pod_name(&Owner::of(self.build));
+        let source = (!is_join).then_some(&spec.source);
+        let pod = build_pod(&PodSpecInput {
+            meta: child_meta(self.build, name.clone()),
+            attempt: &made,
+            request: &request,
+            isolation,
+            settings: &observed.builder,
+            credentials: &credentials,
+            source_secret: source.and_then(|source| source.secret()),
+            source_config_map: source.and_then(|source| source.config_map()),
+            source_claim: source.and_then(|source| source.claim()),
+            secrets: if is_join { &[] } else { &spec.secrets },
+            timeout: spec.timeout,
+            options: &options,
+        });
+        PartStart {
+            part: part.name.clone(),
+            retries,
+            name,
+            pod,
+        }
+    }
+}
+
+fn select_node(options: &mut PodOptions, platform: &str) {
+    let architecture = node_architecture(platform).to_owned();
+    options
+        .node_selector
+        .insert(ARCHITECTURE_LABEL.to_owned(), architecture);
+}
+
+/// Gives the tags the platform's name at their end, so that the image is not collected before the index names it. Of a tag
+/// that would be too long, the beginning stays.
+fn tag_for_platform(destinations: &mut [Destination], platform: &str) {
+    let end = format!("-{}", platform.replace('/', "-"));
+    for tag in destinations.iter_mut().flat_map(|d| d.tags.iter_mut()) {
+        tag.truncate(MAX_TAG.saturating_sub(end.len()));
+        tag.push_str(&end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_of_platforms_stay_tags() {
+        let mut destinations = [Destination {
+            name: "main".into(),
+            repository: "h/a".into(),
+            tags: vec!["v1".into(), "x".repeat(128)],
+        }];
+        tag_for_platform(&mut destinations, "linux/arm/v7");
+        let tags = &destinations[0].tags;
+        assert_eq!(tags[0], "v1-linux-arm-v7");
+        assert_eq!(tags[1].len(), 128);
+        assert!(tags[1].ends_with("x-linux-arm-v7"));
+    }
+}
