@@ -22,6 +22,7 @@ mod trails;
 mod usage;
 
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +38,16 @@ use crate::layer::Owners;
 
 /// Changes whenever records are no longer read as they were written.
 const VERSION: u32 = 1;
+
+/// What nobody but the owner may look into: files of images are open to whom they say, and may have the setuid bit.
+const PRIVATE: [&str; 6] = [
+    "blobs",
+    "layers",
+    "cache",
+    "trails",
+    "tmp",
+    crate::cache_mount::DIRECTORY,
+];
 
 /// The directories below the engine's root. Cheap to clone; the last clone removes what is in progress.
 #[derive(Clone, Debug)]
@@ -86,6 +97,19 @@ impl Record {
     }
 }
 
+/// Makes a directory where it is absent, and closes it to all but its owner, where it is ours to close.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    fs_err::create_dir_all(directory)?;
+    if fs_err::metadata(directory)?.mode() & 0o077 != 0 {
+        match fs_err::set_permissions(directory, PermissionsExt::from_mode(0o700)) {
+            Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        }
+    } else {
+        Ok(())
+    }
+}
+
 impl Cache {
     /// Opens the cache below `root`, which is made where it is absent.
     ///
@@ -93,9 +117,10 @@ impl Cache {
     /// When a directory cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> std::io::Result<Self> {
         let root = std::path::absolute(root.into())?;
-        for name in ["blobs/sha256", "layers", "cache", "trails", "tmp"] {
-            fs_err::create_dir_all(root.join(name))?;
+        for name in PRIVATE {
+            make_private(&root.join(name))?;
         }
+        fs_err::create_dir_all(root.join("blobs/sha256"))?;
         let session = Arc::new(Session::start(&root)?);
         layers::flush_in_background(&root, session.life());
         Ok(Self { root, session })

@@ -4,19 +4,17 @@
 //! Output of steps is foreign text: control characters are shown, not obeyed.
 
 mod live;
+mod output;
 mod raw;
 mod style;
 
-use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use self::live::{End, Live, Size};
+use self::output::Output;
 pub use self::style::Style;
-
-/// How much of the end of a step's output is kept for messages, in bytes.
-const TAIL: usize = 1024;
 
 /// A longer line of output is cut, in bytes.
 const MAX_LINE: usize = 16 * 1024;
@@ -61,13 +59,7 @@ pub struct Vertex {
     number: usize,
     name: String,
     started: Instant,
-    tail: Mutex<Tail>,
-}
-
-#[derive(Default)]
-struct Tail {
-    lines: VecDeque<String>,
-    bytes: usize,
+    written: Mutex<Output>,
 }
 
 /// What happens to a step.
@@ -118,7 +110,7 @@ impl Progress {
             number: sink.count,
             name,
             started: Instant::now(),
-            tail: Mutex::default(),
+            written: Mutex::default(),
         };
         sink.tell(&vertex, Event::Started);
         drop(sink);
@@ -172,11 +164,9 @@ impl Vertex {
             .next()
             .unwrap_or_default();
         let text = escape(&shown[..shown.len().min(MAX_LINE)]);
-        self.tail
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(&text);
-        self.progress.sink().tell(self, Event::Output(&text));
+        if let Some(told) = self.written().push(&text) {
+            self.progress.sink().tell(self, Event::Output(told));
+        }
     }
 
     /// The cache was asked and had no answer, for this reason.
@@ -203,29 +193,11 @@ impl Vertex {
 
     /// The last lines of output, at most 1 KiB.
     pub fn tail(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.lines
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.written().tail()
     }
-}
 
-impl Tail {
-    fn push(&mut self, line: &str) {
-        let mut start = line.len().saturating_sub(TAIL - 1);
-        while !line.is_char_boundary(start) {
-            start += 1;
-        }
-        self.bytes += line.len() - start + 1;
-        self.lines.push_back(line[start..].to_owned());
-        while self.bytes > TAIL {
-            let Some(first) = self.lines.pop_front() else {
-                break;
-            };
-            self.bytes -= first.len() + 1;
-        }
+    fn written(&self) -> MutexGuard<'_, Output> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -425,6 +397,7 @@ pub fn escape(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::output::TAIL;
     use super::*;
 
     #[derive(Clone, Default)]

@@ -8,6 +8,8 @@ use std::io::Read as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use shop::{Shop, text};
 
 /// A Dockerfile after `FROM base`, further arguments, and what its steps have to print or fail with.
@@ -458,49 +460,94 @@ fn holding(directory: &Path, needle: &[u8], found: &mut Vec<String>) {
     }
 }
 
+/// The arguments as one line for a shell.
+fn quoted(command: &std::process::Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    words.join(" ")
+}
+
 #[test]
 fn secrets_are_nowhere_but_in_the_step() {
     let Some(shop) = Shop::open() else { return };
-    let value = "5ecret-bytes-that-nobody-else-has";
-    shop.write("secrets/token", value);
-    let flag = format!("id=token,src={}", shop.path("secrets/token").display());
-    let layout = format!("type=oci,tar=false,dest={}", shop.path("out").display());
+    let values = [
+        "5ecret-bytes-that-nobody-else-has",
+        "5ecret-of-the-environment",
+        "agent-5ocket-name",
+    ];
+    shop.write("secrets/token", values[0]);
+    let socket = shop.path("secrets").join(values[2]);
+    let _agent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let show = |name: &str| shop.path(name).display().to_string();
+    let flags = [
+        "--no-cache".to_owned(),
+        format!("--secret=id=token,src={}", show("secrets/token")),
+        "--secret=id=variable,env=COOPERY_TEST_TOKEN".to_owned(),
+        format!("--ssh=default={}", socket.display()),
+        format!("-otype=oci,tar=false,dest={}", show("out")),
+        format!("-otype=docker,dest={}", show("out.docker")),
+        format!("-otype=local,dest={}", show("out.local")),
+        format!("-otype=tar,dest={}", show("out.tar")),
+        format!("--metadata-file={}", show("metadata")),
+        format!("--iidfile={}", show("iid")),
+        "--annotation=a=b".to_owned(),
+    ];
     // The step looks for the secret on its own disk, too: what is written for it must not be there.
-    let good = "FROM base\nRUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=token,target=/s \
-        [ \"$TOKEN\" = \"$(cat /s)\" ] && echo seen && cat /s && echo \"$TOKEN\" && touch /made\nRUN env > /env; ls -R / > /list 2> /dev/null; true\n";
-    let bad = "FROM base\nRUN --mount=type=secret,id=token,env=TOKEN echo \"$TOKEN\"; exit 7\n";
-    for (progress, dockerfile, code) in [
-        ("plain", good, 0),
-        ("json", good, 0),
-        ("plain", bad, 1),
-        ("json", bad, 1),
-    ] {
-        let metadata = shop.path("metadata").display().to_string();
-        let flags = [
-            "--no-cache",
-            "--secret",
-            &flag,
-            "-o",
-            &layout,
-            "--progress",
-            progress,
-            "--metadata-file",
-            &metadata,
-        ];
-        let output = shop.build(dockerfile, &flags);
-        let log = format!("{}{}", text(&output.stderr), text(&output.stdout));
-        assert_eq!(output.status.code(), Some(code), "{log}");
-        assert!(!log.contains(value), "{log}");
-        assert!(log.contains("***"), "{log}");
+    let mounts = "RUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=token,target=/s \
+        --mount=type=secret,id=variable,env=COOPERY_TEST_TOKEN --mount=type=secret,id=variable --mount=type=ssh ";
+    let good = format!(
+        "FROM base\n{mounts} [ \"$TOKEN\" = \"$(cat /s)\" ] && echo seen && cat /s && echo \"$TOKEN\" && \
+        [ \"$COOPERY_TEST_TOKEN\" = \"$(cat /run/secrets/variable)\" ] && env && ls $SSH_AUTH_SOCK && touch /made\n\
+        RUN env > /env; ls -R / > /list 2> /dev/null; true\n"
+    );
+    let bad = format!("FROM base\n{mounts} env; cat /s; exit 7\n");
+    for progress in ["plain", "json", "rawjson", "tty"] {
+        for (dockerfile, code) in [(&good, 0), (&bad, 1)] {
+            shop.write("context/Dockerfile", dockerfile);
+            let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            flags.extend(["--progress", progress]);
+            let mut command = shop.command(&flags, "context");
+            if progress == "tty" {
+                // A terminal of its own.
+                let line = quoted(&command);
+                command = std::process::Command::new("script");
+                command.args(["-qec", &line, "/dev/null"]);
+                command.stdin(std::process::Stdio::null());
+            }
+            let output = command
+                .env("COOPERY_TEST_TOKEN", values[1])
+                .output()
+                .unwrap();
+            let mut log = format!("{}{}", text(&output.stderr), text(&output.stdout));
+            assert_eq!(output.status.code(), Some(code), "{progress}: {log}");
+            // What clients of BuildKit get of the output is encoded.
+            for word in log.clone().split('"').filter(|word| word.len() % 4 == 0) {
+                log.extend(STANDARD.decode(word).map(|bytes| text(&bytes)));
+            }
+            for value in values {
+                assert!(!log.contains(value), "{progress}: {log}");
+            }
+            assert!(
+                log.contains("***") || progress == "tty",
+                "{progress}: {log}"
+            );
+        }
     }
     let mut found = Vec::new();
-    for place in ["root", "out", "context"] {
-        holding(&shop.path(place), value.as_bytes(), &mut found);
+    for value in values {
+        for place in ["root", "out", "out.local", "context"] {
+            holding(&shop.path(place), value.as_bytes(), &mut found);
+        }
+        for file in ["metadata", "iid", "out.docker", "out.tar"] {
+            let bytes = fs_err::read(shop.path(file)).unwrap();
+            assert!(!text(&bytes).contains(value), "{file}");
+        }
     }
     assert_eq!(found, [""; 0]);
-    assert!(!text(&fs_err::read(shop.path("metadata")).unwrap()).contains(value));
     // The search does find what is there.
-    holding(&shop.path("secrets"), value.as_bytes(), &mut found);
+    holding(&shop.path("secrets"), values[0].as_bytes(), &mut found);
     assert_eq!(found.len(), 1);
 }
 

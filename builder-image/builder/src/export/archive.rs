@@ -11,6 +11,7 @@ use store::{Blobs, Layout, Named, StoreError};
 
 use super::{FilesError, Form, Output};
 use crate::image::{Documents, Product};
+use crate::runtime::UntilOver;
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +147,7 @@ pub fn write_aside(
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(parent.unwrap_or(Path::new(".")))
         .map_err(failed)?;
-    write(&mut BufWriter::new(file.as_file_mut()), path)?;
+    write(&mut BufWriter::new(UntilOver(file.as_file_mut())), path)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }

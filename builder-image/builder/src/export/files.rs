@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
+use crate::runtime::go_on;
 use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Tree, TreeError};
 
 /// Why the files of an image could not be written.
@@ -154,7 +155,8 @@ impl Writer<'_> {
             Ok(file) => File::from(file),
             Err(error) => return Ok(Err(error)),
         };
-        io::copy(&mut content, &mut file).map_err(|source| FilesError::Write {
+        let copied = go_on().and_then(|()| io::copy(&mut content, &mut file));
+        copied.map_err(|source| FilesError::Write {
             path: path.clone(),
             source,
         })?;

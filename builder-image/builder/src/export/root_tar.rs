@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 
 use super::files::FilesError;
 use crate::layer::{TarHeader, TarKind, write_end, write_header, write_padding};
+use crate::runtime::go_on;
 use crate::tree::{Entry, FileId, ImagePath, Tree, Xattrs};
 
 /// Writes the files of each of `trees` below its directory; an empty name is the top of the archive. Times after `clamp`
@@ -103,7 +104,8 @@ impl Writer<'_> {
 
     fn content(&mut self, path: &ImagePath, size: u64) -> Result<(), FilesError> {
         let mut file = self.tree.open(path)?.take(size);
-        let copied = io::copy(&mut file, &mut self.out).map_err(failed(path))?;
+        let copied = go_on().and_then(|()| io::copy(&mut file, &mut self.out));
+        let copied = copied.map_err(failed(path))?;
         if copied < size {
             let short = io::Error::from(io::ErrorKind::UnexpectedEof);
             return Err(failed(path)(short));

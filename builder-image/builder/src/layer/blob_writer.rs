@@ -8,6 +8,7 @@ use oci::{Descriptor, DiffId, Digest, Digester, MediaType};
 
 use super::compress::Compressor;
 use super::{LayerError, PackOptions, PackedLayer};
+use crate::runtime::go_on;
 
 /// The way from the compressor to the file.
 type Compressed = Compressor<Hashed<BufWriter<tempfile::NamedTempFile>>>;
@@ -77,6 +78,7 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        go_on()?;
         self.archive.write(bytes)
     }
 

@@ -66,6 +66,7 @@ impl<R: Read> Content for Streamed<'_, R> {
     fn read_into(&mut self, out: &mut dyn Write) -> io::Result<u64> {
         let mut total = 0;
         loop {
+            crate::runtime::go_on()?;
             let read = match self.reader.read(self.buffer) {
                 Ok(0) => return Ok(total),
                 Ok(read) => read,

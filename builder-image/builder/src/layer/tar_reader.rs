@@ -245,6 +245,7 @@ impl<R: Read> TarReader<R> {
     }
 
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+        crate::runtime::go_on()?;
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {

@@ -324,9 +324,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
     fn any_tree_survives_packing(
-        entries in proptest::collection::btree_map("[a-c]{1,2}(/[a-c.ä]{1,3}){0,2}", (0..5, 0_u32..0o10000, any::<u16>(), "[ -:<-~]{0,40}"), 0..12),
+        entries in proptest::collection::btree_map("[a-c]{1,2}(/([a-c.ä]{1,3}|[d-e]{90,200})){0,2}", (0..7, 0_u32..0o10000, any::<u16>(), "[ -:<-~]{0,40}"), 0..12),
     ) {
-        let text: Vec<_> = entries
+        // What hard links are names of.
+        let mut text = vec!["640 7:7 /a0 = linked".to_owned()];
+        let described = entries
             .iter()
             .filter(|(path, _)| {
                 // No entry may be below one that is no directory.
@@ -336,9 +338,11 @@ proptest! {
                 0 => format!("{mode:o} {id}:{id} /{path}/"),
                 1 => format!("{id}:7 /{path} -> t{}", content.trim()),
                 2 => format!("{mode:o} {id}:{id} /{path} fifo"),
+                3 => format!("{mode:o} {id}:{id} /{path} b{}:{id}", id % 256),
+                4 => format!("/{path} == /a0"),
                 _ => format!("{mode:o} {id}:{id} /{path} = x{}", content.trim()),
-            })
-            .collect();
+            });
+        text.extend(described);
         let dir = tempfile::tempdir().unwrap();
         let first = layer(&text.join("\n"), &dir.path().join("first"), Owners::Recorded);
         let packed = pack(&first, &options(Compression::default(), 2), dir.path()).unwrap();

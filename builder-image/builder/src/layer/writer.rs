@@ -225,6 +225,7 @@ impl WriteLayer for LayerWriter {
         let mut size = 0;
         let mut record = Record::default();
         self.at(path, |parent, name| {
+            crate::runtime::go_on()?;
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(rustix::fs::openat(

@@ -10,6 +10,7 @@ use oci::{Digest, Digester};
 
 use crate::{
     cause::{FileMarks, Mark},
+    runtime::go_on,
     step::{
         StepError,
         copy::{CopySource, CopySpec},
@@ -130,6 +131,7 @@ fn content(hash: &mut Fields, from: &dyn Tree, path: &ImagePath) -> Result<(), S
     let mut content = Digester::sha256();
     let mut buffer = vec![0; 128 * 1024];
     loop {
+        go_on().map_err(|error| TreeError::io(path, error))?;
         match file.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => content.update(&buffer[..read]),

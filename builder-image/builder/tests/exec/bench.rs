@@ -166,7 +166,7 @@ pub(crate) fn bare(bench: &Bench, change: impl FnOnce(&Path)) -> Bench {
 /// What must be the same before and after every test.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Leftovers {
-    pub(crate) mounts: String,
+    pub(crate) mounts: Vec<String>,
     pub(crate) processes: usize,
     pub(crate) scratch: BTreeSet<String>,
 }
@@ -185,7 +185,11 @@ impl Leftovers {
             std::thread::yield_now();
         }
         Self {
-            mounts: fs_err::read_to_string("/proc/self/mounts").unwrap(),
+            mounts: fs_err::read_to_string("/proc/self/mounts")
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect(),
             processes: processes(),
             scratch: names(bench.runtime.scratch()),
         }

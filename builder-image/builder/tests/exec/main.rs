@@ -171,15 +171,14 @@ fn run_tests(workspace: &Path) {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
-        let before = Leftovers::look(&bench);
+        let mut before = Leftovers::look(&bench);
         let started = Instant::now();
         test(&bench);
         let elapsed = started.elapsed().as_millis();
-        assert_eq!(
-            Leftovers::look(&bench),
-            before,
-            "{name} left something behind"
-        );
+        let after = Leftovers::look(&bench);
+        // Somebody else on the machine may remove what is mounted on; nothing can be added but by us.
+        before.mounts.retain(|mount| after.mounts.contains(mount));
+        assert_eq!(after, before, "{name} left something behind");
         println!("test {name} ... ok ({elapsed} ms)");
     }
 }
