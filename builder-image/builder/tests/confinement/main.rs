@@ -4,9 +4,10 @@
 
 mod cancel;
 mod exhaustion;
-mod ordinary_user;
+
 #[path = "../shop/mod.rs"]
 mod shop;
+mod users;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
