@@ -211,11 +211,44 @@ fn two_platforms_make_an_index_in_one_pod() {
         );
         namespace.apply_json::<ImageBuild>(foreign).await?;
         namespace
-            .until::<ImageBuild>("foreign", "the foreign RUN to be refused", LIMIT, |b| {
-                reason(b) == "ForeignPlatform"
-                    && tests::kstatus::message(b).contains("Dockerfile:5")
+            .until::<ImageBuild>("foreign", "a node of that architecture", LIMIT, |b| {
+                reason(b) == "Unschedulable"
+                    && tests::kstatus::message(b).contains("kubernetes.io/arch=s390x")
             })
             .await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_run_for_each_platform_has_a_pod_for_each() {
+    on_stage(|stage| async move {
+        let namespace = stage.namespace("parts", "baseline").await?;
+        registry(&namespace).await?;
+        let inline = format!(
+            "FROM --platform=linux/amd64 {} AS files\nFROM scratch\nCOPY --from=files / /\nRUN echo made > /made\n",
+            stage.busybox()
+        );
+        let platforms = json!(["linux/amd64", "linux/arm64"]);
+        let build = image_build(
+            "app",
+            json!({"dockerfile": {"inline": inline, "platforms": platforms}}),
+        );
+        namespace.apply_json::<ImageBuild>(build).await?;
+        let is_made = |build: &ImageBuild| {
+            let attempt = build.status.as_ref().and_then(|s| s.attempt.as_ref());
+            let mut parts = attempt.into_iter().flat_map(|attempt| &attempt.parts);
+            parts.any(|part| {
+                part.name == "linux/amd64" && part.result.as_deref() == Some("Succeeded")
+            })
+        };
+        let build = namespace
+            .until::<ImageBuild>("app", "amd64 to be made and arm64 to wait", LIMIT, |b| {
+                is_made(b) && reason(b) == "Unschedulable"
+            })
+            .await?;
+        let message = tests::kstatus::message(&build);
+        assert!(message.contains("kubernetes.io/arch=arm64"), "{message}");
         Ok(())
     });
 }
