@@ -17,7 +17,7 @@ mod status;
 
 pub use dockerfile::{Dockerfile, DockerfileContext, DockerfileSecret};
 pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
-pub use source::{GitReference, GitSource, HttpSource, Source};
+pub use source::{GitReference, GitSource, HttpSource, OciSource, Source};
 pub use status::{
     Attempt, AttemptPart, BaseImage, Build, CacheMiss, DestinationStatus, ImageBuildStatus,
     IsolationStatus, PlatformStatus, SourceStatus,
@@ -47,8 +47,8 @@ pub use status::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(has(self.source) && (has(self.source.git) || has(self.source.http) || has(self.source.configMap) || has(self.source.persistentVolumeClaim))) || (has(self.dockerfile) && has(self.dockerfile.inline))")
-        .message("there is no Dockerfile: set source to git, http, configMap or persistentVolumeClaim, or write it into dockerfile.inline"),
+    validation = Rule::new("(has(self.source) && (has(self.source.git) || has(self.source.http) || has(self.source.oci) || has(self.source.configMap) || has(self.source.persistentVolumeClaim))) || (has(self.dockerfile) && has(self.dockerfile.inline))")
+        .message("there is no Dockerfile: set source to git, http, oci, configMap or persistentVolumeClaim, or write it into dockerfile.inline"),
     validation = Rule::new("!has(self.inputs) || !has(self.dockerfile) || !has(self.dockerfile.buildArgs) || !self.inputs.exists(i, i.name in self.dockerfile.buildArgs)")
         .message("a name is both in inputs and in dockerfile.buildArgs")
 )]

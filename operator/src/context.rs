@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::git::GitError;
-use crate::image_build::observed::{BaseLook, BaseNow};
+use crate::image_build::observed::{BaseLook, BaseNow, SourceFailure};
 use crate::image_mirror::observed::TagLook;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
@@ -39,7 +39,9 @@ pub struct Context {
     pub base_lookups: Arc<Lookups<BaseLook>>,
     /// What registries answered about base images that images were built from.
     pub moved_bases: Arc<Lookups<Vec<BaseNow>>>,
-    /// How often registries are asked about base images.
+    /// What registries answered about the sources of builds.
+    pub oci_sources: Arc<Lookups<Result<String, SourceFailure>>>,
+    /// How often registries are asked about base images and sources.
     pub budget: Arc<Budget>,
     /// Whether this process may write.
     pub tenure: Tenure,
@@ -59,6 +61,7 @@ impl Context {
             tag_lookups: Arc::default(),
             base_lookups: Arc::default(),
             moved_bases: Arc::default(),
+            oci_sources: Arc::default(),
             budget: Arc::default(),
             tenure: Tenure::unlimited(),
             clock: Timestamp::now,

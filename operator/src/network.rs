@@ -44,6 +44,8 @@ pub struct RegistryAccess {
     pub credentials: Vec<DockerConfig>,
     /// Whether the registry is one that a Registry resource made, which is spoken to by plain HTTP.
     pub plain_http: bool,
+    /// Certificates (PEM) that are trusted besides the usual ones.
+    pub ca_pem: Option<Vec<u8>>,
 }
 
 /// What the operator asks of other servers.
@@ -105,22 +107,18 @@ impl GuardedNetwork {
             },
             ..HttpSettings::default()
         };
-        let mut builder = Client::builder()
-            .guard(settings.guard.clone())
-            .proxies(settings.proxies.clone())
-            .timeouts(settings.connect_timeout, settings.idle_timeout)
-            .retry(settings.retry.clone());
-        if let Some(pem) = &settings.ca_pem {
-            builder = builder.ca_pem(pem.clone());
-        }
         Ok(Self {
-            registries: builder.build().map_err(|error| error.to_string())?,
+            registries: registries(&settings).map_err(|error| error.to_string())?,
             settings,
             plain: Mutex::default(),
         })
     }
 
-    fn client(&self, host: &RegistryHost, access: &RegistryAccess) -> Client {
+    fn client(&self, host: &RegistryHost, access: &RegistryAccess) -> Result<Client, Error> {
+        if let Some(extra) = &access.ca_pem {
+            let client = registries(&self.trusting(extra))?;
+            return Ok(client.with_keychain(access.credentials.clone()));
+        }
         let client = if access.plain_http {
             self.plain
                 .lock()
@@ -131,7 +129,17 @@ impl GuardedNetwork {
         } else {
             self.registries.clone()
         };
-        client.with_keychain(access.credentials.clone())
+        Ok(client.with_keychain(access.credentials.clone()))
+    }
+
+    /// The settings with `extra` among the trusted certificates.
+    fn trusting(&self, extra: &[u8]) -> HttpSettings {
+        let mut settings = self.settings.clone();
+        let mut pem = settings.ca_pem.take().unwrap_or_default();
+        pem.extend_from_slice(b"\n");
+        pem.extend_from_slice(extra);
+        settings.ca_pem = Some(pem);
+        settings
     }
 
     /// The client for a git server: another one where its Secret brings a certificate.
@@ -139,12 +147,7 @@ impl GuardedNetwork {
         let Some(extra) = &question.ca_pem else {
             return Ok(self.registries.http().clone());
         };
-        let mut settings = self.settings.clone();
-        let mut pem = settings.ca_pem.take().unwrap_or_default();
-        pem.extend_from_slice(b"\n");
-        pem.extend_from_slice(extra);
-        settings.ca_pem = Some(pem);
-        HttpClient::new(&settings)
+        HttpClient::new(&self.trusting(extra))
             .map_err(|_| GitError::Malformed("ca.crt of its Secret is not valid PEM"))
     }
 
@@ -184,6 +187,19 @@ impl GuardedNetwork {
     }
 }
 
+/// A client of registries with these settings.
+fn registries(settings: &HttpSettings) -> Result<Client, Error> {
+    let mut builder = Client::builder()
+        .guard(settings.guard.clone())
+        .proxies(settings.proxies.clone())
+        .timeouts(settings.connect_timeout, settings.idle_timeout)
+        .retry(settings.retry.clone());
+    if let Some(pem) = &settings.ca_pem {
+        builder = builder.ca_pem(pem.clone());
+    }
+    builder.build()
+}
+
 fn git_error(error: &Error) -> GitError {
     match error {
         Error::Unauthorized { .. } => GitError::Unauthorized { status: 401 },
@@ -212,6 +228,7 @@ impl Network for GuardedNetwork {
     ) -> BoxFuture<'a, Result<Option<Descriptor>, Error>> {
         let client = self.client(reference.repository().host(), access);
         async move {
+            let client = client?;
             let question = async {
                 if reference.digest().is_none() {
                     return client.resolve(reference).await;

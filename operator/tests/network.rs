@@ -31,6 +31,7 @@ fn access(registry: &MemoryRegistry, password: &str) -> RegistryAccess {
                 .unwrap(),
         ],
         plain_http: true,
+        ca_pem: None,
     }
 }
 

@@ -446,7 +446,8 @@ impl BaseError {
         matches!(self, Self::NotFound)
     }
 
-    fn kind(&self) -> FailureKind {
+    /// What this failure is called.
+    pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound
             | Self::NoPlatform { .. }

@@ -166,6 +166,10 @@ fn resolved(source: &Source) -> Resolved {
             commit: None,
             checksum: checksum.clone(),
         },
+        Source::Oci { image } => Resolved {
+            commit: None,
+            checksum: image.split_once('@').map(|(_, digest)| digest.to_owned()),
+        },
         Source::Empty | Source::ConfigMap { .. } | Source::Volume => Resolved::default(),
     }
 }
@@ -189,11 +193,18 @@ async fn build_and_push(
     let scratch = cache
         .scratch("context-")
         .map_err(Error::io("making a directory for the context"))?;
+    let owners = if entered.is_some() {
+        Owners::OnDisk
+    } else {
+        Owners::Recorded
+    };
+    let bases = Bases::new(client.clone(), cache.clone(), owners, contexts(task)?);
     let fetcher = Fetcher {
         http: client.http(),
         network: &request.network,
         mounted: paths.source.clone().into(),
         credentials: paths.source_credentials.clone().into(),
+        bases: Some(&bases),
         plain_http: false,
     };
     let into = scratch.path().join("source");
@@ -206,13 +217,8 @@ async fn build_and_push(
     let (file, context) = read_definition(task, &directory)?;
     fetching.done();
 
-    let owners = if entered.is_some() {
-        Owners::OnDisk
-    } else {
-        Owners::Recorded
-    };
     let engine = Engine {
-        bases: Bases::new(client.clone(), cache.clone(), owners, contexts(task)?),
+        bases,
         runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
         client,
         progress,

@@ -156,7 +156,7 @@ pub struct Resolved {
     /// The git commit that was built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// `sha256:…` of the archive that was built.
+    /// `sha256:…` of the archive or artifact that was built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
 }

@@ -172,6 +172,12 @@ pub enum Source {
         #[serde(default)]
         credentials: bool,
     },
+    /// The content of an artifact or image in a registry.
+    #[serde(rename_all = "camelCase")]
+    Oci {
+        /// `host/repository@sha256:…`, read with the credentials of the request.
+        image: String,
+    },
     /// The files of a ConfigMap, mounted at [`crate::paths::SOURCE`].
     #[serde(rename_all = "camelCase")]
     ConfigMap {

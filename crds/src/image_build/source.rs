@@ -11,10 +11,10 @@ use crate::common::{InvalidDuration, LocalReference, parse_duration};
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(has(self.git) ? 1 : 0) + (has(self.http) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) <= 1")
-        .message("source needs at most one of git, http, configMap and persistentVolumeClaim"),
-    validation = Rule::new("!has(self.subdirectory) || has(self.git) || has(self.http) || has(self.persistentVolumeClaim)")
-        .message("subdirectory needs a source with directories: git, http or persistentVolumeClaim")
+    validation = Rule::new("(has(self.git) ? 1 : 0) + (has(self.http) ? 1 : 0) + (has(self.oci) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) <= 1")
+        .message("source needs at most one of git, http, oci, configMap and persistentVolumeClaim"),
+    validation = Rule::new("!has(self.subdirectory) || has(self.git) || has(self.http) || has(self.oci) || has(self.persistentVolumeClaim)")
+        .message("subdirectory needs a source with directories: git, http, oci or persistentVolumeClaim")
 )]
 pub struct Source {
     /// A git repository.
@@ -23,6 +23,9 @@ pub struct Source {
     /// An archive behind a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// An artifact or an image in a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
     /// A ConfigMap: each key is a file of the context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<LocalReference>,
@@ -97,6 +100,40 @@ pub struct GitReference {
     #[x_kube(validation = Rule::new("self.matches('^([0-9a-f]{40}|[0-9a-f]{64})$')")
         .message("commit must be the whole hash: 40 or 64 lower case hexadecimal digits"))]
     pub commit: Option<String>,
+}
+
+/// An artifact or an image in a registry as source.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciSource {
+    /// The artifact, whose first tar layer is the context, or the image, whose files are. Format: as in FROM, for instance registry.example.com/team/context:main or with a digest.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_./:@-]*$')")
+        .message("image must be the name of an artifact or image, for instance registry.example.com/team/context:main"))]
+    pub image: String,
+    /// Secret of type kubernetes.io/dockerconfigjson with which it is read. Default: imagePullSecrets and those of the destinations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
+    /// Secret with the key ca.crt, where the registry's certificate is private. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<LocalReference>,
+    /// How often a tag is looked up; another digest is built. Default: 5m. At least 5s. Format: 90s, 5m, 1h30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s))+$')").message("interval of oci must be a duration of hours, minutes and seconds, for instance 5m"),
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s))+$') || duration(self) >= duration('5s')").message("interval of oci must be at least 5s")
+    )]
+    pub interval: Option<String>,
+}
+
+impl OciSource {
+    /// How often the tag is looked up. Default: five minutes.
+    pub fn interval(&self) -> Result<Duration, InvalidDuration> {
+        self.interval
+            .as_deref()
+            .map_or(Ok(Duration::from_secs(300)), parse_duration)
+    }
 }
 
 /// An archive behind a URL as source.

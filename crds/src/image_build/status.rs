@@ -110,6 +110,10 @@ pub struct SourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub commit: Option<String>,
+    /// Digest of an oci source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 160))]
+    pub digest: Option<String>,
     /// Branch of a git source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 244))]

@@ -94,8 +94,10 @@ pub fn spec_hash(spec: &ImageBuildSpec) -> String {
             fields.remove(field);
         }
     }
-    if let Some(Value::Object(git)) = value.pointer_mut("/source/git") {
-        git.remove("interval");
+    for source in ["/source/git", "/source/oci"] {
+        if let Some(Value::Object(source)) = value.pointer_mut(source) {
+            source.remove("interval");
+        }
     }
     hash_hex(&[&value.to_string()], SPEC_DIGITS)
 }

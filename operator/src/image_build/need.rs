@@ -56,6 +56,14 @@ impl Observed {
                     Blocked::stalled(error.reason(), message)
                 })
             }
+            (SourceState::Oci(Err(failure)), _) => {
+                let message = format!("spec.source.oci: {}", failure.message);
+                Some(if failure.transient {
+                    Blocked::waiting(failure.reason, message)
+                } else {
+                    Blocked::stalled(failure.reason, message)
+                })
+            }
             (SourceState::ConfigMap(None), SourceSpec::ConfigMap { name }) => {
                 Some(Blocked::waiting(
                     Reason::ConfigMapNotFound,
@@ -63,7 +71,9 @@ impl Observed {
                 ))
             }
             (SourceState::NotLookedUp, source) => {
-                let name = source.secret().unwrap_or_default();
+                let of_registry = source.registry_secret();
+                let missing = of_registry.filter(|name| self.secret_problem(name).is_some());
+                let name = missing.or(source.ca_secret()).unwrap_or_default();
                 Some(self.secret_problem(name).unwrap_or_else(|| {
                     Blocked::waiting(
                         Reason::SecretNotFound,
@@ -152,7 +162,7 @@ impl Observed {
         secrets
             .iter()
             .map(String::as_str)
-            .chain(spec.source.secret())
+            .chain(spec.source.ca_secret())
             .chain(spec.secrets.iter().map(|secret| secret.secret.as_str()))
             .find_map(|name| self.secret_problem(name))
     }

@@ -62,7 +62,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     for name in spec.registry_secrets() {
         secrets.read(context, &namespace, &name).await?;
     }
-    if let Some(name) = spec.source.secret() {
+    if let Some(name) = spec.source.ca_secret() {
         secrets.read(context, &namespace, name).await?;
     }
     for secret in &spec.secrets {
@@ -70,11 +70,18 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     }
     observed.source_ca = spec
         .source
-        .secret()
+        .ca_secret()
         .and_then(|name| secrets.text(name, "ca.crt"));
     registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
+    let asker = Asker {
+        context,
+        build,
+        spec: &spec,
+        secrets: &secrets,
+    };
+    asker.source(&mut observed).await;
     for name in spec.claims() {
         let found: Option<PersistentVolumeClaim> = context.get(&namespace, name).await?;
         observed.claims.insert(name.to_owned(), found.is_some());
@@ -85,12 +92,6 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     }
     let status = build.status.clone().unwrap_or_default();
     let spec_hash = spec_hash(&build.spec);
-    let asker = Asker {
-        context,
-        build,
-        spec: &spec,
-        secrets: &secrets,
-    };
     if let Some(wanted) = to_verify(&status, &observed, &spec_hash) {
         observed.read_back = Some(asker.read_back(&observed, &wanted).await);
     }
@@ -252,7 +253,10 @@ async fn source(
     observed: &mut Observed,
 ) -> Result<()> {
     match &spec.source {
-        SourceSpec::Empty | SourceSpec::Http { .. } | SourceSpec::Claim { .. } => {}
+        SourceSpec::Empty
+        | SourceSpec::Http { .. }
+        | SourceSpec::Oci { .. }
+        | SourceSpec::Claim { .. } => {}
         SourceSpec::ConfigMap { name } => {
             let namespace = build.namespace().unwrap_or_default();
             let found: Option<ConfigMap> = context.get(&namespace, name).await?;

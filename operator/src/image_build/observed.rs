@@ -14,6 +14,7 @@ use super::validate::{ValidatedBuild, Violation};
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::{BuilderSettings, Ended, PodState, PodView};
 use crate::git::GitError;
+use crate::reason::Reason;
 
 /// Everything outside of the resource that a decision depends on.
 #[derive(Clone, Debug)]
@@ -96,10 +97,23 @@ pub enum SourceState {
     Fixed,
     /// The commit of a git source, or why there is none.
     Git(Result<String, GitError>),
+    /// The digest of an artifact or image, or why there is none.
+    Oci(Result<String, SourceFailure>),
     /// A Secret of the source is missing, so that nothing could be looked up.
     NotLookedUp,
     /// The digest of a ConfigMap, none when it is missing.
     ConfigMap(Option<String>),
+}
+
+/// Why it is not known what a source in a registry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFailure {
+    /// The reason in conditions.
+    pub reason: Reason,
+    /// What happened, for people.
+    pub message: String,
+    /// Whether it may pass by itself.
+    pub transient: bool,
 }
 
 /// What an input is at present.
@@ -329,7 +343,7 @@ impl Observed {
     pub fn revision(&self) -> Option<&str> {
         match &self.source {
             SourceState::Git(Ok(commit)) => Some(commit),
-            SourceState::ConfigMap(Some(digest)) => Some(digest),
+            SourceState::Oci(Ok(digest)) | SourceState::ConfigMap(Some(digest)) => Some(digest),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use protocol::{BuildOutcome, Isolation};
 
 use super::account::{CANCELLED, FAILED, RUNNING, SUCCEEDED};
+use super::key::{Key, part};
 use super::observed::{Observed, ReadBack, Verification};
 use super::split::PartStart;
 use super::validate::{SourceSpec, ValidatedBuild};
@@ -301,10 +302,15 @@ pub fn publish(
     status.source = match &spec.source {
         SourceSpec::Git { reference, .. } => Some(SourceStatus {
             commit: attempt.commit.clone(),
+            digest: None,
             branch: match reference {
                 GitRef::Branch(name) => Some(name.clone()),
                 _ => None,
             },
+        }),
+        SourceSpec::Oci { .. } => Some(SourceStatus {
+            digest: source_digest(attempt, built, observed),
+            ..SourceStatus::default()
         }),
         _ => None,
     };
@@ -323,6 +329,18 @@ pub fn publish(
         mode: isolation_word(built.isolation).to_owned(),
         message: message.map(str::to_owned),
     });
+}
+
+/// The digest of the source that `attempt` was made from: what the builder says and what is there now count only where the
+/// attempt was made for it.
+fn source_digest(attempt: &Attempt, built: &BuildOutcome, observed: &Observed) -> Option<String> {
+    let made = Key::read(&attempt.key);
+    let told = built.source.checksum.as_deref();
+    [told, observed.revision()]
+        .into_iter()
+        .flatten()
+        .find(|digest| part(&[digest]) == made.source)
+        .map(str::to_owned)
 }
 
 /// Says in `status.isolation` why the isolation that was wanted cannot be had, when that is why an attempt failed.

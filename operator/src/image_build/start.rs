@@ -169,6 +169,12 @@ fn source(spec: &ValidatedBuild, observed: &Observed, commit: Option<&str>) -> S
             checksum: checksum.clone(),
             credentials,
         },
+        SourceSpec::Oci { image, .. } => Source::Oci {
+            image: match &observed.source {
+                SourceState::Oci(Ok(digest)) => format!("{}@{digest}", image.repository()),
+                _ => image.to_string(),
+            },
+        },
         SourceSpec::Claim { .. } => Source::Volume,
         SourceSpec::ConfigMap { .. } => Source::ConfigMap {
             digest: match &observed.source {

@@ -117,7 +117,11 @@ impl ValidatedBuild {
     pub fn registry_secrets(&self) -> Vec<String> {
         let of_destinations = self.destinations.iter().filter_map(DestinationSpec::secret);
         let mut names = Vec::new();
-        for name in of_destinations.chain(self.pull_secrets.iter().cloned()) {
+        let of_source = self.source.registry_secret().map(str::to_owned);
+        let to_read = of_source
+            .into_iter()
+            .chain(self.pull_secrets.iter().cloned());
+        for name in of_destinations.chain(to_read) {
             if !names.contains(&name) {
                 names.push(name);
             }

@@ -144,10 +144,12 @@ async fn look(
             let host = tag.source.repository().host().as_str();
             observed.plain_http.iter().any(|plain| plain == host)
         }),
+        ca_pem: None,
     };
     let destination = RegistryAccess {
         credentials: config(&spec.registry_secret()).into_iter().collect(),
         plain_http: true,
+        ca_pem: None,
     };
     // A sync that has ended since makes everything that was seen before obsolete.
     let last = observed.pods.last().map(|pod| &pod.pod.identity.uid);

@@ -102,6 +102,11 @@ impl Bases {
         }
     }
 
+    /// What speaks with registries.
+    pub fn client(&self) -> &distribution::Client {
+        &self.client
+    }
+
     /// Finds the image that `name` stands for.
     ///
     /// # Errors

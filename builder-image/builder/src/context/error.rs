@@ -5,7 +5,7 @@ use std::io;
 use protocol::FailureKind;
 
 use super::{UrlError, dockerignore::DockerignoreError};
-use crate::{tree::TreeError, unpack::UnpackError};
+use crate::{error::BaseError, tree::TreeError, unpack::UnpackError};
 
 /// Why a context could not be had. No message holds a credential.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,20 @@ pub enum ContextError {
     /// The archive cannot be unpacked.
     #[error("the archive of the source cannot be unpacked: {0}")]
     Archive(#[source] UnpackError),
+    /// An artifact or image is not one that can be a source.
+    #[error("{image}: {problem}")]
+    Artifact {
+        /// The name.
+        image: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The image of the source cannot be read.
+    #[error("the image of the source: {0}")]
+    Image(#[from] BaseError),
+    /// Images are no sources here.
+    #[error("an image cannot be the source of this build")]
+    NoImages,
     /// The URL of a repository asks for what cannot be.
     #[error("git repository `{url}`: {problem}")]
     GitReference {
@@ -137,6 +151,8 @@ impl ContextError {
             | Self::TooLarge { .. }
             | Self::Archive(_)
             | Self::GitReference { .. }
+            | Self::Artifact { .. }
+            | Self::NoImages
             | Self::NeitherArchiveNorDockerfile
             | Self::Outside(_) => FailureKind::SourceRefused,
             Self::Unauthorized { .. } | Self::Credentials(_) => FailureKind::SourceUnauthorized,
@@ -150,6 +166,12 @@ impl ContextError {
                 distribution::Error::Unauthorized { .. } => FailureKind::SourceUnauthorized,
                 distribution::Error::NotFound { .. } => FailureKind::SourceNotFound,
                 _ => FailureKind::SourceUnavailable,
+            },
+            Self::Image(error) => match error.kind() {
+                FailureKind::BaseImageNotFound => FailureKind::SourceNotFound,
+                FailureKind::BaseImageUnauthorized => FailureKind::SourceUnauthorized,
+                FailureKind::RegistryUnavailable => FailureKind::SourceUnavailable,
+                other => other,
             },
             Self::Changed { .. } => FailureKind::SourceChanged,
             Self::NotText(_) | Self::Dockerignore { .. } => FailureKind::Dockerfile,

@@ -66,6 +66,7 @@ async fn https_with_a_private_authority_through_the_guard() {
             ..Network::default()
         };
         let fetcher = Fetcher {
+            bases: None,
             plain_http: false,
             ..Fetcher::for_tests(&http, &network)
         };

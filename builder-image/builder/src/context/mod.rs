@@ -12,6 +12,7 @@ pub mod git_reference;
 mod git_server;
 mod guard_proxy;
 pub mod http;
+mod oci;
 pub mod pattern;
 pub mod remote;
 mod url_rules;
@@ -34,6 +35,7 @@ pub use url_rules::{UrlError, check_git_url, check_http_url};
 
 use self::dockerignore::{Dockerignore, Matched};
 use crate::{
+    base::Bases,
     layer::Root,
     tree::{Entry, ImagePath, Tree, TreeError, Xattrs},
 };
@@ -249,7 +251,6 @@ impl Tree for Offered<'_> {
 }
 
 /// What fetching a source needs besides the source.
-#[derive(Debug)]
 pub struct Fetcher<'a> {
     /// Reaches servers, with network guard, authorities and proxies.
     pub http: &'a HttpClient,
@@ -259,6 +260,8 @@ pub struct Fetcher<'a> {
     pub mounted: PathBuf,
     /// Where the Secret of the source is mounted.
     pub credentials: PathBuf,
+    /// Reads images and artifacts: none where no source is one.
+    pub bases: Option<&'a Bases>,
     /// Whether git repositories may be reached by plain HTTP, and credentials be sent over it: never in a cluster.
     pub plain_http: bool,
 }
@@ -273,6 +276,7 @@ impl<'a> Fetcher<'a> {
             mounted: PathBuf::new(),
             credentials: PathBuf::new(),
             plain_http: true,
+            bases: None,
         }
     }
 }
@@ -319,6 +323,10 @@ pub async fn fetch(
         // The files are used where they are: nothing of them is written.
         Source::Volume => return enter_subdirectory(&fetcher.mounted, subdirectory),
         Source::ConfigMap { digest } => config_map::copy(&fetcher.mounted, digest, into)?,
+        Source::Oci { image } => {
+            let bases = fetcher.bases.ok_or(ContextError::NoImages)?;
+            oci::fetch(image, bases, into).await?;
+        }
     }
     enter_subdirectory(into, subdirectory)
 }

@@ -2,16 +2,20 @@
 
 use crds::ImageBuild;
 use crds::image_build::BaseImage;
+use distribution::ErrorKind;
 use kube::ResourceExt;
 use oci::Reference;
 use std::time::Duration;
 
 use super::Secrets;
 use crate::context::Context;
-use crate::image_build::observed::{BaseLook, BaseNow, Observed, ReadBack, ToVerify, Verification};
+use crate::image_build::observed::{
+    BaseLook, BaseNow, Observed, ReadBack, SourceFailure, SourceState, ToVerify, Verification,
+};
 use crate::image_build::plan::POLL_FAILED;
-use crate::image_build::validate::{DestinationSpec, Target, ValidatedBuild};
+use crate::image_build::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild};
 use crate::network::RegistryAccess;
+use crate::reason::Reason;
 use crate::request::requested_at;
 
 /// How often the base images of an image that is there are looked up.
@@ -45,6 +49,7 @@ impl Asker<'_> {
                     .filter_map(|name| self.secrets.docker_config(name))
                     .collect(),
                 plain_http: matches!(destination.target, Target::Registry { .. }),
+                ca_pem: None,
             };
             let found = self.verify(destination, observed, wanted, &access).await;
             read.destinations.push((destination.name.clone(), found));
@@ -132,6 +137,77 @@ impl Asker<'_> {
         }
     }
 
+    /// Looks up what a source in a registry is at present. One that is named by its digest is not asked for.
+    pub(super) async fn source(&self, observed: &mut Observed) {
+        let SourceSpec::Oci {
+            image,
+            secret,
+            ca_secret,
+            interval,
+        } = &self.spec.source
+        else {
+            return;
+        };
+        if let Some(digest) = image.digest() {
+            observed.source = SourceState::Oci(Ok(digest.to_string()));
+            return;
+        }
+        let mut named = [secret, ca_secret].into_iter().flatten();
+        if named.any(|name| self.secrets.get(name).is_none()) {
+            observed.source = SourceState::NotLookedUp;
+            return;
+        }
+        let mut access = self.reading(observed, image);
+        access.ca_pem = observed.source_ca.clone().map(String::into_bytes);
+        let asked = requested_at(self.build).unwrap_or_default();
+        let question = format!("{image} {asked} {:?}", observed.secrets);
+        let ask = || async {
+            let answer = self.artifact(image, &access).await;
+            let good_for = match answer {
+                Ok(_) => *interval,
+                Err(_) => POLL_FAILED.min(*interval),
+            };
+            (answer, good_for)
+        };
+        let uid = self.build.uid().unwrap_or_default();
+        let (answer, good) = self.context.oci_sources.answer(&uid, &question, ask).await;
+        observed.source = SourceState::Oci(answer);
+        observed.look_again_in(good);
+    }
+
+    async fn artifact(
+        &self,
+        image: &Reference,
+        access: &RegistryAccess,
+    ) -> Result<String, SourceFailure> {
+        let host = image.repository().host();
+        if !self.context.budget.spend(host) {
+            return Err(SourceFailure {
+                reason: Reason::SourceUnavailable,
+                message: format!("{host} was asked often enough for now; it is asked again soon"),
+                transient: true,
+            });
+        }
+        let found = self.context.network.manifest(image, access).await;
+        match found {
+            Ok(Some(descriptor)) => Ok(descriptor.digest.to_string()),
+            Ok(None) => Err(SourceFailure {
+                reason: Reason::SourceNotFound,
+                message: format!("{image} does not exist"),
+                transient: true,
+            }),
+            Err(error) => Err(SourceFailure {
+                reason: match error.kind() {
+                    ErrorKind::Unauthorized => Reason::SourceUnauthorized,
+                    ErrorKind::AddressRefused => Reason::AddressRefused,
+                    _ => Reason::SourceUnavailable,
+                },
+                message: error.to_string(),
+                transient: error.is_transient(),
+            }),
+        }
+    }
+
     /// How an image is asked for that the build reads: with the credentials that its pod has.
     fn reading(&self, observed: &Observed, reference: &Reference) -> RegistryAccess {
         RegistryAccess {
@@ -142,6 +218,7 @@ impl Asker<'_> {
                 .filter_map(|name| self.secrets.docker_config(name))
                 .collect(),
             plain_http: observed.is_registry_host(reference.repository().host()),
+            ca_pem: None,
         }
     }
 

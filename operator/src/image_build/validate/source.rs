@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crds::image_build::{GitSource, HttpSource, Source};
+use crds::image_build::{GitSource, HttpSource, OciSource, Source};
+
+use crds::LocalReference;
 
 use super::{Checked, invalid};
 use crate::git::{GitRef, discovery_url, is_commit};
@@ -36,6 +38,17 @@ pub enum SourceSpec {
         /// Secret with `username` and `password`, and `ca.crt`.
         secret: Option<String>,
     },
+    /// An artifact or image.
+    Oci {
+        /// Its name, with tag or digest.
+        image: oci::Reference,
+        /// Secret of type kubernetes.io/dockerconfigjson.
+        secret: Option<String>,
+        /// Secret with `ca.crt`.
+        ca_secret: Option<String>,
+        /// How often a tag is looked up.
+        interval: Duration,
+    },
     /// The files of a ConfigMap.
     ConfigMap {
         /// Its name.
@@ -53,7 +66,23 @@ impl SourceSpec {
     pub fn secret(&self) -> Option<&str> {
         match self {
             Self::Git { secret, .. } | Self::Http { secret, .. } => secret.as_deref(),
-            Self::Empty | Self::ConfigMap { .. } | Self::Claim { .. } => None,
+            Self::Empty | Self::Oci { .. } | Self::ConfigMap { .. } | Self::Claim { .. } => None,
+        }
+    }
+
+    /// The Secret with which a registry is read for the source.
+    pub fn registry_secret(&self) -> Option<&str> {
+        match self {
+            Self::Oci { secret, .. } => secret.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The Secret whose `ca.crt` vouches for the server of the source.
+    pub fn ca_secret(&self) -> Option<&str> {
+        match self {
+            Self::Oci { ca_secret, .. } => ca_secret.as_deref(),
+            _ => self.secret(),
         }
     }
 
@@ -96,20 +125,38 @@ pub(super) fn source(source: Option<&Source>) -> Checked<SourceSpec> {
         return Ok(SourceSpec::Empty);
     };
     let mounted = [&source.config_map, &source.persistent_volume_claim];
-    match (&source.git, &source.http, mounted) {
-        (None, None, [None, None]) => Ok(SourceSpec::Empty),
-        (Some(git), None, [None, None]) => git_source(git),
-        (None, Some(http), [None, None]) => http_source(http),
-        (None, None, [Some(reference), None]) => Ok(SourceSpec::ConfigMap {
+    match (&source.git, &source.http, &source.oci, mounted) {
+        (None, None, None, [None, None]) => Ok(SourceSpec::Empty),
+        (Some(git), None, None, [None, None]) => git_source(git),
+        (None, Some(http), None, [None, None]) => http_source(http),
+        (None, None, Some(oci), [None, None]) => oci_source(oci),
+        (None, None, None, [Some(reference), None]) => Ok(SourceSpec::ConfigMap {
             name: reference.name.clone(),
         }),
-        (None, None, [None, Some(reference)]) => Ok(SourceSpec::Claim {
+        (None, None, None, [None, Some(reference)]) => Ok(SourceSpec::Claim {
             name: reference.name.clone(),
         }),
         _ => Err(invalid(
-            "spec.source needs at most one of git, http, configMap and persistentVolumeClaim",
+            "spec.source needs at most one of git, http, oci, configMap and persistentVolumeClaim",
         )),
     }
+}
+
+fn oci_source(source: &OciSource) -> Checked<SourceSpec> {
+    let image: oci::Reference = source
+        .image
+        .parse()
+        .map_err(|error| invalid(format!("spec.source.oci.image: {error}")))?;
+    let interval = source
+        .interval()
+        .map_err(|error| invalid(format!("spec.source.oci.interval: {error}")))?;
+    let name = |secret: &Option<LocalReference>| secret.as_ref().map(|s| s.name.clone());
+    Ok(SourceSpec::Oci {
+        image: image.or_latest(),
+        secret: name(&source.secret_ref),
+        ca_secret: name(&source.ca_secret_ref),
+        interval: interval.max(MIN_INTERVAL),
+    })
 }
 
 fn git_source(git: &GitSource) -> Checked<SourceSpec> {

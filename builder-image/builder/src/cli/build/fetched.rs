@@ -101,6 +101,7 @@ async fn fetch(args: &BuildArgs, wanted: &Wanted, into: &Path) -> Result<(), Err
         network: &args.network.for_git()?,
         mounted: PathBuf::new(),
         credentials: PathBuf::new(),
+        bases: None,
         // Whoever builds on an own machine may have a server there.
         plain_http: matches!(source, RemoteContext::Git(url) if is_loopback(url)),
     };
