@@ -191,6 +191,21 @@ impl Snapshot {
             .map(|entry| (entry, number)))
     }
 
+    /// The layer that the regular file `path` is from.
+    fn layer_of_file(&self, path: &ImagePath) -> Result<&Part, TreeError> {
+        match self.find_any(path)? {
+            None => Err(TreeError::NotFound(path.clone())),
+            Some((entry, _)) if entry.kind != Kind::File => Err(TreeError::NotAFile(path.clone())),
+            Some((_, layer)) => Ok(&self.layers[layer]),
+        }
+    }
+
+    /// Notes that the content of the file `path` was asked for and is not there.
+    fn lacks(&self, path: &ImagePath) -> TreeError {
+        self.lacked_content.store(true, Ordering::Relaxed);
+        TreeError::NotUnpacked(path.clone())
+    }
+
     /// The entry at `path` and the layer that it is from.
     fn find_any(&self, path: &ImagePath) -> Result<Option<(Entry, usize)>, TreeError> {
         if path.is_root() {
@@ -244,14 +259,13 @@ impl Tree for Snapshot {
     }
 
     fn open(&self, path: &ImagePath) -> Result<File, TreeError> {
-        match self.find_any(path)? {
-            None => Err(TreeError::NotFound(path.clone())),
-            Some((entry, _)) if entry.kind != Kind::File => Err(TreeError::NotAFile(path.clone())),
-            Some((_, layer)) => self.layers[layer].open(path)?.ok_or_else(|| {
-                self.lacked_content.store(true, Ordering::Relaxed);
-                TreeError::NotUnpacked(path.clone())
-            }),
-        }
+        let opened = self.layer_of_file(path)?.open(path)?;
+        opened.ok_or_else(|| self.lacks(path))
+    }
+
+    fn open_with_xattrs(&self, path: &ImagePath) -> Result<(File, Xattrs), TreeError> {
+        let opened = self.layer_of_file(path)?.open_with_xattrs(path)?;
+        opened.ok_or_else(|| self.lacks(path))
     }
 
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError> {

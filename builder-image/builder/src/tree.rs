@@ -201,6 +201,11 @@ pub trait Tree {
     /// The extended attributes of `path` that an image records.
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError>;
 
+    /// Both of a regular file: what [`Tree::open`] and [`Tree::xattrs`] say, at the cost of one.
+    fn open_with_xattrs(&self, path: &ImagePath) -> Result<(std::fs::File, Xattrs), TreeError> {
+        Ok((self.open(path)?, self.xattrs(path)?))
+    }
+
     /// Follows all symbolic links of `path`, the last component included, without leaving the root. What does not exist
     /// is kept as text, so the answer names where a file would be created.
     ///

@@ -36,7 +36,7 @@ pub use url_rules::{UrlError, check_git_url, check_http_url};
 use self::dockerignore::{Dockerignore, Matched};
 use crate::{
     base::Bases,
-    layer::Root,
+    layer::{Root, xattrs_of},
     tree::{Entry, ImagePath, Tree, TreeError, Xattrs},
 };
 
@@ -143,6 +143,15 @@ impl BuildContext {
         decision
     }
 
+    /// Fails where something ignores `path`. Whether it is there at all, opening tells.
+    fn check_offered(&self, path: &ImagePath) -> Result<(), TreeError> {
+        if self.ignore.is_empty() || self.lookup(path)?.is_some() {
+            Ok(())
+        } else {
+            Err(TreeError::NotFound(path.clone()))
+        }
+    }
+
     /// Whether `entry` at `path` is offered: it is not ignored, or something below it is not.
     fn is_offered(&self, path: &ImagePath, entry: &Entry) -> Result<bool, TreeError> {
         if self.ignore.is_empty() || !self.decide(path).0 {
@@ -183,10 +192,16 @@ impl Tree for BuildContext {
     }
 
     fn open(&self, path: &ImagePath) -> Result<File, TreeError> {
-        if self.lookup(path)?.is_none() {
-            return Err(TreeError::NotFound(path.clone()));
-        }
+        self.check_offered(path)?;
         Offered(&self.root).open(path)
+    }
+
+    fn open_with_xattrs(&self, path: &ImagePath) -> Result<(File, Xattrs), TreeError> {
+        self.check_offered(path)?;
+        let wrap = |error| TreeError::io(path, error);
+        let file = self.root.file(path).map_err(wrap)?;
+        let xattrs = xattrs_of(&file).map_err(wrap)?;
+        Ok((file, xattrs))
     }
 
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError> {

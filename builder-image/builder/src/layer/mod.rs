@@ -24,6 +24,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 pub use compress::Compression;
@@ -35,7 +36,7 @@ pub use listing::{DamagedListing, Listing};
 pub(crate) use owner::settle_directory;
 pub use pack::{PackOptions, PackedLayer, Recipe, pack};
 pub use recompress::recompress;
-pub(crate) use root::Root;
+pub(crate) use root::{Root, xattrs_of};
 pub use squash::squash;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};
@@ -91,7 +92,21 @@ pub struct LayerDir {
     /// Where owners and permissions are.
     pub owners: Owners,
     index: Index,
+    /// What is at the top, once somebody has looked.
+    top: OnceLock<Top>,
 }
+
+/// What a finished layer has at its top: with 200 layers, most have nothing of most paths, and this tells without looking
+/// at the disk again.
+#[derive(Debug)]
+struct Top {
+    /// The names in the root directory, sorted; none where they are too many to be kept.
+    names: Option<Vec<OsString>>,
+    opaque: bool,
+}
+
+/// How many names are kept of the top of a layer.
+const TOP_NAMES: usize = 64;
 
 impl LayerDir {
     /// The layer in the existing directory `path`, with its index if it has one.
@@ -106,6 +121,7 @@ impl LayerDir {
             path,
             owners,
             index,
+            top: OnceLock::new(),
         })
     }
 
@@ -114,7 +130,47 @@ impl LayerDir {
             path,
             owners,
             index,
+            top: OnceLock::new(),
         }
+    }
+
+    /// Whether this layer, which is finished, may have something at `path` or below it: a whiteout, too.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub(crate) fn may_have(&self, path: &ImagePath) -> Result<bool, TreeError> {
+        let Some(first) = path.components().next() else {
+            return Ok(true);
+        };
+        let names = self.top()?.names.as_ref();
+        let is_there = |names: &Vec<OsString>| {
+            names
+                .binary_search_by(|name| name.as_os_str().cmp(first))
+                .is_ok()
+        };
+        Ok(names.is_none_or(is_there))
+    }
+
+    /// Whether this layer, which is finished, hides all that is below it.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub(crate) fn is_opaque_at_top(&self) -> Result<bool, TreeError> {
+        Ok(self.top()?.opaque)
+    }
+
+    fn top(&self) -> Result<&Top, TreeError> {
+        if let Some(known) = self.top.get() {
+            return Ok(known);
+        }
+        let path = ImagePath::root();
+        let read = || {
+            let root = Root::open(&self.path)?;
+            let (names, opaque) = (root.names(&path, TOP_NAMES)?, root.is_opaque(&path)?);
+            Ok(Top { names, opaque })
+        };
+        let top = read().map_err(|error: std::io::Error| TreeError::io(&path, error))?;
+        Ok(self.top.get_or_init(|| top))
     }
 
     /// What the directory cannot hold.
@@ -212,10 +268,26 @@ impl LayerDir {
             Kind::File | Kind::Directory => root.xattrs(path)?,
             _ => Xattrs::new(),
         };
+        self.add_recorded_xattrs(path, &mut xattrs);
+        Ok(xattrs)
+    }
+
+    /// The regular file `path`, opened beneath `root`, with its extended attributes.
+    pub(crate) fn open_in(
+        &self,
+        root: &Root,
+        path: &ImagePath,
+    ) -> std::io::Result<(std::fs::File, Xattrs)> {
+        let file = root.file(path)?;
+        let mut xattrs = xattrs_of(&file)?;
+        self.add_recorded_xattrs(path, &mut xattrs);
+        Ok((file, xattrs))
+    }
+
+    fn add_recorded_xattrs(&self, path: &ImagePath, xattrs: &mut Xattrs) {
         if let Some(record) = self.index.get(path) {
             xattrs.extend(record.xattrs.clone());
         }
-        Ok(xattrs)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{Read, Write},
     num::NonZero,
     os::unix::ffi::OsStrExt,
@@ -210,12 +211,17 @@ impl Packer {
         {
             self.links.insert(id, path.as_bytes().to_vec());
         }
-        let xattrs = match first {
-            Some(_) => Xattrs::new(),
-            None => from
-                .layer
-                .xattrs_in(&from.root, path, &entry.kind)
-                .map_err(|error| TreeError::io(path, error))?,
+        let wrap = |error| TreeError::io(path, error);
+        let (file, xattrs) = match (&first, &entry.kind) {
+            (Some(_), _) => (None, Xattrs::new()),
+            (None, Kind::File) => {
+                let opened = from.layer.open_in(&from.root, path).map_err(wrap)?;
+                (Some(opened.0), opened.1)
+            }
+            (None, kind) => {
+                let xattrs = from.layer.xattrs_in(&from.root, path, kind);
+                (None, xattrs.map_err(wrap)?)
+            }
         };
         let mut name = path.as_bytes().to_vec();
         if entry.is_directory() {
@@ -232,19 +238,15 @@ impl Packer {
             xattrs: &xattrs,
         };
         write_header(&mut self.out, &header).map_err(LayerError::Blob)?;
-        if matches!(header.kind, TarKind::File(_)) {
-            self.data(from, path, entry.size)?;
+        match file.filter(|_| matches!(header.kind, TarKind::File(_))) {
+            Some(file) => self.data(file, path, entry.size),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Writes `size` bytes of the file `path`.
-    fn data(&mut self, from: &Source<'_>, path: &ImagePath, size: u64) -> Result<(), LayerError> {
+    /// Writes `size` bytes of `file`, which is at `path`.
+    fn data(&mut self, mut file: File, path: &ImagePath, size: u64) -> Result<(), LayerError> {
         let wrap = |error| LayerError::from(TreeError::io(path, error));
-        if size == 0 {
-            return Ok(());
-        }
-        let mut file = from.root.file(path).map_err(wrap)?;
         let mut left = size;
         while left > 0 {
             let wanted = usize::try_from(left)

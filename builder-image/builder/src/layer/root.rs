@@ -103,6 +103,24 @@ impl Root {
         Ok(Some(entries))
     }
 
+    /// The names in the directory `path`, sorted; `None` where there are more than `most`.
+    pub(crate) fn names(&self, path: &ImagePath, most: usize) -> io::Result<Option<Vec<OsString>>> {
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for found in Dir::read_from(&directory)? {
+            let name = OsString::from_vec(found?.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if names.len() == most {
+                return Ok(None);
+            }
+            names.push(name);
+        }
+        names.sort_unstable();
+        Ok(Some(names))
+    }
+
     /// Whether the directory `path` carries overlayfs's mark of an opaque directory.
     pub(crate) fn is_opaque(&self, path: &ImagePath) -> io::Result<bool> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -158,26 +176,47 @@ impl Root {
 
     /// The extended attributes of the file or directory `path` that an image records.
     pub(crate) fn xattrs(&self, path: &ImagePath) -> io::Result<Xattrs> {
-        let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        let mut names = vec![0_u8; 1024];
-        let length = loop {
-            match rustix::fs::flistxattr(&file, &mut names) {
-                Ok(length) => break length,
-                Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
-                Err(Errno::NOTSUP) => return Ok(Xattrs::new()),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        let mut xattrs = Xattrs::new();
-        for name in names[..length].split(|&byte| byte == 0) {
-            let Ok(name) = std::str::from_utf8(name) else {
-                continue;
-            };
-            if is_image_xattr(name) {
-                xattrs.insert(name.to_owned(), xattr(&file, name)?);
-            }
+        xattrs_of(&self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?)
+    }
+}
+
+/// The extended attributes of the open `file` that an image records.
+pub(crate) fn xattrs_of(file: &impl AsFd) -> io::Result<Xattrs> {
+    let mut names = [0_u8; 1024];
+    let long;
+    let names = match rustix::fs::flistxattr(file, &mut names) {
+        Ok(length) => &names[..length],
+        Err(Errno::NOTSUP) => return Ok(Xattrs::new()),
+        Err(Errno::RANGE) => {
+            long = long_list(file)?;
+            &long[..]
         }
-        Ok(xattrs)
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = Xattrs::new();
+    for name in names.split(|&byte| byte == 0) {
+        let Ok(name) = std::str::from_utf8(name) else {
+            continue;
+        };
+        if is_image_xattr(name) {
+            xattrs.insert(name.to_owned(), xattr(file, name)?);
+        }
+    }
+    Ok(xattrs)
+}
+
+/// The names of the extended attributes of `file`, where they are many.
+fn long_list(file: &impl AsFd) -> io::Result<Vec<u8>> {
+    let mut names = vec![0; 8192];
+    loop {
+        match rustix::fs::flistxattr(file, &mut names) {
+            Ok(length) => {
+                names.truncate(length);
+                return Ok(names);
+            }
+            Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -196,7 +235,7 @@ pub(super) fn times(mtime: Timestamp) -> Timestamps {
 }
 
 /// The value of one extended attribute.
-fn xattr(file: &OwnedFd, name: &str) -> io::Result<Vec<u8>> {
+fn xattr(file: &impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     let mut value = vec![0_u8; 256];
     loop {
         match rustix::fs::fgetxattr(file, name, &mut value) {

@@ -19,7 +19,7 @@ use rustix::{
 use super::{
     Content, Index, LayerDir, LayerError, OPAQUE_XATTR, Owners, Record, Root, WriteLayer,
     owner::{describe_directory, give, set_xattrs},
-    root::{path_through, times},
+    root::{entry_at, path_through, times},
 };
 use crate::tree::{Attributes, Entry, ImagePath, Kind, Timestamp, Xattrs};
 
@@ -128,10 +128,13 @@ impl WriteLayer for LayerWriter {
         {
             return Ok(None);
         }
-        let found = self
-            .root
-            .entry(path)
-            .map_err(|error| LayerError::write(path, error))?;
+        let found = match (&self.current, path.parent(), path.name()) {
+            (Some((current, opened)), Some(parent), Some(name)) if *current == parent => {
+                entry_at(opened, name)
+            }
+            _ => self.root.entry(path),
+        };
+        let found = found.map_err(|error| LayerError::write(path, error))?;
         Ok(found.map(|mut entry| {
             if let Some(directory) = self.directories.get(path) {
                 entry.mtime = directory.mtime;

@@ -20,6 +20,7 @@ impl Part {
     /// The entry at `path`, whiteouts included.
     pub(super) fn entry(&self, path: &ImagePath) -> Result<Option<Entry>, TreeError> {
         match self {
+            Self::Unpacked(layer) if !layer.may_have(path)? => Ok(None),
             Self::Unpacked(layer) => layer.entry(path),
             Self::Listed(listing) => Ok(listing.entry(path)),
         }
@@ -31,6 +32,7 @@ impl Part {
         path: &ImagePath,
     ) -> Result<Option<Vec<(OsString, Entry)>>, TreeError> {
         match self {
+            Self::Unpacked(layer) if !layer.may_have(path)? => Ok(None),
             Self::Unpacked(layer) => layer.entries(path),
             Self::Listed(listing) => Ok(listing.entries(path)),
         }
@@ -39,6 +41,7 @@ impl Part {
     /// Whether the directory `path` hides what the layers below have in it.
     pub(super) fn is_opaque(&self, path: &ImagePath) -> Result<bool, TreeError> {
         match self {
+            Self::Unpacked(layer) if path.is_root() => layer.is_opaque_at_top(),
             Self::Unpacked(layer) => layer.is_opaque(path),
             Self::Listed(listing) => Ok(listing.is_opaque(path)),
         }
@@ -57,6 +60,23 @@ impl Part {
         match self {
             Self::Unpacked(layer) => layer.xattrs(path, kind),
             Self::Listed(listing) => Ok(listing.xattrs(path)),
+        }
+    }
+
+    /// The regular file `path` with its extended attributes; `None` where its content is not known.
+    pub(super) fn open_with_xattrs(
+        &self,
+        path: &ImagePath,
+    ) -> Result<Option<(File, Xattrs)>, TreeError> {
+        match self {
+            Self::Unpacked(layer) => Root::open(&layer.path)
+                .and_then(|root| layer.open_in(&root, path))
+                .map(Some)
+                .map_err(|error| TreeError::io(path, error)),
+            Self::Listed(listing) => {
+                let file = self.open(path)?;
+                Ok(file.map(|file| (file, listing.xattrs(path))))
+            }
         }
     }
 

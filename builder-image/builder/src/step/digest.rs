@@ -2,6 +2,7 @@
 //! they were changed. Every field has its length before it, so that no two inputs look alike.
 
 use std::{
+    fs::File,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
 };
@@ -114,27 +115,30 @@ fn entry(hash: &mut Fields, from: &dyn Tree, visit: &Visit<'_>) -> Result<(), St
     hash.number(device.map_or(0, |device| {
         u64::from(device.major) << 32 | u64::from(device.minor)
     }));
-    let xattrs = from.xattrs(path)?;
+    let (file, xattrs) = if entry.kind == Kind::File {
+        let (file, xattrs) = from.open_with_xattrs(path)?;
+        (Some(file), xattrs)
+    } else {
+        (None, from.xattrs(path)?)
+    };
     hash.number(xattrs.len() as u64);
     for (name, value) in &xattrs {
         hash.text(name);
         hash.bytes(value);
     }
-    if entry.kind == Kind::File {
-        content(hash, from, path)?;
+    match file {
+        Some(file) => content(hash, file, path),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn content(hash: &mut Fields, from: &dyn Tree, path: &ImagePath) -> Result<(), StepError> {
-    let mut file = from.open(path)?;
+fn content(hash: &mut Fields, mut file: File, path: &ImagePath) -> Result<(), StepError> {
     let mut content = Digester::sha256();
-    let mut buffer = vec![0; 128 * 1024];
     loop {
         go_on().map_err(|error| TreeError::io(path, error))?;
-        match file.read(&mut buffer) {
+        match file.read(&mut hash.buffer) {
             Ok(0) => break,
-            Ok(read) => content.update(&buffer[..read]),
+            Ok(read) => content.update(&hash.buffer[..read]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(TreeError::io(path, error).into()),
         }
@@ -149,6 +153,8 @@ struct Fields {
     listing: FileMarks,
     /// The name of the entry that is being described, and its digest so far.
     entry: Option<(String, Mark)>,
+    /// What files are read by.
+    buffer: Box<[u8]>,
 }
 
 impl Fields {
@@ -157,6 +163,7 @@ impl Fields {
             digester: Digester::sha256(),
             listing: FileMarks::default(),
             entry: None,
+            buffer: vec![0; 128 * 1024].into(),
         }
     }
 

@@ -198,7 +198,11 @@ impl<'a> Copier<'a> {
 
     /// What the copy of `entry` gets.
     fn attributes(&self, source: &ImagePath, entry: &Entry) -> Result<Attributes, StepError> {
-        let mut attributes = entry.attributes(self.from.xattrs(source)?);
+        Ok(self.attributes_with(entry, self.from.xattrs(source)?))
+    }
+
+    fn attributes_with(&self, entry: &Entry, xattrs: Xattrs) -> Attributes {
+        let mut attributes = entry.attributes(xattrs);
         if let Some((uid, gid)) = self.owner {
             (attributes.uid, attributes.gid) = (uid, gid);
         }
@@ -207,7 +211,7 @@ impl<'a> Copier<'a> {
         {
             attributes.mode = chmod.apply(entry.mode, entry.is_directory());
         }
-        Ok(attributes)
+        attributes
     }
 
     /// Copies one entry below the source to its place below `target`.
@@ -284,35 +288,30 @@ impl<'a> Copier<'a> {
         Ok(self.upper.directory(target, &attributes)?)
     }
 
-    /// A file may not take the place of a directory.
-    fn make_room(&mut self, target: &ImagePath) -> Result<(), StepError> {
-        if self
-            .upper
-            .lookup(target)?
-            .is_some_and(|existing| existing.is_directory())
-        {
+    /// A file may not take the place of a directory. Returns what is there.
+    fn make_room(&mut self, target: &ImagePath) -> Result<Option<Entry>, StepError> {
+        let existing = self.upper.lookup(target)?;
+        if existing.as_ref().is_some_and(Entry::is_directory) {
             return Err(StepError::ReplacesDirectory(target.clone()));
         }
         if let Some(replaced) = self.linked.remove(target) {
             self.links.remove(&replaced);
         }
-        Ok(())
+        Ok(existing)
     }
 
-    /// Whether the image has this very file already: then it is not in the layer once more.
+    /// Whether `existing`, which is at `target`, is this very file of the image: then it is not in the layer once more.
     fn is_there(
         &self,
         source: &ImagePath,
         entry: &Entry,
         target: &ImagePath,
+        existing: &Entry,
         attributes: &Attributes,
     ) -> Result<bool, StepError> {
-        let existing = match self.upper.lookup(target)? {
-            Some(existing) if (&existing.kind, existing.size) == (&Kind::File, entry.size) => {
-                existing
-            }
-            _ => return Ok(false),
-        };
+        if (&existing.kind, existing.size) != (&Kind::File, entry.size) {
+            return Ok(false);
+        }
         let known = existing.attributes(self.upper.xattrs(target)?);
         let same = || same_content(target, self.from.open(source)?, self.upper.open(target)?);
         Ok(!self.upper.has(target)? && known == *attributes && same()?)
@@ -325,23 +324,12 @@ impl<'a> Copier<'a> {
         entry: &Entry,
         target: &ImagePath,
     ) -> Result<(), StepError> {
-        self.make_room(target)?;
+        let existing = self.make_room(target)?;
+        if entry.kind == Kind::File {
+            return self.file(source, entry, target, existing);
+        }
         let attributes = self.attributes(source, entry)?;
         match &entry.kind {
-            Kind::File => {
-                if let Some(first) = entry.hard_link.and_then(|id| self.links.get(&id)) {
-                    return Ok(self.upper.hard_link(target, first)?);
-                }
-                if entry.hard_link.is_none() && self.is_there(source, entry, target, &attributes)? {
-                    return Ok(());
-                }
-                let mut content = self.from.open(source)?;
-                self.upper.file(target, &attributes, &mut content)?;
-                if let Some(id) = entry.hard_link {
-                    self.links.insert(id, target.clone());
-                    self.linked.insert(target.clone(), id);
-                }
-            }
             Kind::Symlink(link) => self.upper.symlink(target, link, &attributes)?,
             // A socket is of no use without its program; BuildKit leaves an empty file, too.
             Kind::Socket => {
@@ -355,9 +343,36 @@ impl<'a> Copier<'a> {
             Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => {
                 self.upper.special(target, &entry.kind, &attributes)?;
             }
-            Kind::Directory => {
+            Kind::File | Kind::Directory => {
                 return Err(LayerError::NotADirectory(target.clone()).into());
             }
+        }
+        Ok(())
+    }
+
+    /// Copies a regular file over what is at `target`.
+    fn file(
+        &mut self,
+        source: &ImagePath,
+        entry: &Entry,
+        target: &ImagePath,
+        existing: Option<Entry>,
+    ) -> Result<(), StepError> {
+        if let Some(first) = entry.hard_link.and_then(|id| self.links.get(&id)) {
+            return Ok(self.upper.hard_link(target, first)?);
+        }
+        let (mut content, xattrs) = self.from.open_with_xattrs(source)?;
+        let attributes = self.attributes_with(entry, xattrs);
+        let existing = existing.filter(|_| entry.hard_link.is_none());
+        if let Some(existing) = existing
+            && self.is_there(source, entry, target, &existing, &attributes)?
+        {
+            return Ok(());
+        }
+        self.upper.file(target, &attributes, &mut content)?;
+        if let Some(id) = entry.hard_link {
+            self.links.insert(id, target.clone());
+            self.linked.insert(target.clone(), id);
         }
         Ok(())
     }
