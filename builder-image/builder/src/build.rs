@@ -175,6 +175,9 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
     let destinations = job.exports.iter().flat_map(|export| &export.destinations);
     let pushed: Vec<_> = destinations.map(|to| to.repository.clone()).collect();
     export_caches(engine, &solves, &job.caches, &pushed).await?;
+    for solve in &solves {
+        solve.recorded().await?;
+    }
     let mut bases = Vec::new();
     for base in solves.iter().flat_map(Solve::bases) {
         let base = (base.name.clone(), base.digest.clone());

@@ -1,4 +1,5 @@
-//! Executing one step: its inputs made ready, its work done on a thread, its layer put in place and recorded.
+//! Executing one step: its inputs made ready, its work done on a thread, its layer put in place. Its record is written while
+//! others go on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -249,8 +250,11 @@ impl Solve {
         match made {
             Ok((record, keys, layer)) => {
                 vertex.done();
+                // Flushing a record takes longer than many a step: the steps on top need not wait for it.
+                let recorded = self.engine.begin_record(keys.clone(), record.clone());
                 let recipe = self.engine.pack.recipe();
-                Ok(StepLayer::fresh(record, keys, Arc::new(layer), recipe))
+                let layer = Arc::new(layer);
+                Ok(StepLayer::fresh(record, keys, layer, recipe, recorded))
             }
             Err(source) => {
                 let error = self.step_error(step, source, vertex.tail());
@@ -329,7 +333,7 @@ pub(super) struct Work {
 type Done = (Record, Vec<crate::cache_key::CacheKey>, LayerDir);
 
 impl Work {
-    /// Makes the layer, puts it where layers are, and records it. None where it turned out that the content of a file is
+    /// Makes the layer, puts it where layers are, and says what is to be recorded of it. None where it turned out that the content of a file is
     /// needed that is only listed.
     fn layer(self) -> Result<Option<Done>, StepFailure> {
         let io = |doing| move |source| StepFailure::Io { doing, source };
@@ -368,10 +372,6 @@ impl Work {
             .chain(&self.keyed.source_key)
             .cloned()
             .collect();
-        let borrowed: Vec<_> = keys.iter().collect();
-        cache
-            .record(&borrowed, &record)
-            .map_err(io("writing a cache record"))?;
         Ok(Some((record, keys, layer)))
     }
 

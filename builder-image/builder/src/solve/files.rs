@@ -54,19 +54,26 @@ impl Solve {
             match filesystem {
                 Filesystem::Scratch => Ok(Snapshot::empty()),
                 Filesystem::Base(id) => self.base_snapshot(id, need).await,
+                Filesystem::Step(id) if need == Need::Contents => {
+                    // Asked for by every step above: without this, each would ask all those below it again.
+                    let contents = &self.nodes[id.0].contents;
+                    let make = || async {
+                        let below = self.snapshot(self.step(id).below, need);
+                        let layer = async {
+                            let layer = self.layer(id).await?;
+                            layer.fetch(&self.engine).await?;
+                            Ok(layer)
+                        };
+                        let (below, layer) = futures::try_join!(below, layer)?;
+                        let directory = layer.directory(&self.engine, &below).await?;
+                        Ok(below.with(directory))
+                    };
+                    contents.get_or_init(make).await.clone()
+                }
                 Filesystem::Step(id) => {
                     let below = self.snapshot(self.step(id).below, need);
-                    let layer = async {
-                        let layer = self.layer(id).await?;
-                        if need == Need::Contents {
-                            layer.fetch(&self.engine).await?;
-                        }
-                        Ok(layer)
-                    };
-                    let (below, layer) = futures::try_join!(below, layer)?;
-                    if need == Need::Listing
-                        && let Some(listing) = layer.listing(&self.engine).await
-                    {
+                    let (below, layer) = futures::try_join!(below, self.layer(id))?;
+                    if let Some(listing) = layer.listing(&self.engine).await {
                         return Ok(below.with_listing(listing));
                     }
                     let directory = layer.directory(&self.engine, &below).await?;

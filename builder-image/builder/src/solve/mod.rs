@@ -98,6 +98,8 @@ pub struct Solve {
 struct Node {
     keyed: OnceCell<Shared<Arc<Keyed>>>,
     layer: OnceCell<Shared<Arc<StepLayer>>>,
+    /// The files up to this step, unpacked.
+    contents: OnceCell<Shared<Snapshot>>,
     /// Whether this node executed the step, not an equal one.
     executed: AtomicBool,
 }
@@ -253,6 +255,19 @@ impl Solve {
             }
         }
         misses
+    }
+
+    /// Waits until everything that was executed is recorded on the disk.
+    ///
+    /// # Errors
+    /// When a record cannot be written.
+    pub async fn recorded(&self) -> Shared<()> {
+        for node in &self.nodes {
+            if let Some(Ok(layer)) = node.layer.get() {
+                layer.recorded().await?;
+            }
+        }
+        Ok(())
     }
 
     /// What the cache spared, in all graphs of a build that is done. Tells people of the steps that were never needed

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -28,6 +29,27 @@ pub(super) struct StepLayer {
     packed: OnceCell<Shared<Packed>>,
     /// The blobs by other recipes than the engine's.
     variants: Mutex<HashMap<Recipe, Arc<OnceCell<Shared<Packed>>>>>,
+    /// The writing of the first record.
+    recorded: Recording,
+}
+
+/// The writing of a record, which anybody may wait for.
+pub(super) type Recording = futures::future::Shared<BoxFuture<'static, Shared<()>>>;
+
+impl Engine {
+    /// Writes a record on a thread, waited for or not.
+    pub(super) fn begin_record(self: &Arc<Self>, keys: Vec<CacheKey>, record: Record) -> Recording {
+        let engine = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let keys: Vec<_> = keys.iter().collect();
+            engine.cache.record(&keys, &record)
+        });
+        let waited = async move {
+            let written = written.await.map_err(|_| Error::Panicked)?;
+            Ok(written.map_err(Error::io("writing a cache record"))?)
+        };
+        waited.boxed().shared()
+    }
 }
 
 impl StepLayer {
@@ -45,15 +67,17 @@ impl StepLayer {
             directory: OnceCell::new(),
             packed: OnceCell::new(),
             variants: Mutex::default(),
+            recorded: futures::future::ready(Ok(())).boxed().shared(),
         }
     }
 
-    /// A layer that was made just now, recorded under `keys`.
+    /// A layer that was made just now and is being recorded under `keys`.
     pub(super) fn fresh(
         record: Record,
         keys: Vec<CacheKey>,
         directory: Arc<LayerDir>,
         recipe: Recipe,
+        recorded: Recording,
     ) -> Self {
         Self {
             record,
@@ -62,7 +86,13 @@ impl StepLayer {
             directory: OnceCell::new_with(Some(Ok(directory))),
             packed: OnceCell::new(),
             variants: Mutex::default(),
+            recorded,
         }
+    }
+
+    /// Waits until the record is on the disk.
+    pub(super) async fn recorded(&self) -> Shared<()> {
+        self.recorded.clone().await
     }
 
     /// When the step was executed.
@@ -150,6 +180,8 @@ impl StepLayer {
         let make = || async {
             // A layer of a record without a blob is a directory, which needs nothing below it.
             let directory = self.directory(engine, &Snapshot::empty()).await?;
+            // The record that names the blob replaces the first one.
+            self.recorded().await?;
             let _room = PACKING.acquire().await;
             let (engine, keys, record) = (engine.clone(), self.keys.clone(), self.record.clone());
             let packed = blocking(move || {
