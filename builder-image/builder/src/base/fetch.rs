@@ -49,6 +49,11 @@ impl Bases {
     /// # Errors
     /// When a layer cannot be fetched, is not what the image says, or cannot be unpacked.
     pub async fn snapshot(&self, base: &Base) -> Result<Snapshot, BaseError> {
+        let _alone = if self.is_unpacked(base) {
+            None
+        } else {
+            self.alone(base).await
+        };
         let fetched: Vec<Fetched> = futures::stream::iter(0..base.layers.len())
             .map(|position| self.fetch(base, position))
             .buffered(PARALLEL)

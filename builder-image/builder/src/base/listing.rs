@@ -29,6 +29,7 @@ impl Bases {
     /// When a layer cannot be fetched or is not what the image says. A layer that is too large to be listed is
     /// [`BaseError::Unpack`]; it may well be unpacked.
     pub async fn listing(&self, base: &Base) -> Result<Snapshot, BaseError> {
+        let _alone = self.alone(base).await;
         let listings: Vec<Arc<Listing>> = futures::stream::iter(0..base.layers.len())
             .map(|position| self.list_layer(base, position))
             .buffered(PARALLEL)

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{
-    ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, MediaType, Platform, Reference,
-    Repository,
+    ChainId, Descriptor, DiffId, Digest, Document, ImageConfig, Manifest, MediaType, Platform,
+    Reference, Repository,
 };
 use store::Layout;
 use tokio::sync::OnceCell;
@@ -55,6 +55,8 @@ pub struct Bases {
     contexts: Arc<BTreeMap<String, NamedContext>>,
     /// What names of images stood for when they were looked up.
     resolved: Arc<Mutex<HashMap<Reference, Resolved>>>,
+    /// Held while an image is fetched, by its lowest layer: see `fetch.rs`.
+    fetching: Arc<Mutex<HashMap<DiffId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 /// Where the blobs of a base are.
@@ -99,6 +101,7 @@ impl Bases {
             owners,
             contexts: Arc::new(contexts),
             resolved: Arc::default(),
+            fetching: Arc::default(),
         }
     }
 
@@ -127,6 +130,17 @@ impl Bases {
                 ))),
             },
         }
+    }
+
+    /// Lets one image at a time of those with the same lowest layer be fetched: what they have in common is then there
+    /// for the second. Whole images wait, as layers that wait for each other could do so in a circle.
+    async fn alone(&self, base: &Base) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        let lowest = base.layers.first()?.diff_id.clone();
+        let place = {
+            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            fetching.entry(lowest).or_default().clone()
+        };
+        Some(place.lock_owned().await)
     }
 
     async fn of_registry(

@@ -108,6 +108,26 @@ async fn a_copy_onto_a_base_streams_it_once_and_unpacks_nothing() {
 }
 
 #[tokio::test]
+async fn what_two_bases_have_in_common_is_fetched_once() {
+    let bench = Bench::start().await;
+    bench.file("a", &"a".repeat(300_000)).file("b", "b");
+    let lowest = "FROM scratch\nCOPY a /\n";
+    bench.build(lowest, &["one:1"]).await.unwrap();
+    let on_top = format!("FROM {}\nCOPY b /\n", bench.name("one:1"));
+    bench.build(&on_top, &["two:1"]).await.unwrap();
+    let layer = manifest(&bench.registry, "one", "1").layers[0].digest.clone();
+    let (one, two) = (bench.name("one:1"), bench.name("two:1"));
+    for text in [
+        format!("FROM scratch\nCOPY --from={one} /a /x\nCOPY --from={two} /a /b /y/\n"),
+        format!("FROM {one} AS one\nCOPY b /x\nFROM {two}\nCOPY --from=one /x /y\n"),
+    ] {
+        bench.forget();
+        bench.build(&text, &["app:1"]).await.unwrap();
+        assert_eq!(fetches(&bench, &layer), 1, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_copy_that_must_compare_contents_unpacks_after_all() {
     let bench = Bench::start().await;
     bench.file("f", "same").date("f", 1_000_000_000);
