@@ -115,7 +115,9 @@ async fn what_two_bases_have_in_common_is_fetched_once() {
     bench.build(lowest, &["one:1"]).await.unwrap();
     let on_top = format!("FROM {}\nCOPY b /\n", bench.name("one:1"));
     bench.build(&on_top, &["two:1"]).await.unwrap();
-    let layer = manifest(&bench.registry, "one", "1").layers[0].digest.clone();
+    let layer = manifest(&bench.registry, "one", "1").layers[0]
+        .digest
+        .clone();
     let (one, two) = (bench.name("one:1"), bench.name("two:1"));
     for text in [
         format!("FROM scratch\nCOPY --from={one} /a /x\nCOPY --from={two} /a /b /y/\n"),

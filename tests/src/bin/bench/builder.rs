@@ -11,6 +11,7 @@ use tests::buildkit::Buildkit;
 use tests::cluster::Options;
 use tests::stage::release_binary;
 
+use crate::disk::Disk;
 use crate::registry_log::pulled;
 use crate::workload::{Case, Workload};
 use crate::{await_true, machine, plain};
@@ -85,7 +86,9 @@ pub(crate) struct Bench {
     has_buildah: bool,
     /// How many directories of builders were put aside.
     aside: usize,
-    directory: tempfile::TempDir,
+    disk: Disk,
+    /// Holds the disk.
+    _directory: tempfile::TempDir,
 }
 
 impl Bench {
@@ -94,15 +97,16 @@ impl Bench {
         let options = Options::new("bench");
         let programs = options.cache.join("bin");
         let directory = tempfile::tempdir_in("/var/tmp")?;
+        let disk = Disk::make(directory.path())?;
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let registry = format!("127.0.0.1:{port}");
-        let config = directory.path().join("registry.yml");
+        let config = disk.path().join("registry.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: {registry}, secret: bench}}\n",
-            directory.path().join("registry").display()
+            disk.path().join("registry").display()
         );
         fs_err::write(&config, text)?;
-        let log = fs_err::File::create(directory.path().join("registry.log"))?.into_file();
+        let log = fs_err::File::create(disk.path().join("registry.log"))?.into_file();
         let child = Command::new(programs.join("registry"))
             .arg("serve")
             .arg(config)
@@ -126,7 +130,8 @@ impl Bench {
             base_layers: Vec::new(),
             has_buildah: machine::buildah().is_some(),
             aside: 0,
-            directory,
+            disk,
+            _directory: directory,
         };
         let engine = bench.path("base-engine");
         run(Command::new(release_binary("coopery")?)
@@ -176,7 +181,7 @@ impl Bench {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.disk.path().join(name)
     }
 
     /// The build context.
@@ -334,7 +339,7 @@ impl Bench {
             &self.base_archive,
             &self.context(),
             commands,
-            self.directory.path(),
+            self.disk.path(),
         )
     }
 }

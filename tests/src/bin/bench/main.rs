@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the output is the product")]
 
 mod builder;
+mod disk;
 mod machine;
 mod plain;
 mod registry_log;
