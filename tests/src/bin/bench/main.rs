@@ -79,7 +79,7 @@ fn run(workload: Workload, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
                 .map(|builder| Row::new(workload, case, builder)),
         );
     }
-    for run in 0..arguments.runs {
+    for run in 0..workload.runs(arguments.runs) {
         for &case in workload.cases() {
             if case == Case::OneFile {
                 workload.change(&bench.context(), run)?;

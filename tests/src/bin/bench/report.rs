@@ -76,7 +76,7 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
     };
     let buildah = buildah().map_or("no buildah".into(), |version| format!("buildah {version}"));
     line(format!(
-        "Medians of {runs} interleaved runs; BuildKit 0.25.2, {buildah}; {}.\n",
+        "Medians of {runs} interleaved runs, but where the list below says otherwise; BuildKit 0.25.2, {buildah}; {}.\n",
         machine()
     ));
     line("| Workload | Case | Builder | Wall | less commands | coopery ÷ it | Processors | Peak memory | Read | Written | Pulled |".into());
@@ -109,7 +109,9 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
     let mut named: Vec<Workload> = rows.iter().map(|row| row.workload).collect();
     named.dedup();
     for workload in named {
-        writeln!(about, "- `{}`: {}.", workload.name(), workload.about())
+        let (name, runs) = (workload.name(), workload.runs(runs));
+
+        writeln!(about, "- `{name}` ({runs} runs): {}.", workload.about())
             .expect("a String takes all");
     }
     text + &about + &packing(rows)

@@ -114,6 +114,16 @@ impl Workload {
         }
     }
 
+    /// How often it is run where `asked` are asked for: the whole table shall take less than half an hour.
+    pub(crate) fn runs(self, asked: usize) -> usize {
+        let most = match self {
+            Self::ManyRuns => 1,
+            Self::SmallFiles | Self::LargeLayer => 2,
+            _ => asked,
+        };
+        asked.min(most)
+    }
+
     /// Whether the image is pushed, or else written as an OCI archive.
     pub(crate) fn is_pushed(self) -> bool {
         self != Self::LargeLayer
