@@ -166,6 +166,34 @@ fn with_registry(work: impl FnOnce(&MemoryRegistry)) {
     work(&registry);
 }
 
+#[test]
+fn a_base_to_run_on_and_to_copy_onto_is_fetched_once() {
+    let Some(shop) = Shop::open() else { return };
+    with_registry(|registry| {
+        let name = |image: &str| format!("{}/{image}:1", registry.address());
+        let pushed = shop.coopery(&["--push", "-t", &name("base")], "base");
+        assert!(pushed.status.success(), "{}", text(&pushed.stderr));
+        let manifest = registry.manifest("base", "1").unwrap();
+        let manifest: oci::Manifest = serde_json::from_slice(&manifest.bytes).unwrap();
+        let layer = manifest.layers[0].digest.to_string();
+        fs_err::remove_dir_all(shop.path("root")).unwrap();
+        registry.clear_requests();
+        // The last stage looks into the base at once, the first only when its context was read.
+        shop.write("context/main", "main");
+        let base = name("base");
+        let dockerfile = format!(
+            "FROM {base} AS build\nCOPY main /\nRUN cat /main > /out\nFROM {base}\nWORKDIR /app\nCOPY --from=build /out .\n"
+        );
+        let built = shop.build(&dockerfile, &["--push", "-t", &name("app")]);
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        let requests = registry.requests();
+        let fetched = |request: &&distribution::memory::Logged| {
+            request.method == http::Method::GET && request.path.ends_with(&layer)
+        };
+        assert_eq!(requests.iter().filter(fetched).count(), 1);
+    });
+}
+
 fn pod(shop: &Shop, request: &Request) -> (Option<i32>, Report, String) {
     shop.write("pod/request.json", &request.to_json());
     shop.write("pod/outcome", "");

@@ -29,7 +29,11 @@ impl Bases {
     /// When a layer cannot be fetched or is not what the image says. A layer that is too large to be listed is
     /// [`BaseError::Unpack`]; it may well be unpacked.
     pub async fn listing(&self, base: &Base) -> Result<Snapshot, BaseError> {
-        let _alone = self.alone(base).await;
+        let alone = self.alone(base).await;
+        if self.is_unpacked(base) {
+            drop(alone);
+            return self.snapshot(base).await;
+        }
         let listings: Vec<Arc<Listing>> = futures::stream::iter(0..base.layers.len())
             .map(|position| self.list_layer(base, position))
             .buffered(PARALLEL)
@@ -47,6 +51,14 @@ impl Bases {
         base.chains.iter().all(|chain| {
             let name = Cache::layer_name(chain.0.hex(), self.owners);
             self.cache.has_layer(&name)
+        })
+    }
+
+    /// Whether the listings of all layers of a base are there, or what they can be made of.
+    pub fn is_listed(&self, base: &Base) -> bool {
+        let store = Listings::of(&self.cache);
+        base.layers.iter().all(|layer| {
+            store.path(&layer.diff_id).exists() || self.cache.has_blob(&layer.descriptor)
         })
     }
 

@@ -43,6 +43,29 @@ pub(super) fn below_run(graph: &Graph) -> Vec<bool> {
     below
 }
 
+/// For each base the RUNs that stand on it with nothing but context below them, the lowest of each line: their keys are
+/// found without looking into any image.
+pub(super) fn runs_on(graph: &Graph, bases: usize) -> Vec<Vec<StepId>> {
+    let mut runs = vec![Vec::new(); bases];
+    'steps: for (number, step) in graph.steps.iter().enumerate() {
+        if !matches!(step.action, Action::Run(_)) || !step.inputs().is_empty() {
+            continue;
+        }
+        let mut below = step.below;
+        while let Filesystem::Step(StepId(lower)) = below {
+            let lower = &graph.steps[lower];
+            if matches!(lower.action, Action::Run(_)) || !lower.inputs().is_empty() {
+                continue 'steps;
+            }
+            below = lower.below;
+        }
+        if let Filesystem::Base(BaseId(base)) = below {
+            runs[base].push(StepId(number));
+        }
+    }
+    runs
+}
+
 impl Solve {
     /// The files of something, fetched, unpacked and executed as far as needed.
     pub(super) fn snapshot(
@@ -90,6 +113,7 @@ impl Solve {
         if need == Need::Listing
             && !files.wanted.load(Ordering::Relaxed)
             && !bases.is_unpacked(&self.bases[id.0])
+            && (bases.is_listed(&self.bases[id.0]) || !self.will_run_on(id).await)
         {
             let list = || self.fetch_base(id, Need::Listing);
             return files.listing.get_or_init(list).await.clone();
@@ -97,6 +121,17 @@ impl Solve {
         files.wanted.store(true, Ordering::Relaxed);
         let unpack = || self.fetch_base(id, Need::Contents);
         files.contents.get_or_init(unpack).await.clone()
+    }
+
+    /// Whether a RUN is about to need all files of the base: then nobody should fetch it once more for a listing.
+    async fn will_run_on(&self, id: BaseId) -> bool {
+        for run in &self.runs_on[id.0] {
+            let keyed = self.keyed(*run).await;
+            if keyed.is_ok_and(|keyed| keyed.record.is_none()) {
+                return true;
+            }
+        }
+        false
     }
 
     async fn fetch_base(&self, id: BaseId, need: Need) -> Shared<Snapshot> {

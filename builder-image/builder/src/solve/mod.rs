@@ -41,7 +41,7 @@ pub use self::shares::Shares;
 pub use self::solved::Solved;
 
 use self::execute::Inputs;
-use self::files::{BaseFiles, Need, below_run};
+use self::files::{BaseFiles, Need, below_run, runs_on};
 use self::mounts::{ContextCopies, Shown};
 use self::step_layer::StepLayer;
 
@@ -90,6 +90,8 @@ pub struct Solve {
     base_files: Vec<Arc<BaseFiles>>,
     /// For each step whether a RUN stands on top of it.
     below_run: Vec<bool>,
+    /// For each base the RUNs that tell whether its files will be needed.
+    runs_on: Vec<Vec<StepId>>,
     context_copies: Arc<ContextCopies>,
 }
 
@@ -178,6 +180,7 @@ impl Solve {
         Self {
             nodes: graph.steps.iter().map(|_| Node::default()).collect(),
             below_run: below_run(&graph),
+            runs_on: runs_on(&graph, bases.len()),
             base_files: base_files.collect(),
             engine,
             graph,
