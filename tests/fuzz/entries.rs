@@ -24,7 +24,7 @@ pub(crate) fn parser(bytes: &[u8]) {
     let mut found = parsed.diagnostics.clone();
     if let Some(file) = &parsed.dockerfile {
         found.extend(dockerfile::lint(file, text));
-        found.extend(dockerfile::unsupported(file, |_| true));
+        found.extend(dockerfile::unsupported(file, None, |_| true));
         found.extend(dockerfile::check_expansions(file, |_| true));
     }
     // Drawing is quadratic in the findings, of which a file of noise has many.

@@ -184,6 +184,27 @@ async fn git(directory: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Serves the repositories below `root` on loopback, by plain HTTP; the address. The server ends with the process.
+///
+/// # Errors
+/// The address cannot be bound, or the thread not be started.
+pub fn serve_plain(root: PathBuf) -> anyhow::Result<std::net::SocketAddr> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let router = Router::new().fallback(backend).with_state(Arc::new(root));
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, router).await
+        })
+    });
+    Ok(address)
+}
+
 /// Hands a request to `git http-backend` by the rules of CGI (RFC 3875).
 async fn backend(State(root): State<Arc<PathBuf>>, request: Request) -> Response<Body> {
     match cgi(&root, request).await {

@@ -9,6 +9,7 @@ use oci::Platform;
 use crate::base::{Base, Origin};
 use crate::cache::Cache;
 use crate::context::BuildContext;
+use crate::epoch;
 use crate::error::{Error, Place, SourceFile, chain};
 use crate::exec::can_execute;
 use crate::export::{Destination, Export, export};
@@ -17,7 +18,7 @@ use crate::image::{Image, Product, distinct};
 use crate::lint;
 use crate::resolve::{Images, resolve};
 use crate::shared_cache::{CacheTarget, export_caches};
-use crate::solve::{Counts, Engine, Miss, Solve};
+use crate::solve::{Contexts, Counts, Engine, Miss, Solve};
 
 /// The build argument that asks for an index also of one platform.
 const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
@@ -28,6 +29,8 @@ pub struct Job {
     pub file: Arc<SourceFile>,
     /// The files that it may copy.
     pub context: Arc<BuildContext>,
+    /// The moment that these are of, in seconds since 1970, where their source has one.
+    pub context_time: Option<i64>,
     /// Target, arguments, platform.
     pub options: Options,
     /// The platforms to build for; that of `options` where there is none. Several make an index.
@@ -80,7 +83,8 @@ pub fn needs_run(
 ) -> Result<bool, Error> {
     let (dockerfile, _) = parse(file)?;
     let fail = |error| Error::graph(error, file);
-    for options in of_platforms(options, platforms) {
+    let options = epoch::unresolved(&dockerfile, options).map_err(fail)?;
+    for options in of_platforms(&options, platforms) {
         let triggered =
             graph::with_triggers(&dockerfile, &options, &Triggers::new()).map_err(fail)?;
         let plan = graph::plan(&triggered, &options).map_err(fail)?;
@@ -157,8 +161,12 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
         file.name
     ));
     let (dockerfile, warnings) =
-        parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
-    let options = of_platforms(&job.options, &job.platforms);
+        parse(&file).inspect_err(|error| loading.failed(&error.to_string()))?;
+    let time = job.context_time;
+    let options = epoch::resolve(engine, file, &dockerfile, &job.options, time)
+        .await
+        .inspect_err(|error| loading.failed(&error.to_string()))?;
+    let options = of_platforms(&options, &job.platforms);
     let several = options.len() > 1;
     loading.done();
 
@@ -257,12 +265,23 @@ async fn prepare(
     if several {
         tell_platforms(&mut graph);
     }
+    let named = graph.contexts.iter().map(|name| async move {
+        let fetcher = engine.fetcher_of(name);
+        let files = engine
+            .named
+            .get(name, &fetcher, &engine.cache, &engine.progress);
+        files.await
+    });
+    let contexts = Contexts {
+        build: job.context.clone(),
+        named: try_join_all(named).await?.into(),
+    };
     Ok(Solve::new(
         engine.clone(),
         graph,
         bases,
         labels,
-        job.context.clone(),
+        contexts,
         file.clone(),
     ))
 }

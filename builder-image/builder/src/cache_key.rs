@@ -31,6 +31,14 @@ impl CacheKey {
         Frame::new("scratch").finish()
     }
 
+    /// The key of what is behind a URL, as one shows it that knows the caller by `who`.
+    pub fn download(url: &str, who: Option<&str>) -> Self {
+        Frame::new("download")
+            .field("url", url)
+            .list("who", who.map(str::to_owned).as_slice())
+            .finish()
+    }
+
     /// The key of an image's files: that of its layers, whatever the image is called and wherever it comes from.
     pub fn base(layers: Option<&ChainId>) -> Self {
         match layers {
@@ -273,7 +281,8 @@ mod tests {
     fn copy() -> CopyAction {
         CopyAction {
             add: false,
-            from: None,
+            from: crate::graph::Input::Context(crate::graph::ContextId::Build),
+            git_dir: crate::graph::GitDir::Removed,
             sources: vec!["a".into()],
             documents: vec![],
             destination: "/a".into(),
@@ -308,7 +317,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 platform: "linux/amd64".parse().unwrap(),
                 build_platform: "linux/amd64".parse().unwrap(),
-                contexts: BTreeSet::new(),
+                contexts: std::collections::BTreeMap::new(),
                 surroundings: Surroundings {
                     hosts: hosts.iter().map(host).collect(),
                     shm_size: (!hosts.is_empty()).then_some(1),

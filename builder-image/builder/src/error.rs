@@ -187,6 +187,9 @@ pub enum StepFailure {
     /// A URL could not be fetched.
     #[error(transparent)]
     Fetch(#[from] distribution::Error),
+    /// A repository could not be fetched.
+    #[error(transparent)]
+    Source(Box<ContextError>),
     /// A URL has other content than its checksum says.
     #[error("`{url}` has the checksum {found}, not {expected}")]
     Checksum {
@@ -440,6 +443,12 @@ impl From<ContextError> for Error {
     }
 }
 
+impl From<ContextError> for StepFailure {
+    fn from(error: ContextError) -> Self {
+        Self::Source(Box::new(error))
+    }
+}
+
 impl BaseError {
     /// Whether the same build can succeed once a registry has the image: not where the image is there and lacks something.
     fn may_appear(&self) -> bool {
@@ -497,6 +506,7 @@ impl StepFailure {
             Self::Exec(error) => disk_or(error, FailureKind::Internal),
             Self::Files(error) => disk_or(error, FailureKind::ContextFile),
             Self::Checksum { .. } => FailureKind::DigestMismatch,
+            Self::Source(error) => error.kind(),
             Self::Fetch(error) => match registry_kind(error) {
                 FailureKind::RegistryUnavailable => FailureKind::SourceUnavailable,
                 FailureKind::RegistryUnauthorized => FailureKind::SourceUnauthorized,
@@ -568,43 +578,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_told_wherever_a_step_meets_it() {
-        let full = || std::io::Error::from_raw_os_error(28);
-        let (command, code) = ("make".to_owned(), 2);
-        for (failure, kind) in [
-            (
-                StepFailure::DiskFull {
-                    command: command.clone(),
-                    code,
-                },
-                FailureKind::OutOfDisk,
-            ),
-            (StepFailure::Exit { command, code }, FailureKind::StepFailed),
-            (
-                ExecError::Snapshot(format!("the index of a layer: {}", full())).into(),
-                FailureKind::OutOfDisk,
-            ),
-            (
-                ExecError::Snapshot("not a layer".to_owned()).into(),
-                FailureKind::Internal,
-            ),
-            (
-                ExecError::Runtime {
-                    message: format!("mkdir /run/crun: {}", full()),
-                }
-                .into(),
-                FailureKind::OutOfDisk,
-            ),
-            (
-                ExecError::system("making a scratch directory")(full()).into(),
-                FailureKind::OutOfDisk,
-            ),
-        ] {
-            assert_eq!(failure.kind(), kind, "{failure}");
-        }
-    }
-}
+mod tests;

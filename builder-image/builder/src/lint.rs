@@ -7,7 +7,7 @@ use dockerfile::{Check, Diagnostic, Dockerfile, Rule, Severity, Source, SourceLo
 
 use crate::context::BuildContext;
 use crate::error::{Error, SourceFile};
-use crate::graph::{Action, Graph, Options, Step};
+use crate::graph::{Action, ContextId, Graph, Input, Options, Step};
 use crate::progress::Warning;
 
 /// The build argument that replaces `# check=`.
@@ -121,7 +121,7 @@ fn ignored(dockerfile: &Dockerfile, graph: &Graph, context: &BuildContext) -> Ve
         let Action::Copy(copy) = &step.action else {
             continue;
         };
-        if copy.from.is_some() {
+        if copy.from != Input::Context(ContextId::Build) {
             continue;
         }
         let verb = if copy.add { "ADD" } else { "COPY" };

@@ -16,23 +16,24 @@ use protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Bases, NamedContext};
+use crate::base::Bases;
 use crate::build::{Built, Job, build};
 use crate::cache::Cache;
-use crate::context::{BuildContext, Fetcher, fetch};
+use crate::context::{BuildContext, Fetcher, GitDir, fetch, git_dir};
 use crate::disk::Reserve;
 use crate::error::{Error, SourceFile, chain};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::export::{Destination, Export};
-use crate::graph::{Options, Surroundings};
+use crate::graph::{ContextKind, Options, Surroundings};
 use crate::join::join;
 use crate::layer::{Owners, PackOptions};
+use crate::named_context::{NamedContext, NamedFiles};
 use crate::outcome;
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
 use crate::secret::{Secret, Secrets};
 use crate::shared_cache::Imports;
-use crate::solve::{Engine, Shares};
+use crate::solve::{Engine, Shares, Sources};
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]
@@ -189,6 +190,7 @@ async fn build_and_push(
     let destinations = destinations(&task.destinations)?;
     let progress = Progress::stderr(style);
     let cache = Cache::open(&paths.workspace).map_err(Error::io("opening the workspace"))?;
+    let secrets = secrets(task)?;
     let fetching = progress.start("[internal] load build context");
     let scratch = cache
         .scratch("context-")
@@ -206,6 +208,8 @@ async fn build_and_push(
         credentials: paths.source_credentials.clone().into(),
         bases: Some(&bases),
         plain_http: false,
+        secrets: &secrets,
+        git_dir: git_dir(&task.dockerfile.build_args),
     };
     let into = scratch.path().join("source");
     let fetched = tokio::select! {
@@ -213,8 +217,8 @@ async fn build_and_push(
         () = stop.token.cancelled() => return Err(Error::Cancelled),
         fetched = fetch(&task.source, &task.subdirectory, &fetcher, &into) => fetched,
     };
-    let directory = fetched.inspect_err(|error| fetching.failed(&chain(error)))?;
-    let (file, context) = read_definition(task, &directory)?;
+    let fetched = fetched.inspect_err(|error| fetching.failed(&chain(error)))?;
+    let (file, context) = read_definition(task, &fetched.directory)?;
     fetching.done();
 
     let engine = Engine {
@@ -229,7 +233,13 @@ async fn build_and_push(
         imports: Imports::default(),
         shares: Shares::default(),
         cancel: stop.token.clone(),
-        secrets: secrets(task)?,
+        sources: Sources {
+            network: request.network.clone(),
+            loopback: false,
+            git_dir: GitDir::Removed,
+        },
+        named: NamedFiles::default(),
+        secrets,
         cache,
     };
     let names = destinations
@@ -239,6 +249,7 @@ async fn build_and_push(
     let job = Job {
         file: Arc::new(file),
         context: Arc::new(context),
+        context_time: fetched.time,
         options: options(request, task),
         platforms: platforms(task)?,
         exports: vec![Export {
@@ -322,7 +333,7 @@ fn options(request: &Request, task: &BuildRequest) -> Options {
             .dockerfile
             .contexts
             .iter()
-            .map(|context| context.name.clone())
+            .map(|context| (context.name.clone(), ContextKind::Image))
             .collect(),
         surroundings: Surroundings::default(),
     }

@@ -109,8 +109,8 @@ fn standard_input_is_an_archive_or_a_dockerfile() {
     }
 }
 
-#[test]
-fn urls_are_archives_or_dockerfiles() {
+/// A server of the archive of [`files`] and of a Dockerfile.
+fn serve() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -131,6 +131,12 @@ fn urls_are_archives_or_dockerfiles() {
             let _ = stream.write_all(&[head.as_bytes(), &body].concat());
         }
     });
+    server
+}
+
+#[test]
+fn urls_are_archives_or_dockerfiles() {
+    let server = serve();
     let directory = tempfile::tempdir().unwrap();
     for (path, expected) in [
         ("/app.tar.gz?x=1", Ok(&["a", "a.md"][..])),
@@ -142,6 +148,104 @@ fn urls_are_archives_or_dockerfiles() {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{path}"),
             (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
             (found, _) => panic!("{path}: {found:?}"),
+        }
+    }
+}
+
+/// A Dockerfile behind its first FROM, the contexts, and the files of the image or a part of the message.
+type Row<'a> = (&'a str, &'a [&'a str], Result<&'a [&'a str], &'a str>);
+
+#[test]
+fn contexts_with_names_are_directories_urls_and_stages() {
+    let server = serve();
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for (name, content) in [
+        ("context/main", "main"),
+        ("one/of-one", "1"),
+        ("one/ignored", ""),
+        ("one/.dockerignore", "ignored\n.dockerignore\n"),
+        ("two/of-two", "2"),
+    ] {
+        fs_err::create_dir_all(at(name).parent().unwrap()).unwrap();
+        fs_err::write(at(name), content).unwrap();
+    }
+    let archive = format!("url={server}/app.tar.gz?x=1");
+    let gone = format!("gone={server}/gone.tar");
+    let other = if cfg!(target_arch = "x86_64") {
+        "linux/arm64"
+    } else {
+        "linux/amd64"
+    };
+    let of_other = format!("dir::{other}=two");
+    let dir = "dir=one";
+    let rows: &[Row<'_>] = &[
+        // Files to copy from, and to begin with.
+        ("COPY --from=dir / /", &[dir], Ok(&["of-one"])),
+        (
+            "COPY --from=dir / /\nFROM dir\nCOPY main /",
+            &[dir],
+            Ok(&["main", "of-one"]),
+        ),
+        ("COPY --from=url a* /", &[&archive], Ok(&["a", "a.md"])),
+        // In place of a stage, whose instructions do not count.
+        (
+            "COPY main /\nFROM scratch AS dir\nCOPY none /\nFROM scratch\nCOPY --from=dir / /",
+            &[dir],
+            Ok(&["of-one"]),
+        ),
+        // For one platform.
+        ("COPY --from=dir / /", &[dir, &of_other], Ok(&["of-one"])),
+        (
+            "COPY main /\nFROM --platform=OTHER scratch\nCOPY --from=dir / /",
+            &[dir, &of_other],
+            Ok(&["of-two"]),
+        ),
+        // Stages and other contexts.
+        (
+            "COPY main /\nFROM scratch AS src\nWORKDIR /of-src\nFROM scratch\nCOPY --from=lib / /",
+            &["lib=target:src"],
+            Ok(&["of-src"]),
+        ),
+        (
+            "COPY --from=lib / /",
+            &["lib=target:dir", dir],
+            Ok(&["of-one"]),
+        ),
+        (
+            "COPY --from=lib / /",
+            &["lib=target:dir", "dir=target:lib"],
+            Err("and so on in a circle"),
+        ),
+        (
+            "COPY --from=lib / /",
+            &["lib=target:none"],
+            Err("`none`, which does not exist"),
+        ),
+        (
+            "COPY --from=dir / /",
+            &["dir=three"],
+            Err("there is no directory `three`"),
+        ),
+        ("COPY --from=gone / /", &[&gone], Err("the context `gone`")),
+        // What nothing needs is not asked for.
+        (
+            "COPY main /",
+            &["gone=https://127.0.0.1:1/x.git"],
+            Ok(&["main"]),
+        ),
+    ];
+    for (text, contexts, expected) in rows {
+        let text = format!("FROM scratch\n{text}\n").replace("OTHER", other);
+        fs_err::write(at("context/Dockerfile"), &text).unwrap();
+        let mut arguments = vec!["context"];
+        for context in *contexts {
+            arguments.extend(["--build-context", context]);
+        }
+        match (build(directory.path(), &arguments, b""), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, *expected, "{text}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{text}: {error}"),
+            (found, _) => panic!("{text}: {found:?}"),
         }
     }
 }

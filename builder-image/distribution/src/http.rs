@@ -3,6 +3,7 @@
 
 mod failure;
 mod resolver;
+mod validators;
 
 use std::{
     sync::{
@@ -28,6 +29,7 @@ use crate::{
 pub(crate) use failure::protocol;
 use failure::{chain, timeout, transport_error};
 use resolver::GuardedResolver;
+pub use validators::Validators;
 
 const MAX_REDIRECTS: usize = 10;
 
@@ -200,10 +202,23 @@ impl HttpClient {
     /// alone. Failures that may pass are retried. The answer is returned whatever its status, but for those that
     /// were retried in vain.
     pub async fn get(&self, url: &Url, credentials: Option<&Credentials>) -> Result<Response> {
+        self.get_if_changed(url, credentials, &Validators::default())
+            .await
+    }
+
+    /// As [`HttpClient::get`], but the answer has the status 304 and no body where what is behind the URL is still what
+    /// `known` was said of.
+    pub async fn get_if_changed(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        known: &Validators,
+    ) -> Result<Response> {
         let action = format!("get {}", masked(url));
         let mut attempt = 0;
         loop {
             let mut call = Call::new(Method::GET, url.clone(), &action);
+            call.headers = known.to_headers();
             call.authorization = credentials.and_then(Credentials::header);
             call.follow_redirects = true;
             let error = match self.exchange(call).await {

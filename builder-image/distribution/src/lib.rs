@@ -27,7 +27,7 @@ pub use blob::BlobReader;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorCode, ErrorKind, Outage};
 pub use guard::{Cidr, CidrError, Guard};
-pub use http::{HttpClient, HttpSettings, Proxies, Response};
+pub use http::{HttpClient, HttpSettings, Proxies, Response, Validators};
 pub use keychain::{Anonymous, Credentials, DockerConfig, Keychain, KeychainError};
 pub use pull::RawManifest;
 pub use push::{Content, Pushed, Upload};

@@ -66,7 +66,7 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     while parser.step() {}
     let mut errors = parser.diagnostics;
     errors.retain(Diagnostic::is_error);
-    errors.extend(unsupported(&parser.dockerfile, |_| true));
+    errors.extend(unsupported(&parser.dockerfile, None, |_| true));
     let one = match parser.dockerfile.stages.as_mut_slice() {
         [stage] if stage.instructions.len() == 1 => stage.instructions.pop(),
         _ => None,

@@ -2,8 +2,7 @@
 //! parsed file and the engine, so that nothing is ever silently ignored.
 
 use crate::diagnostic::Diagnostic;
-use crate::instruction::{Instruction, InstructionKind, Network, Security, Source};
-use crate::source::SourceLocation;
+use crate::instruction::{Instruction, InstructionKind, Network, Security};
 use crate::span::{Span, Spanned};
 use crate::stage::Dockerfile;
 
@@ -17,23 +16,32 @@ struct Refusal {
 }
 
 /// Everything in the stages that `reachable` names (by index) that the engine can not execute. Other stages are not
-/// built, so what they use does not matter. The words are judged as written: a source that becomes a git repository
-/// only by expansion is found by the engine.
-pub fn unsupported(dockerfile: &Dockerfile, reachable: impl Fn(usize) -> bool) -> Vec<Diagnostic> {
+/// built, so what they use does not matter. `frontend` is asked for in place of what `# syntax=` names.
+pub fn unsupported(
+    dockerfile: &Dockerfile,
+    frontend: Option<&str>,
+    reachable: impl Fn(usize) -> bool,
+) -> Vec<Diagnostic> {
     let mut refusals = Vec::new();
-    if let Some(syntax) = &dockerfile.directives.syntax {
-        let remedy = match Frontend::of(&syntax.value) {
+    let asked = frontend.map(|name| {
+        let start = dockerfile.stages.first().map(|stage| stage.from.span);
+        (name, start.unwrap_or_default())
+    });
+    let written = dockerfile.directives.syntax.as_ref();
+    let written = written.map(|syntax| (syntax.value.as_str(), syntax.span));
+    if let Some((name, span)) = asked.or(written) {
+        let remedy = match Frontend::of(name) {
             Frontend::Known => None,
             Frontend::Newer => {
-                Some("write `# syntax=docker/dockerfile:1`, and only what syntax 1.28 has")
+                Some("name `docker/dockerfile:1`, and write only what syntax 1.28 has")
             }
-            Frontend::Foreign => Some(
-                "frontends are never executed; remove the line, or write `# syntax=docker/dockerfile:1`",
-            ),
+            Frontend::Foreign => {
+                Some("frontends are never executed; remove it, or name `docker/dockerfile:1`")
+            }
         };
         refusals.extend(remedy.map(|remedy| Refusal {
-            what: format!("frontend `{}`", syntax.value),
-            span: syntax.span,
+            what: format!("frontend `{name}`"),
+            span,
             remedy,
         }));
     }
@@ -104,50 +112,30 @@ fn refuse(instruction: &Instruction, refusals: &mut Vec<Refusal>) {
             remedy,
         }));
     };
-    match &instruction.kind {
-        InstructionKind::Run(run) => {
-            let host = |network: &&Spanned<Network>| network.value == Network::Host;
-            flag(
-                run.network.as_ref().filter(host).map(|host| host.span),
-                "`RUN --network=host`",
-                "remove the flag: a step never gets the network of the machine, because it could reach what only listens there",
-            );
-            let insecure = |security: &&Spanned<Security>| security.value == Security::Insecure;
-            flag(
-                run.security
-                    .as_ref()
-                    .filter(insecure)
-                    .map(|insecure| insecure.span),
-                "`RUN --security=insecure`",
-                "remove the flag: every step is sandboxed, because the engine itself has no privileges to hand on",
-            );
-            for device in &run.devices {
-                flag(
-                    Some(device.span),
-                    "`RUN --device`",
-                    "remove the flag: a step gets no device, because the pod that it runs in has none",
-                );
-            }
-        }
-        InstructionKind::Add(add) => {
-            flag(
-                add.keep_git_dir.as_ref().map(|keep| keep.span),
-                "`ADD --keep-git-dir`",
-                "remove the flag, and clone the repository in a RUN",
-            );
-            for source in &add.sources {
-                if let Source::Path(path) = source
-                    && SourceLocation::of(&path.value) == SourceLocation::Git
-                {
-                    flag(
-                        Some(path.span),
-                        "a git repository as a source of ADD",
-                        "clone it in a RUN, or ADD the URL of an archive",
-                    );
-                }
-            }
-        }
-        _ => {}
+    let InstructionKind::Run(run) = &instruction.kind else {
+        return;
+    };
+    let host = |network: &&Spanned<Network>| network.value == Network::Host;
+    flag(
+        run.network.as_ref().filter(host).map(|host| host.span),
+        "`RUN --network=host`",
+        "remove the flag: a step never gets the network of the machine, because it could reach what only listens there",
+    );
+    let insecure = |security: &&Spanned<Security>| security.value == Security::Insecure;
+    flag(
+        run.security
+            .as_ref()
+            .filter(insecure)
+            .map(|insecure| insecure.span),
+        "`RUN --security=insecure`",
+        "remove the flag: every step is sandboxed, because the engine itself has no privileges to hand on",
+    );
+    for device in &run.devices {
+        flag(
+            Some(device.span),
+            "`RUN --device`",
+            "remove the flag: a step gets no device, because the pod that it runs in has none",
+        );
     }
 }
 
@@ -183,8 +171,8 @@ mod tests {
     fn only_reachable_stages_are_judged() {
         let text = "FROM a AS unused\nRUN --device=x b\nFROM c\nRUN d\n";
         let dockerfile = crate::parse("f", text).dockerfile.expect("two stages");
-        assert_eq!(unsupported(&dockerfile, |stage| stage == 1), []);
-        let refused = unsupported(&dockerfile, |_| true);
+        assert_eq!(unsupported(&dockerfile, None, |stage| stage == 1), []);
+        let refused = unsupported(&dockerfile, None, |_| true);
         assert_eq!(refused.len(), 1);
         assert_eq!(
             refused[0].one_line("f", text),

@@ -87,7 +87,7 @@ fn invalid_files_are_explained() {
     walk("testdata/invalid", 40, |text, parsed| {
         let mut diagnostics = parsed.diagnostics;
         if let Some(dockerfile) = &parsed.dockerfile {
-            diagnostics.extend(unsupported(dockerfile, |_| true));
+            diagnostics.extend(unsupported(dockerfile, None, |_| true));
             diagnostics.extend(check_expansions(dockerfile, |_| true));
         }
         assert!(

@@ -199,7 +199,7 @@ fn check_all(parsed: &Parsed, text: &str) {
     assert!(parsed.dockerfile.is_some() || parsed.has_errors());
     if let Some(dockerfile) = &parsed.dockerfile {
         check_file(dockerfile, text);
-        check_diagnostics(&unsupported(dockerfile, |_| true), text);
+        check_diagnostics(&unsupported(dockerfile, None, |_| true), text);
         check_diagnostics(&check_expansions(dockerfile, |_| true), text);
     }
 }

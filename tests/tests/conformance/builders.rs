@@ -34,15 +34,47 @@ tar -C root --numeric-owner --sort=name -cf root.tar .
 rm -r root
 ";
 
+/// When the base was made, in seconds since 1970.
+const BASE_TIME: u64 = 1_600_000_000;
+
 /// The configuration of the base; children inherit some of it and clear the rest.
 const BASE_DOCKERFILE: &str = "FROM scratch\nADD root.tar /\nENV PATH=/bin BASE=base\nLABEL of=base kept=yes\n\
     CMD [\"sh\"]\nEXPOSE 53/udp\nVOLUME /shared\nSTOPSIGNAL SIGINT\n";
+
+/// The repository `app.git`: two commits of the same moment, the first of them with the tag `v1`.
+const REPOSITORY: &str = r#"
+set -eu
+export GIT_AUTHOR_DATE=2020-05-05T05:05:05Z GIT_COMMITTER_DATE=2020-05-05T05:05:05Z GIT_CONFIG_GLOBAL=/dev/null
+git() { command git -c user.name=t -c user.email=t@example.com -c init.defaultBranch=main -c safe.directory='*' "$@"; }
+git init -q work
+mkdir work/sub
+printf 'one
+' > work/file; printf 'deep
+' > work/sub/deep; printf '#!/bin/sh
+' > work/tool; printf 'note
+' > work/sub/note.md
+chmod 755 work/tool; ln -s file work/link
+printf 'FROM scratch
+COPY file sub /from-git/
+' > work/Dockerfile
+cd work
+commit() { git add --all; git commit -q -m "$1"; }
+commit first
+git tag v1
+printf 'two
+' > file
+commit second
+cd ..
+git clone -q --bare work app.git
+git -C app.git rev-parse v1 > v1
+"#;
 
 /// One build, in the terms of both builders.
 pub(crate) struct Build<'a> {
     /// The build context.
     pub(crate) context: &'a Path,
-    /// `--build-arg`, `--target`, `--label` and `--file` with their values.
+    /// `--build-arg`, `--target`, `--label`, `--file`, `--build-context` (a directory as seen from the context) and `--context`
+    /// (a URL in place of the context) with their values.
     pub(crate) arguments: &'a [(String, String)],
     /// Where the image goes: a directory that does not exist.
     pub(crate) output: &'a Path,
@@ -56,7 +88,10 @@ pub(crate) struct Builders {
     directory: tempfile::TempDir,
     coopery: PathBuf,
     base_digest: String,
+    /// The digest of the base's one layer, uncompressed.
+    base_layer: String,
     files: std::net::SocketAddr,
+    repositories: std::net::SocketAddr,
 }
 
 impl Builders {
@@ -67,6 +102,11 @@ impl Builders {
             None => release_binary("coopery")?,
         };
         let directory = tempfile::tempdir_in("/var/tmp")?;
+        let repositories = directory.path().join("repositories");
+        fs_err::create_dir(&repositories)?;
+        run(Command::new("sh")
+            .args(["-c", REPOSITORY])
+            .current_dir(&repositories))?;
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let mut builders = Self {
             buildkit: None,
@@ -74,7 +114,9 @@ impl Builders {
             directory,
             coopery,
             base_digest: String::new(),
+            base_layer: String::new(),
             files: listener.local_addr()?,
+            repositories: tests::git_server::serve_plain(repositories)?,
         };
         std::thread::spawn(move || serve(&listener));
         builders.make_base()?;
@@ -88,9 +130,19 @@ impl Builders {
         self.directory.path()
     }
 
-    /// The URL of the server of files.
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.files)
+    /// What stands for the words that cases write in braces.
+    pub(crate) fn words(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let commit = fs_err::read_to_string(self.directory.path().join("repositories/v1"))?;
+        Ok(vec![
+            ("{url}", format!("http://{}", self.files)),
+            ("{git}", format!("http://{}", self.repositories)),
+            ("{commit}", commit.trim().to_owned()),
+        ])
+    }
+
+    /// The digest of the base's layer.
+    pub(crate) fn base_layer(&self) -> &str {
+        &self.base_layer
     }
 
     fn base(&self) -> PathBuf {
@@ -102,9 +154,13 @@ impl Builders {
         fs_err::create_dir_all(&context)?;
         run(Command::new("sh").args(["-c", BASE]).current_dir(&context))?;
         fs_err::write(context.join("Dockerfile"), BASE_DOCKERFILE)?;
+        let epoch = (
+            "--build-arg".into(),
+            format!("SOURCE_DATE_EPOCH={BASE_TIME}"),
+        );
         let build = Build {
             context: &context,
-            arguments: &[],
+            arguments: &[epoch],
             output: &self.base(),
         };
         self.coopery(&build, false)?;
@@ -114,6 +170,7 @@ impl Builders {
         digest
             .context("the base has no digest")?
             .clone_into(&mut self.base_digest);
+        self.base_layer = crate::image::layers_of(&self.base())?.remove(0);
         Ok(())
     }
 
@@ -136,15 +193,30 @@ impl Builders {
         for (name, value) in build.arguments {
             match name.as_str() {
                 "--file" => command.arg("--file").arg(build.context.join(value)),
+                "--build-context" => {
+                    let (name, source) = value.split_once('=').context("NAME=SOURCE")?;
+                    let source = if is_directory(source) {
+                        build.context.join(source).display().to_string()
+                    } else {
+                        source.to_owned()
+                    };
+                    command.args(["--build-context", &format!("{name}={source}")])
+                }
+                "--context" => continue,
                 name => command.args([name, value]),
             };
         }
         command.arg("-o");
+        // Nothing that is built on the base may have its annotation.
+        let annotation = if with_base { "" } else { ",annotation.of=base" };
         command.arg(format!(
-            "type=oci,tar=false,dest={}",
+            "type=oci,tar=false,dest={}{annotation}",
             build.output.display()
         ));
-        command.arg(build.context);
+        match build.remote() {
+            Some(url) => command.arg(url),
+            None => command.arg(build.context),
+        };
         run(&mut command)
     }
 
@@ -161,6 +233,19 @@ impl Builders {
                 continue;
             }
             let option = match name.as_str() {
+                "--build-context" => {
+                    let (name, source) = value.split_once('=').context("NAME=SOURCE")?;
+                    if is_directory(source) {
+                        // A name of a directory that is sent has no colons.
+                        let local = source.replace('/', "-");
+                        let path = build.context.join(source);
+                        command.args(["--local", &format!("{local}={}", path.display())]);
+                        format!("context:{name}=local:{local}")
+                    } else {
+                        format!("context:{name}={source}")
+                    }
+                }
+                "--context" => format!("context={value}"),
                 "--build-arg" => format!("build-arg:{value}"),
                 "--label" => format!("label:{value}"),
                 "--target" => format!("target={value}"),
@@ -172,6 +257,22 @@ impl Builders {
         let output = build.output.display();
         command.args(["--output", &format!("type=oci,tar=false,dest={output}")]);
         run(&mut command)
+    }
+}
+
+/// Whether a named context is a directory of the case.
+fn is_directory(source: &str) -> bool {
+    !source.contains(':')
+}
+
+impl Build<'_> {
+    /// The context, where it is a URL.
+    fn remote(&self) -> Option<&str> {
+        let found = self
+            .arguments
+            .iter()
+            .find(|(name, _)| name == "--context")?;
+        Some(&found.1)
     }
 }
 
@@ -213,7 +314,7 @@ fn serve(listener: &TcpListener) {
         } else {
             "200 OK"
         };
-        let dated = if path.starts_with("/dated/") {
+        let dated = if path.starts_with("/dated/") || path.contains("dated.tar") {
             "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n"
         } else {
             ""

@@ -1,4 +1,4 @@
-//! An image as it lies in an OCI layout: its configuration without times, its layers as lists of tar entries, and the
+//! An image as it lies in an OCI layout: its configuration, its layers as lists of tar entries, and the
 //! tree that the layers make. Reading only; what is compared with what is not decided here.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 /// An image, in the terms that two builders can agree on.
 pub(crate) struct Image {
-    /// The configuration; times are gone, and of the diff ids there is only the count.
+    /// The configuration, and the annotations of the manifest. Times of the build are `now`, and of the layers that were built there is no digest.
     pub(crate) config: Value,
     /// The layers, bottom first.
     pub(crate) layers: Vec<Layer>,
@@ -42,6 +42,10 @@ pub(crate) struct Entry {
 pub(crate) const CONTEXT_TIME: u64 = 1_500_100_000;
 const CONTEXT_TIMES_END: u64 = 1_500_200_000;
 
+/// The moment of the commits of `app.git`. Files of repositories have the time of their commit, as with newer BuildKit; that
+/// of today dates them to the moment of the build.
+const COMMIT_TIME: u64 = 1_588_655_105;
+
 /// What stands for "while this was built".
 const NOW: u64 = u64::MAX;
 
@@ -50,7 +54,7 @@ impl Entry {
     /// build may have another time: ours depends on the inputs alone.
     pub(crate) fn agrees(&self, theirs: &Self) -> bool {
         let mut ours = self.clone();
-        if ours.kind == 'd' && theirs.mtime == NOW {
+        if (ours.kind == 'd' || ours.mtime == COMMIT_TIME) && theirs.mtime == NOW {
             ours.mtime = NOW;
         }
         ours == *theirs
@@ -89,8 +93,9 @@ impl fmt::Display for Entry {
 }
 
 impl Image {
-    /// Reads the only image of the layout in `directory`. Times from `begin` on, in seconds since 1970, count as now.
-    pub(crate) fn read(directory: &Path, begin: u64) -> anyhow::Result<Self> {
+    /// Reads the only image of the layout in `directory`. Times from `begin` on, in seconds since 1970, count as now. The
+    /// layer of the base has the digest `base`.
+    pub(crate) fn read(directory: &Path, begin: u64, base: &str) -> anyhow::Result<Self> {
         let blob = |descriptor: &Value| -> anyhow::Result<Vec<u8>> {
             let digest = descriptor["digest"].as_str().context("no digest")?;
             Ok(fs_err::read(
@@ -107,19 +112,24 @@ impl Image {
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])?)?;
         let mut layers = Vec::new();
         // Go writes null for none.
-        for layer in manifest["layers"].as_array().unwrap_or(&Vec::new()) {
-            let bytes = blob(layer)?;
+        for (position, layer) in (manifest["layers"].as_array().into_iter().flatten()).enumerate() {
+            let mut bytes = blob(layer)?;
             let media_type = layer["mediaType"].as_str().unwrap_or_default();
-            layers.push(if media_type.ends_with("gzip") {
-                entries(flate2::read::MultiGzDecoder::new(&*bytes), begin)?
-            } else {
-                entries(&*bytes, begin)?
-            });
+            if media_type.ends_with("gzip") {
+                let mut plain = Vec::new();
+                flate2::read::MultiGzDecoder::new(&*bytes).read_to_end(&mut plain)?;
+                bytes = plain;
+            }
+            let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+            anyhow::ensure!(
+                config["rootfs"]["diff_ids"][position] == *digest,
+                "layer {position} is not what the configuration says"
+            );
+            layers.push(entries(&*bytes, begin)?);
         }
-        Ok(Self {
-            config: without_times(config),
-            layers,
-        })
+        let mut config = comparable(config, begin, base)?;
+        config["annotations of the manifest"] = manifest["annotations"].clone();
+        Ok(Self { config, layers })
     }
 
     /// The image as text: configuration and history, then the entries of each layer. What an `expected` file holds.
@@ -173,21 +183,54 @@ impl Image {
     }
 }
 
-/// The configuration without what may differ between two builds of the same image.
-fn without_times(mut config: Value) -> Value {
-    if let Some(members) = config.as_object_mut() {
-        members.remove("created");
+/// The digests of an image's layers, uncompressed.
+pub(crate) fn layers_of(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let read = |path: &str| -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&fs_err::read(
+            directory.join(path),
+        )?)?)
+    };
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().context("no digest")?;
+        read(&format!("blobs/{}", digest.replace(':', "/")))
+    };
+    let manifest = blob(&read("index.json")?["manifests"][0])?;
+    let ids = blob(&manifest["config"])?["rootfs"]["diff_ids"].clone();
+    Ok(serde_json::from_value(ids)?)
+}
+
+/// The configuration with what two builds of the same image agree on: a moment of the build is `now`, and of the layers
+/// only that of the `base` has a digest, because archives of the same entries may differ in bytes.
+fn comparable(mut config: Value, begin: u64, base: &str) -> anyhow::Result<Value> {
+    let moment = |members: &mut Value| -> anyhow::Result<()> {
+        if let Some(text) = members["created"].as_str() {
+            let seconds = text.parse::<jiff::Timestamp>()?.as_second();
+            let text = match u64::try_from(seconds) {
+                Ok(seconds) if seconds >= begin => "now".to_owned(),
+                _ => seconds.to_string(),
+            };
+            members["created"] = text.into();
+        }
+        Ok(())
+    };
+    moment(&mut config)?;
+    for entry in config["history"].as_array_mut().into_iter().flatten() {
+        moment(entry)?;
     }
-    if let Some(history) = config["history"].as_array_mut() {
-        for entry in history {
-            if let Some(members) = entry.as_object_mut() {
-                members.remove("created");
-            }
+    for layer in config["rootfs"]["diff_ids"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        if layer != base {
+            *layer = "built".into();
         }
     }
-    let layers = config["rootfs"]["diff_ids"].as_array().map_or(0, Vec::len);
-    config["rootfs"]["diff_ids"] = layers.into();
-    config
+    // Go writes null for none.
+    if config["rootfs"]["diff_ids"].is_null() {
+        config["rootfs"]["diff_ids"] = Value::Array(Vec::new());
+    }
+    Ok(config)
 }
 
 fn entries(reader: impl Read, begin: u64) -> anyhow::Result<Layer> {

@@ -8,7 +8,7 @@
 //! `COOPERY_CASES=a,b` runs the cases whose names contain one of these, `COOPERY_PROGRAM` names another `coopery`.
 //!
 //! A case is a directory with a Dockerfile and its context. Two files are not part of the context: `arguments` has one flag
-//! a line (`--build-arg A=B`; `{url}` is the server of files), `setup` is a shell script run in the copied context, for
+//! a line (`--build-arg A=B`; `{url}` is the server of files, `{git}` that of the repository `app.git`, `{commit}` its tag `v1`), `setup` is a shell script run in the copied context, for
 //! what git cannot keep.
 #![expect(clippy::print_stderr, reason = "what is compared is worth a line")]
 
@@ -56,6 +56,11 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
         "copy-parents",
         "/pivots/five.go",
         "nothing behind the pivot means everything, not nothing",
+    ),
+    (
+        "contexts-directory-base",
+        "config .history",
+        "a stage from files has a line for them, where BuildKit shifts the lines of the steps",
     ),
     ("run-mountpoints", "/proc", "as above"),
     ("run-mountpoints", "/sys", "as above"),
@@ -115,19 +120,21 @@ struct Case {
 }
 
 impl Case {
-    fn read(directory: PathBuf, url: &str) -> anyhow::Result<Self> {
+    fn read(directory: PathBuf, words: &[(&str, String)]) -> anyhow::Result<Self> {
         let name = directory
             .file_name()
             .context("no name")?
             .to_string_lossy()
             .into_owned();
         let file = directory.join("arguments");
-        let text = if file.exists() {
+        let mut text = if file.exists() {
             fs_err::read_to_string(&file)?
         } else {
             String::new()
         };
-        let text = text.replace("{url}", url);
+        for (word, value) in words {
+            text = text.replace(word, value);
+        }
         let arguments = text.lines().filter_map(|line| line.split_once(' '));
         let arguments = arguments
             .map(|(flag, value)| (flag.to_owned(), value.to_owned()))
@@ -155,11 +162,11 @@ impl Case {
 }
 
 /// Everything in `corpora/KIND`, or what `COOPERY_CASES` names: parts of names, with commas.
-fn cases(kind: &str, url: &str, from: u64) -> anyhow::Result<Vec<Case>> {
+fn cases(kind: &str, words: &[(&str, String)], from: u64) -> anyhow::Result<Vec<Case>> {
     let wanted = std::env::var("COOPERY_CASES").unwrap_or_default();
     let mut cases = Vec::new();
     for entry in fs_err::read_dir(repository().join("tests/corpora").join(kind))? {
-        let case = Case::read(entry?.path(), url)?;
+        let case = Case::read(entry?.path(), words)?;
         if wanted.split(',').any(|part| case.name.contains(part)) {
             cases.push(case);
         }
@@ -217,7 +224,8 @@ fn differences(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
         .context("the engine fails")?;
     // Layers of the reference come from its cache where another case has the same step, so now is since the start.
     let begin = begin.saturating_sub(3600);
-    let mut found = compare::compare(&Image::read(&ours, begin)?, &Image::read(&theirs, begin)?);
+    let read = |image| Image::read(image, begin, builders.base_layer());
+    let mut found = compare::compare(&read(&ours)?, &read(&theirs)?);
     for (_, part, reason) in DELIBERATE.iter().filter(|(name, ..)| *name == case.name) {
         let before = found.len();
         found.retain(|line| !line.contains(part));
@@ -276,7 +284,8 @@ fn expectation(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
     };
     let begin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     builders.coopery(&build, true).context("the engine fails")?;
-    let built = Image::read(&ours, begin.as_secs().saturating_sub(3600))?.render();
+    let begin = begin.as_secs().saturating_sub(3600);
+    let built = Image::read(&ours, begin, builders.base_layer())?.render();
     let expected = case.directory.join("expected");
     if std::env::var_os("UPDATE").is_some() {
         fs_err::write(&expected, &built)?;
@@ -327,11 +336,12 @@ fn the_engine_builds_what_buildkit_builds() -> anyhow::Result<()> {
         "run as root: RUN needs it"
     );
     let builders = Builders::start()?;
-    let images = cases("images", &builders.url(), CONTEXT_TIME)?;
-    let invalid = cases("invalid", &builders.url(), CONTEXT_TIME + 1000)?;
+    let words = builders.words()?;
+    let images = cases("images", &words, CONTEXT_TIME)?;
+    let invalid = cases("invalid", &words, CONTEXT_TIME + 1000)?;
     let mut wrong = each(&images, |case| differences(&builders, case));
     wrong.extend(each(&invalid, |case| acceptance(&builders, case)));
-    let expected = cases("expected", &builders.url(), CONTEXT_TIME + 2000)?;
+    let expected = cases("expected", &words, CONTEXT_TIME + 2000)?;
     wrong.extend(each(&expected, |case| expectation(&builders, case)));
     eprintln!(
         "conformance: {} images and {} errors compared, {} images beside files, {} differ",

@@ -7,7 +7,6 @@ mod layout;
 mod listing;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{
@@ -22,26 +21,13 @@ use crate::error::BaseError;
 use crate::graph::BaseName;
 use crate::image::Layer;
 use crate::layer::Owners;
+use crate::named_context::NamedContext;
 
 pub(crate) use fetch::{is_unpacked, unpack_cached};
 pub(crate) use listing::{known_listing, list_cached};
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;
-
-/// What a context that was named on the command line is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedContext {
-    /// An image in a registry.
-    Image(Reference),
-    /// An image in an OCI layout.
-    Layout {
-        /// The directory.
-        directory: PathBuf,
-        /// Tag or digest; the only image where absent.
-        image: Option<String>,
-    },
-}
 
 /// What a name stands for, once it was looked up.
 type Resolved = Arc<OnceCell<Option<Descriptor>>>;
@@ -125,8 +111,8 @@ impl Bases {
                     let origin = Origin::Layout(layout);
                     self.read(context.clone(), root, origin, platform).await
                 }
-                None => Err(BaseError::Malformed(format!(
-                    "there is no context named `{context}`"
+                _ => Err(BaseError::Malformed(format!(
+                    "the context `{context}` is no image"
                 ))),
             },
         }

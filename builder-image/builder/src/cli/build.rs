@@ -26,22 +26,23 @@ use self::check::{Call, CallArgs};
 use self::compat::CompatArgs;
 use self::exports::{About, ExportArgs, Exports};
 use self::fetched::Fetched;
-use self::input::{check_file, check_outputs, read_definition};
+use self::input::{check_contexts, check_file, check_outputs, read_definition};
 use self::run_args::RunArgs;
 use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
 use super::{output, root, size};
-use crate::base::{Bases, NamedContext};
+use crate::base::Bases;
 use crate::build::{Built, Job, build, keep_to_quota, needs_run};
 use crate::cache::Cache;
-use crate::context::BuildContext;
+use crate::context::{BuildContext, git_dir};
 use crate::error::{Error, SourceFile};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::graph::Options;
 use crate::layer::{Owners, PackOptions};
+use crate::named_context::{NamedContext, NamedFiles};
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
-use crate::solve::{Engine, Shares};
+use crate::solve::{Engine, Shares, Sources};
 
 /// How RUN is isolated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -84,7 +85,8 @@ pub(super) struct BuildArgs {
     /// Set a build argument; without a value, that of the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<KeyValue>,
-    /// Use an image in place of a name: NAME=oci-layout://DIR[:TAG] or NAME=docker-image://IMAGE
+    /// Use something else in place of a name, or of NAME::PLATFORM: NAME=DIRECTORY, a git or http URL,
+    /// docker-image://IMAGE, oci-layout://DIR[:TAG] or target:STAGE
     #[arg(long, value_name = "NAME=SOURCE")]
     build_context: Vec<NamedContextArg>,
     /// Stage to build (default: the last one)
@@ -159,6 +161,7 @@ struct Prepared {
     context: BuildContext,
     options: Options,
     contexts: BTreeMap<String, NamedContext>,
+    context_time: Option<i64>,
     exports: Exports,
     root: PathBuf,
 }
@@ -201,8 +204,9 @@ fn build_isolated() -> Error {
 impl BuildArgs {
     fn prepare(&self) -> Result<Prepared, Error> {
         self.compat.check()?;
-        let (file, context) =
-            read_definition(&self.context, self.file.as_deref(), Fetched::find())?;
+        let fetched = Fetched::find();
+        let context_time = fetched.as_ref().and_then(|fetched| fetched.time);
+        let (file, context) = read_definition(&self.context, self.file.as_deref(), fetched)?;
         let contexts: BTreeMap<_, _> = self
             .build_context
             .iter()
@@ -218,10 +222,13 @@ impl BuildArgs {
                 .collect(),
             platform: Platform::host(),
             build_platform: Platform::host(),
-            contexts: contexts.keys().cloned().collect(),
+            contexts: (contexts.iter())
+                .map(|(name, context)| (name.clone(), context.kind()))
+                .collect(),
             surroundings: self.run.surroundings()?,
         };
         self.run.check()?;
+        check_contexts(&contexts)?;
         let root = root::directory(self.root.as_deref())?;
         let about = About {
             tags: &self.tag,
@@ -237,6 +244,7 @@ impl BuildArgs {
             context,
             options,
             contexts,
+            context_time,
             exports,
             root,
         })
@@ -291,7 +299,13 @@ impl BuildArgs {
         }
         let progress = Progress::stderr(style);
         let engine = Engine {
+            named: NamedFiles::new(prepared.contexts.clone()),
             bases: Bases::new(client.clone(), cache.clone(), owners, prepared.contexts),
+            sources: Sources {
+                network: self.network.for_git()?,
+                loopback: true,
+                git_dir: git_dir(&prepared.options.build_args),
+            },
             runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
             client,
             progress,
@@ -308,6 +322,7 @@ impl BuildArgs {
         let job = Job {
             file: prepared.file,
             context: Arc::new(prepared.context),
+            context_time: prepared.context_time,
             options: prepared.options,
             platforms: self.platform.clone(),
             exports: prepared.exports.all,

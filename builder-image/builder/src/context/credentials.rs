@@ -7,6 +7,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use distribution::Credentials;
 
 use super::ContextError;
+use crate::secret::Secrets;
 
 /// The largest value that is read, in bytes.
 const MAX_VALUE: usize = 64 << 10;
@@ -27,6 +28,60 @@ impl SourceCredentials {
             password: password.into(),
             bearer: false,
         }
+    }
+
+    /// The token or header that the secrets of a build have for the git server `host`, by the names that buildx gives them:
+    /// `GIT_AUTH_TOKEN` and `GIT_AUTH_HEADER`, of that host (`.host`) before those of all.
+    ///
+    /// # Errors
+    /// When it is not text, or a header of another scheme than Basic and Bearer.
+    pub fn of_git(secrets: &Secrets, host: &str) -> Result<Option<Self>, ContextError> {
+        let of_host = format!(".{host}");
+        for suffix in [of_host.as_str(), ""] {
+            if let Some(header) = secret_text(secrets, &format!("GIT_AUTH_HEADER{suffix}"))? {
+                return Self::of_header(&header).map(Some);
+            }
+            if let Some(token) = secret_text(secrets, &format!("GIT_AUTH_TOKEN{suffix}"))? {
+                return Ok(Some(Self::basic("x-access-token", token)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same for an http server: `HTTP_AUTH_TOKEN_host` and `HTTP_AUTH_HEADER_host`.
+    ///
+    /// # Errors
+    /// As [`SourceCredentials::of_git`].
+    pub fn of_http(secrets: &Secrets, host: &str) -> Result<Option<Self>, ContextError> {
+        if let Some(header) = secret_text(secrets, &format!("HTTP_AUTH_HEADER_{host}"))? {
+            return Self::of_header(&header).map(Some);
+        }
+        let token = secret_text(secrets, &format!("HTTP_AUTH_TOKEN_{host}"))?;
+        Ok(token.map(|token| Self {
+            username: String::new(),
+            password: token,
+            bearer: true,
+        }))
+    }
+
+    /// What the value of a header `Authorization` says.
+    fn of_header(value: &str) -> Result<Self, ContextError> {
+        let wrong = || ContextError::Credentials("has a header that is neither Basic nor Bearer");
+        let (scheme, rest) = value.split_once(' ').ok_or_else(wrong)?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Ok(Self {
+                username: String::new(),
+                password: rest.trim().to_owned(),
+                bearer: true,
+            });
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return Err(wrong());
+        }
+        let pair = BASE64_STANDARD.decode(rest.trim()).map_err(|_| wrong())?;
+        let pair = String::from_utf8(pair).map_err(|_| wrong())?;
+        let (username, password) = pair.split_once(':').ok_or_else(wrong)?;
+        Ok(Self::basic(username, password))
     }
 
     /// Reads the keys `username` and `password`, or `token`, of the Secret mounted at `directory`.
@@ -78,8 +133,13 @@ impl SourceCredentials {
         }
     }
 
+    /// What tells them from others and gives nothing away.
+    pub(crate) fn fingerprint(&self) -> String {
+        oci::Digest::of(self.header().as_bytes()).to_string()
+    }
+
     /// As the HTTP client takes them.
-    pub(super) fn for_client(&self) -> Credentials {
+    pub(crate) fn for_client(&self) -> Credentials {
         if self.bearer {
             Credentials::Bearer(self.password.clone())
         } else {
@@ -112,6 +172,22 @@ impl SourceCredentials {
     }
 }
 
+/// A secret of one line.
+fn secret_text(secrets: &Secrets, id: &str) -> Result<Option<String>, ContextError> {
+    let Some(secret) = secrets.values.get(id) else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(secret.bytes())
+        .map_err(|_| ContextError::Credentials("has a value that is not text"))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.chars().any(char::is_control) {
+        return Err(ContextError::Credentials(
+            "has a value with line breaks or control characters",
+        ));
+    }
+    Ok(Some(text.to_owned()))
+}
+
 impl fmt::Debug for SourceCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SourceCredentials(***)")
@@ -122,6 +198,7 @@ impl fmt::Debug for SourceCredentials {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn keys_of_the_secret() {
@@ -153,6 +230,71 @@ mod tests {
                 "{files:?}"
             );
             assert!(!format!("{read:?}").contains("pw"), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_the_build_are_for_one_host() {
+        let secrets = |names: &[(&str, &str)]| Secrets {
+            values: (names.iter())
+                .map(|(name, value)| ((*name).to_owned(), Secret::new(value.as_bytes())))
+                .collect(),
+            ..Secrets::default()
+        };
+        let header = |found: Result<Option<SourceCredentials>, ContextError>| match found {
+            Ok(found) => found.map_or("none".to_owned(), |found| found.header()),
+            Err(error) => error.to_string(),
+        };
+        let token = "Basic eC1hY2Nlc3MtdG9rZW46dA==";
+        for (names, git, http) in [
+            (&[][..], "none", "none"),
+            (&[("GIT_AUTH_TOKEN", "t\n")], token, "none"),
+            (
+                &[("GIT_AUTH_TOKEN.h", "t"), ("GIT_AUTH_TOKEN", "u")],
+                token,
+                "none",
+            ),
+            (&[("GIT_AUTH_TOKEN.other", "t")], "none", "none"),
+            (&[("GIT_AUTH_HEADER", "bearer x")], "Bearer x", "none"),
+            (
+                &[
+                    ("GIT_AUTH_HEADER.h", "Basic YTpi"),
+                    ("GIT_AUTH_HEADER", "Bearer x"),
+                ],
+                "Basic YTpi",
+                "none",
+            ),
+            (
+                &[("GIT_AUTH_HEADER", "Digest x")],
+                "the Secret of the source has a header that is neither Basic nor Bearer",
+                "none",
+            ),
+            (&[("HTTP_AUTH_TOKEN_h", "t")], "none", "Bearer t"),
+            (
+                &[
+                    ("HTTP_AUTH_HEADER_h", "Basic YTpi"),
+                    ("HTTP_AUTH_TOKEN_other", "t"),
+                ],
+                "none",
+                "Basic YTpi",
+            ),
+            (
+                &[("HTTP_AUTH_TOKEN_h", "a\nb")],
+                "none",
+                "the Secret of the source has a value with line breaks or control characters",
+            ),
+        ] {
+            let secrets = secrets(names);
+            assert_eq!(
+                header(SourceCredentials::of_git(&secrets, "h")),
+                git,
+                "{names:?}"
+            );
+            assert_eq!(
+                header(SourceCredentials::of_http(&secrets, "h")),
+                http,
+                "{names:?}"
+            );
         }
     }
 

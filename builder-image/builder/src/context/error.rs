@@ -102,6 +102,14 @@ pub enum ContextError {
     /// What came from standard input or a URL is no context.
     #[error("the build context is neither a tar archive nor the text of a Dockerfile")]
     NeitherArchiveNorDockerfile,
+    /// A context that was given a name cannot be had.
+    #[error("the context `{name}`")]
+    Named {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<Self>,
+    },
     /// A path leads out of the source.
     #[error("subdirectory `{0}` leads out of the source")]
     Outside(String),
@@ -136,7 +144,7 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    pub(super) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io {
             doing: doing.into(),
             source: source.into(),
@@ -174,6 +182,7 @@ impl ContextError {
                 other => other,
             },
             Self::Changed { .. } => FailureKind::SourceChanged,
+            Self::Named { source, .. } => source.kind(),
             Self::NotText(_) | Self::Dockerignore { .. } => FailureKind::Dockerfile,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 FailureKind::OutOfDisk

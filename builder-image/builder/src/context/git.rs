@@ -31,8 +31,19 @@ const FETCHED: &str = "refs/coopery/fetched";
 /// How much of git's messages is kept, in bytes.
 const MAX_MESSAGE: u64 = 16 << 10;
 
-/// Fetches one commit of the repository at `url` and checks it out to the new directory `into`, without `.git`. Files are
-/// 0644 or 0755, directories 0755, and all have the time of the commit, so that the same commit is the same context.
+/// What becomes of `.git`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GitDir {
+    /// It is no part of the context.
+    #[default]
+    Removed,
+    /// It stays, with the one commit and the URL it is from.
+    Kept,
+}
+
+/// Fetches one commit of the repository at `url` and checks it out to the new directory `into`. Files are 0644 or 0755,
+/// directories 0755, and all have the time of the commit, so that the same commit is the same context. Returns that time
+/// in seconds since 1970.
 ///
 /// The ref is asked for first, because servers serve those always; then the commit itself; then everything.
 ///
@@ -42,9 +53,10 @@ pub async fn fetch(
     url: &str,
     revision: &GitRevision,
     credentials: Option<SourceCredentials>,
+    kept: GitDir,
     fetcher: &Fetcher<'_>,
     into: &Path,
-) -> Result<(), ContextError> {
+) -> Result<i64, ContextError> {
     let url = check_git_url(url, fetcher.plain_http)?;
     check_revision(revision)?;
     let credentials = credentials.map(SourceCredentials::for_git);
@@ -97,10 +109,16 @@ pub async fn fetch(
     fetched?;
     git.check_out(&revision.commit).await?;
     let time = git.commit_time(&revision.commit).await?;
+    if kept == GitDir::Kept {
+        git.settle(revision, &url).await?;
+    }
     let into = into.to_owned();
-    let normalised = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-        fs_err::remove_dir_all(into.join(".git"))?;
-        normalise(&into, time)
+    let normalised = tokio::task::spawn_blocking(move || -> std::io::Result<i64> {
+        if kept == GitDir::Removed {
+            fs_err::remove_dir_all(into.join(".git"))?;
+        }
+        normalise(&into, time)?;
+        Ok(time)
     });
     normalised
         .await
@@ -360,6 +378,36 @@ impl Git<'_> {
         self.run(&["checkout", "--quiet", "--force", "--detach", commit, "--"])
             .await
             .map(drop)
+    }
+
+    /// Leaves a repository as people expect it: at its commit, with the ref and its origin, without a trace of how it was
+    /// fetched.
+    async fn settle(&self, revision: &GitRevision, url: &Url) -> Result<(), ContextError> {
+        if let Some(name) = &revision.reference {
+            let branch = name.strip_prefix("refs/heads/");
+            let name = branch.map_or_else(
+                || name.clone(),
+                |branch| format!("refs/remotes/origin/{branch}"),
+            );
+            self.run(&["update-ref", &name, &revision.commit]).await?;
+        }
+        self.run(&["update-ref", "-d", FETCHED]).await?;
+        self.run(&["remote", "add", "origin", url.as_str()]).await?;
+        for trace in [".git/FETCH_HEAD", ".git/logs"] {
+            let path = self.repository.join(trace);
+            let removed = if path.is_dir() {
+                fs_err::remove_dir_all(&path)
+            } else {
+                fs_err::remove_file(&path)
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ContextError::io("tidying the repository", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// When the commit was made, in seconds since 1970.

@@ -16,6 +16,8 @@ pub struct GitReference {
     pub commit: Option<String>,
     /// The directory inside the repository; empty for its top.
     pub subdirectory: String,
+    /// Whether `.git` is asked for, or expressly not.
+    pub keep_git_dir: Option<bool>,
 }
 
 impl GitReference {
@@ -40,13 +42,16 @@ impl GitReference {
             reference: Some(reference.to_owned()).filter(|name| !name.is_empty()),
             commit: None,
             subdirectory: subdirectory.to_owned(),
+            keep_git_dir: None,
         };
         let mut seen = Vec::new();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             if seen.contains(&key) {
                 return Err(refuse(format!("`{key}` is given twice")));
             }
-            if value.is_empty() {
+            if value.is_empty()
+                && !matches!(&*key, "keep-git-dir" | "submodules" | "fetch-by-commit")
+            {
                 return Err(refuse(format!("`{key}` has no value")));
             }
             let reference = match &*key {
@@ -63,9 +68,30 @@ impl GitReference {
                     None
                 }
                 "commit" | "checksum" => return Err(refuse("the commit is given twice".into())),
+                "keep-git-dir" => {
+                    found.keep_git_dir = Some(switch(&key, &value).map_err(refuse)?);
+                    None
+                }
+                // Without a name that is known, the commit itself is asked for.
+                "fetch-by-commit" => {
+                    switch(&key, &value).map_err(refuse)?;
+                    None
+                }
+                "submodules" if !switch(&key, &value).map_err(refuse)? => None,
+                "submodules" => {
+                    return Err(refuse(
+                        "submodules are not fetched: ADD each repository by itself".into(),
+                    ));
+                }
+                "mtime" if value == "commit" => None,
+                "mtime" => {
+                    return Err(refuse(format!(
+                        "`mtime={value}` is not supported: files have the time of the commit, so that equal commits are equal files"
+                    )));
+                }
                 other => {
                     return Err(refuse(format!(
-                        "`{other}` is not supported in its query; known are ref, tag, branch, subdir and commit"
+                        "`{other}` is not supported in its query; known are ref, tag, branch, subdir, commit, keep-git-dir, submodules, fetch-by-commit and mtime"
                     )));
                 }
             };
@@ -87,6 +113,35 @@ impl GitReference {
             return Err(refuse("the commit is not hexadecimal".into()));
         }
         Ok(found)
+    }
+
+    /// Asks for the commit that begins with `checksum`.
+    ///
+    /// # Errors
+    /// When that is none, or the URL names another one.
+    pub fn require_commit(&mut self, checksum: &str) -> Result<(), ContextError> {
+        let refuse = |problem: &str| {
+            Err(ContextError::GitReference {
+                url: self.url.clone(),
+                problem: problem.to_owned(),
+            })
+        };
+        let is_hexadecimal = checksum
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        match &self.commit {
+            _ if !is_hexadecimal || !(7..=64).contains(&checksum.len()) => {
+                refuse("the checksum is no commit: write its hexadecimal digits, at least 7")
+            }
+            Some(commit) if !commit.starts_with(checksum) && !checksum.starts_with(commit) => {
+                refuse("the URL and the checksum name different commits")
+            }
+            Some(commit) if commit.len() > checksum.len() => Ok(()),
+            _ => {
+                self.commit = Some(checksum.to_owned());
+                Ok(())
+            }
+        }
     }
 
     /// The commit that is meant, by what the server offers: names of refs with their commits.
@@ -135,6 +190,15 @@ impl GitReference {
             ))),
             _ => Ok(revision),
         }
+    }
+}
+
+/// A value of the query that is true or false; true where it is left out.
+fn switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(format!("`{key}={value}` is neither true nor false")),
     }
 }
 
@@ -236,8 +300,21 @@ mod tests {
             ("https://h/a.git?ref=", Err("`ref` has no value")),
             (
                 "https://h/a.git?submodules=true",
-                Err("`submodules` is not supported"),
+                Err("submodules are not fetched"),
             ),
+            (
+                "https://h/a.git?submodules=0&fetch-by-commit&mtime=commit",
+                Ok(("https://h/a.git", "", "", "")),
+            ),
+            (
+                "https://h/a.git?mtime=checkout",
+                Err("`mtime=checkout` is not supported"),
+            ),
+            (
+                "https://h/a.git?keep-git-dir=yes",
+                Err("neither true nor false"),
+            ),
+            ("https://h/a.git?depth=1", Err("`depth` is not supported")),
         ];
         for (text, expected) in rows {
             match (GitReference::parse(text), expected) {
@@ -248,6 +325,7 @@ mod tests {
                         reference: option(reference),
                         commit: option(commit),
                         subdirectory: (*subdirectory).into(),
+                        keep_git_dir: None,
                     };
                     assert_eq!(found, expected, "{text}");
                 }
@@ -257,6 +335,34 @@ mod tests {
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_checksum_is_the_beginning_of_the_commit() {
+        for (url, checksum, expected) in [
+            ("https://h/a.git", "0123456", Ok("0123456")),
+            ("https://h/a.git?commit=01234567", "0123456", Ok("01234567")),
+            ("https://h/a.git?commit=0123456", "01234567", Ok("01234567")),
+            (
+                "https://h/a.git?commit=f123456",
+                "0123456",
+                Err("different commits"),
+            ),
+            ("https://h/a.git", "012345", Err("at least 7")),
+            ("https://h/a.git", "sha256:01", Err("at least 7")),
+        ] {
+            let mut wanted = GitReference::parse(url).unwrap();
+            match (wanted.require_commit(checksum), expected) {
+                (Ok(()), Ok(commit)) => assert_eq!(wanted.commit.as_deref(), Some(commit)),
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, _) => panic!("{url} {checksum}: {found:?}"),
+            }
+        }
+        let keeps = |url| GitReference::parse(url).unwrap().keep_git_dir;
+        assert_eq!(keeps("https://h/a.git?keep-git-dir"), Some(true));
+        assert_eq!(keeps("https://h/a.git?keep-git-dir=0"), Some(false));
     }
 
     #[test]

@@ -76,6 +76,7 @@ async fn https_with_a_private_authority_through_the_guard() {
             &url,
             &revision,
             Some(credentials),
+            GitDir::Removed,
             &fetcher,
             &work.path().join("context"),
         )
@@ -104,8 +105,8 @@ async fn fetch_to(
     let into = work.path().join("context");
     let (http, network) = (client(), Network::default());
     let fetcher = Fetcher::for_tests(&http, &network);
-    let result = fetch(url, revision, credentials, &fetcher, &into).await;
-    (work, result.map(|()| into))
+    let result = fetch(url, revision, credentials, GitDir::Removed, &fetcher, &into).await;
+    (work, result.map(|_| into))
 }
 
 #[tokio::test]
@@ -295,7 +296,7 @@ async fn a_subdirectory_does_not_lead_out() {
         )
         .await;
         match expected {
-            Some(name) => assert!(found.unwrap().join(name).exists()),
+            Some(name) => assert!(found.unwrap().directory.join(name).exists()),
             None => assert!(found.is_err(), "{subdirectory}: {found:?}"),
         }
     }
@@ -426,9 +427,55 @@ async fn a_url_names_ref_and_directory() {
         let fetched = fetch_remote(&source, &fetcher, work.path()).await;
         let read = || fs_err::read_to_string(work.path().join("context").join(file)).unwrap();
         match (fetched, expected) {
-            (Ok(()), Ok(expected)) => assert_eq!(read(), expected, "{fragment}"),
+            (Ok(_), Ok(expected)) => assert_eq!(read(), expected, "{fragment}"),
             (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
             (found, _) => panic!("{fragment}: {found:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_repository_stays_where_that_is_asked_for() {
+    use super::super::remote::{RemoteContext, fetch_remote};
+    let repository = Repository::new();
+    let url = format!("{}/app", repository.served().start().await);
+    let third = repository.revision("third", None).commit;
+    let (http, network) = (client(), Network::default());
+    for (query, asked, kept) in [
+        ("", GitDir::Removed, false),
+        ("", GitDir::Kept, true),
+        ("?keep-git-dir=1", GitDir::Removed, true),
+        ("?keep-git-dir=0", GitDir::Kept, false),
+    ] {
+        let fetcher = Fetcher {
+            git_dir: asked,
+            ..Fetcher::for_tests(&http, &network)
+        };
+        let work = tempfile::tempdir().unwrap();
+        let source = RemoteContext::Git(format!("{url}{query}#main"));
+        let fetched = fetch_remote(&source, &fetcher, work.path()).await.unwrap();
+        // 2020-05-05T05:05:05Z
+        assert_eq!(fetched.time, Some(1_588_655_105));
+        let git = work.path().join("context/.git");
+        assert_eq!(git.exists(), kept, "{query} {asked:?}");
+        if kept {
+            let show = |arguments: &[&str]| {
+                let output = std::process::Command::new("git")
+                    .args(["-c", "safe.directory=*"])
+                    .args(arguments)
+                    .current_dir(work.path().join("context"))
+                    .output()
+                    .unwrap();
+                String::from_utf8(output.stdout).unwrap().trim().to_owned()
+            };
+            assert_eq!(
+                show(&["rev-parse", "HEAD", "origin/main"]),
+                format!("{third}\n{third}")
+            );
+            assert_eq!(show(&["status", "--porcelain", "-z"]), "");
+            assert_eq!(show(&["remote", "get-url", "origin"]), url);
+            assert!(!git.join("FETCH_HEAD").exists() && !git.join("logs").exists());
+            assert_eq!(show(&["for-each-ref", "refs/coopery"]), "");
         }
     }
 }

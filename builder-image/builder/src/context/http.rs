@@ -3,6 +3,7 @@
 
 use std::{io::Write as _, path::Path};
 
+use distribution::Validators;
 use futures::StreamExt;
 use oci::Digester;
 use url::Url;
@@ -15,6 +16,8 @@ const MAX_ARCHIVE: u64 = 8 << 30;
 
 /// Downloads the archive at `url`, checks it against `checksum` (`sha256:…`), and unpacks it to the new directory `into`.
 ///
+/// Returns when the server says that it was changed, in seconds since 1970.
+///
 /// # Errors
 /// [`ContextError`]; nothing is unpacked from an archive with another checksum.
 pub async fn fetch(
@@ -23,7 +26,7 @@ pub async fn fetch(
     credentials: Option<SourceCredentials>,
     fetcher: &Fetcher<'_>,
     into: &Path,
-) -> Result<(), ContextError> {
+) -> Result<Option<i64>, ContextError> {
     let url = check_http_url(url)?;
     if credentials.is_some() && url.scheme() == "http" && !fetcher.plain_http {
         return Err(ContextError::Credentials(
@@ -35,11 +38,11 @@ pub async fn fetch(
         .map_err(|error| ContextError::io("making a file for the archive", error))?;
     let found = download(&url, credentials, fetcher, &mut file).await?;
     if let Some(expected) = checksum
-        && found != expected.to_ascii_lowercase()
+        && found.digest != expected.to_ascii_lowercase()
     {
         return Err(ContextError::Changed {
             what: "the archive of the source",
-            found,
+            found: found.digest,
             expected: expected.to_owned(),
         });
     }
@@ -49,18 +52,54 @@ pub async fn fetch(
             .map_err(|error| ContextError::io("reading the archive", error))?;
         archive::extract(std::io::BufReader::new(file), &into, &Limits::default())
     });
-    unpacked
-        .await
-        .map_err(|error| ContextError::io("unpacking the archive", std::io::Error::other(error)))?
+    unpacked.await.map_err(|error| {
+        ContextError::io("unpacking the archive", std::io::Error::other(error))
+    })??;
+    Ok(found.modified)
 }
 
-/// Writes the body to `file` and returns its digest.
+/// The moment that a header of HTTP names, in seconds since 1970.
+pub(crate) fn seconds(date: &str) -> Option<i64> {
+    let time = jiff::fmt::rfc2822::parse(date).ok()?;
+    Some(time.timestamp().as_second())
+}
+
+/// When the server says that what is behind `url` was changed, in seconds since 1970.
+///
+/// # Errors
+/// When it cannot be asked, or does not say.
+pub(crate) async fn last_modified(
+    url: &Url,
+    credentials: Option<SourceCredentials>,
+    fetcher: &Fetcher<'_>,
+) -> Result<i64, ContextError> {
+    let credentials = credentials.map(|credentials| credentials.for_client());
+    let response = fetcher.http.get(url, credentials.as_ref()).await?;
+    check_status(url, response.status().as_u16())?;
+    let date = Validators::of(&response).last_modified;
+    date.as_deref()
+        .and_then(seconds)
+        .ok_or_else(|| ContextError::NotFound {
+            url: shown(url),
+            problem: "the server does not say when it was changed (Last-Modified)".to_owned(),
+        })
+}
+
+/// What was downloaded.
+pub(super) struct Downloaded {
+    /// Its digest.
+    pub(super) digest: String,
+    /// When the server says that it was changed, in seconds since 1970.
+    pub(super) modified: Option<i64>,
+}
+
+/// Writes the body to `file`.
 pub(super) async fn download(
     url: &Url,
     credentials: Option<SourceCredentials>,
     fetcher: &Fetcher<'_>,
     file: &mut std::fs::File,
-) -> Result<String, ContextError> {
+) -> Result<Downloaded, ContextError> {
     let credentials = credentials.map(|credentials| credentials.for_client());
     let response = fetcher.http.get(url, credentials.as_ref()).await?;
     check_status(url, response.status().as_u16())?;
@@ -75,6 +114,7 @@ pub(super) async fn download(
         return Err(too_large());
     }
     let announced = response.content_length();
+    let modified = Validators::of(&response).last_modified;
     let mut digester = Digester::sha256();
     let mut body = response.into_stream();
     while let Some(chunk) = body.next().await {
@@ -93,7 +133,10 @@ pub(super) async fn download(
             problem,
         });
     }
-    Ok(digester.finish().to_string())
+    Ok(Downloaded {
+        digest: digester.finish().to_string(),
+        modified: modified.as_deref().and_then(seconds),
+    })
 }
 
 /// The URL without query and credentials.
@@ -172,7 +215,7 @@ mod tests {
         checksum: Option<&str>,
         guard: Guard,
         credentials: Option<SourceCredentials>,
-    ) -> Result<(), ContextError> {
+    ) -> Result<Option<i64>, ContextError> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let retry = RetryPolicy {
             attempts: 1,

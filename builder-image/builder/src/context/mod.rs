@@ -18,7 +18,7 @@ pub mod remote;
 mod url_rules;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
@@ -31,12 +31,14 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 pub use credentials::SourceCredentials;
 pub use error::ContextError;
+pub use git::GitDir;
 pub use url_rules::{UrlError, check_git_url, check_http_url};
 
 use self::dockerignore::{Dockerignore, Matched};
 use crate::{
     base::Bases,
     layer::{Root, xattrs_of},
+    secret::Secrets,
     tree::{Entry, ImagePath, Tree, TreeError, Xattrs},
 };
 
@@ -265,6 +267,15 @@ impl Tree for Offered<'_> {
     }
 }
 
+/// What the argument BUILDKIT_CONTEXT_KEEP_GIT_DIR asks for.
+pub fn git_dir(build_args: &BTreeMap<String, String>) -> GitDir {
+    let keep = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    match keep.map(String::as_str) {
+        Some("1" | "true") => GitDir::Kept,
+        _ => GitDir::Removed,
+    }
+}
+
 /// What fetching a source needs besides the source.
 pub struct Fetcher<'a> {
     /// Reaches servers, with network guard, authorities and proxies.
@@ -279,7 +290,26 @@ pub struct Fetcher<'a> {
     pub bases: Option<&'a Bases>,
     /// Whether git repositories may be reached by plain HTTP, and credentials be sent over it: never in a cluster.
     pub plain_http: bool,
+    /// The secrets of the build, some of which are for servers by their names.
+    pub secrets: &'a Secrets,
+    /// What becomes of the `.git` of repositories that do not say so themselves.
+    pub git_dir: GitDir,
 }
+
+/// A source that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The directory of the context.
+    pub directory: PathBuf,
+    /// The moment that the source is of, in seconds since 1970: that of the commit, or what the server says.
+    pub time: Option<i64>,
+}
+
+#[cfg(test)]
+static NO_SECRETS: Secrets = Secrets {
+    values: BTreeMap::new(),
+    agents: BTreeMap::new(),
+};
 
 #[cfg(test)]
 impl<'a> Fetcher<'a> {
@@ -292,6 +322,8 @@ impl<'a> Fetcher<'a> {
             credentials: PathBuf::new(),
             plain_http: true,
             bases: None,
+            secrets: &NO_SECRETS,
+            git_dir: GitDir::Removed,
         }
     }
 }
@@ -305,21 +337,25 @@ pub async fn fetch(
     subdirectory: &str,
     fetcher: &Fetcher<'_>,
     into: &Path,
-) -> Result<PathBuf, ContextError> {
+) -> Result<Fetched, ContextError> {
     let credentials = |wanted: bool| {
         wanted
             .then(|| SourceCredentials::read(&fetcher.credentials))
             .transpose()
     };
-    match source {
-        Source::Empty => fs_err::create_dir(into)
-            .map_err(|error| ContextError::io("making the context", error))?,
+    let time = match source {
+        Source::Empty => {
+            fs_err::create_dir(into)
+                .map_err(|error| ContextError::io("making the context", error))?;
+            None
+        }
         Source::Git {
             url,
             revision,
             credentials: wanted,
         } => {
-            git::fetch(url, revision, credentials(*wanted)?, fetcher, into).await?;
+            let credentials = credentials(*wanted)?;
+            Some(git::fetch(url, revision, credentials, fetcher.git_dir, fetcher, into).await?)
         }
         Source::Http {
             url,
@@ -333,17 +369,28 @@ pub async fn fetch(
                 fetcher,
                 into,
             )
-            .await?;
+            .await?
         }
-        // The files are used where they are: nothing of them is written.
-        Source::Volume => return enter_subdirectory(&fetcher.mounted, subdirectory),
-        Source::ConfigMap { digest } => config_map::copy(&fetcher.mounted, digest, into)?,
+        Source::Volume => None,
+        Source::ConfigMap { digest } => {
+            config_map::copy(&fetcher.mounted, digest, into)?;
+            None
+        }
         Source::Oci { image } => {
             let bases = fetcher.bases.ok_or(ContextError::NoImages)?;
             oci::fetch(image, bases, into).await?;
+            None
         }
-    }
-    enter_subdirectory(into, subdirectory)
+    };
+    // The files of a volume are used where they are: nothing of them is written.
+    let root = match source {
+        Source::Volume => &fetcher.mounted,
+        _ => into,
+    };
+    Ok(Fetched {
+        directory: enter_subdirectory(root, subdirectory)?,
+        time,
+    })
 }
 
 /// The directory `subdirectory` of `root`. Links are followed as long as they stay inside.

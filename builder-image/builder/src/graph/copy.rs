@@ -6,7 +6,7 @@ use dockerfile::{
 
 use super::instruction::{Outcome, absolute};
 use super::stage::Builder;
-use super::{Action, CopyAction, Filesystem};
+use super::{Action, ContextId, CopyAction, GitDir, Input};
 
 /// Sources of a copy: paths, and documents by name and content.
 type Selected = (Vec<String>, Vec<(String, String)>);
@@ -31,6 +31,7 @@ impl Builder<'_> {
                 chown: copy.chown.as_ref(),
                 chmod: copy.chmod.as_ref(),
                 checksum: None,
+                git_dir: GitDir::Removed,
                 link: is_set(copy.link.as_ref()),
                 parents: is_set(copy.parents.as_ref()),
                 exclude: &copy.exclude,
@@ -45,13 +46,18 @@ impl Builder<'_> {
             instruction,
             CopyParts {
                 add: true,
-                from: None,
+                from: Input::Context(ContextId::Build),
                 sources,
                 documents,
                 destination: &add.destination,
                 chown: add.chown.as_ref(),
                 chmod: add.chmod.as_ref(),
                 checksum: add.checksum.as_ref(),
+                git_dir: if is_set(add.keep_git_dir.as_ref()) {
+                    GitDir::Kept
+                } else {
+                    GitDir::Removed
+                },
                 link: is_set(add.link.as_ref()),
                 parents: false,
                 exclude: &add.exclude,
@@ -145,6 +151,7 @@ impl Builder<'_> {
             link: parts.link && chmod.is_none(),
             chmod,
             checksum,
+            git_dir: parts.git_dir,
             parents: parts.parents,
             exclude,
             unpack: parts.unpack,
@@ -158,13 +165,14 @@ impl Builder<'_> {
 /// What COPY and ADD have in common, sources expanded.
 struct CopyParts<'a> {
     add: bool,
-    from: Option<Filesystem>,
+    from: Input,
     sources: Vec<String>,
     documents: Vec<(String, String)>,
     destination: &'a Word,
     chown: Option<&'a Word>,
     chmod: Option<&'a Word>,
     checksum: Option<&'a Word>,
+    git_dir: GitDir,
     link: bool,
     parents: bool,
     exclude: &'a [Word],
@@ -177,19 +185,17 @@ fn is_set(flag: Option<&Spanned<bool>>) -> bool {
 
 /// Refuses what a source must not turn out to be once its variables are replaced.
 fn check_source(path: &str, word: &Word, add: bool) -> Outcome {
+    let mut help = "use ADD";
     let message = match SourceLocation::of(path) {
         SourceLocation::Local => return Ok(()),
         SourceLocation::Http if add => return Ok(()),
-        SourceLocation::Http => format!("COPY can not copy from a URL: `{path}`"),
+        SourceLocation::Git if add && path.starts_with("http") => return Ok(()),
         SourceLocation::Git if add => {
-            format!("a git repository as a source of ADD is not supported: `{path}`")
+            help = "write an https URL; a private repository takes the secret GIT_AUTH_TOKEN";
+            format!("git is fetched by https only: `{path}`")
         }
+        SourceLocation::Http => format!("COPY can not copy from a URL: `{path}`"),
         SourceLocation::Git => format!("COPY can not copy from a git repository: `{path}`"),
-    };
-    let help = if add {
-        "clone it in a RUN, or ADD the URL of an archive"
-    } else {
-        "use ADD"
     };
     Err(Box::new(
         Diagnostic::error("unsupported", word.span, message).help(help),

@@ -9,7 +9,7 @@ use super::environment::{expand_word, expansion};
 use super::reach::{label, makes_layer};
 use super::stage::Builder;
 use super::text::{plain_list, quote_healthcheck, quote_list};
-use super::{Action, Entry, Filesystem, StageBase, Step, StepId, WorkdirAction};
+use super::{Action, ContextId, Entry, Filesystem, Input, StageBase, Step, StepId, WorkdirAction};
 
 /// What came of an instruction, or the diagnostic that prevents the build.
 pub(super) type Outcome<T = ()> = Result<T, Box<Diagnostic>>;
@@ -89,9 +89,13 @@ impl Builder<'_> {
         }
     }
 
-    /// The files of what `--from` names in the instruction at `position`, in its mount `index`.
-    pub(super) fn source(&self, position: usize, index: usize) -> Option<Filesystem> {
-        Some(match self.planned.sources.get(&(position, index))? {
+    /// What `--from` names in the instruction at `position`, in its mount `index`; the build context where there is none.
+    pub(super) fn source(&self, position: usize, index: usize) -> Input {
+        let Some(source) = self.planned.sources.get(&(position, index)) else {
+            return Input::Context(ContextId::Build);
+        };
+        Input::Files(match source {
+            StageBase::Context(id) => return Input::Context(ContextId::Named(*id)),
             StageBase::Scratch => Filesystem::Scratch,
             StageBase::Image(id) => Filesystem::Base(*id),
             StageBase::Stage(index) => {

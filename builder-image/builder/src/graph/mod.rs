@@ -13,6 +13,7 @@
 
 mod copy;
 mod environment;
+mod epoch;
 mod instruction;
 mod lint;
 mod onbuild;
@@ -28,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dockerfile::{Diagnostic, Span};
 use oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
 
+pub use crate::context::GitDir;
+pub use epoch::{EpochSource, epoch_source};
 pub use onbuild::{Triggers, with_triggers};
 pub use reach::{plan, plan_all};
 pub use run::{
@@ -49,10 +52,32 @@ pub struct Options {
     pub platform: Platform,
     /// The platform that the build runs on.
     pub build_platform: Platform,
-    /// Names of contexts that stand in for images (`--build-context`).
-    pub contexts: BTreeSet<String>,
+    /// What stands in for names of images and stages (`--build-context`): by name, or by `name::platform`.
+    pub contexts: BTreeMap<String, ContextKind>,
     /// What RUN steps have around them. Without a host name, they have the usual one.
     pub surroundings: Surroundings,
+}
+
+/// What a context is that was given a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextKind {
+    /// An image.
+    Image,
+    /// Files: a directory, a git repository or what is behind a URL.
+    Files,
+    /// A stage of the Dockerfile, or another context.
+    Stage(String),
+}
+
+impl Options {
+    /// The context that stands in for `name` on `platform`, by the name that it was given.
+    pub(crate) fn context(&self, name: &str, platform: &Platform) -> Option<(&str, &ContextKind)> {
+        let of_platform = self
+            .contexts
+            .get_key_value(&format!("{name}::{platform}"))
+            .or_else(|| self.contexts.get_key_value(name))?;
+        Some((of_platform.0, of_platform.1))
+    }
 }
 
 /// Position of an image in [`Plan::bases`].
@@ -72,6 +97,34 @@ pub enum Filesystem {
     Base(BaseId),
     /// What a step left.
     Step(StepId),
+}
+
+/// Files that somebody offers to the build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContextId {
+    /// The build context.
+    Build,
+    /// A named one, by its position in [`Graph::contexts`].
+    Named(usize),
+}
+
+/// Where COPY and mounts find files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// A context.
+    Context(ContextId),
+    /// A stage or an image.
+    Files(Filesystem),
+}
+
+impl Input {
+    /// The stage or image.
+    pub fn files(self) -> Option<Filesystem> {
+        match self {
+            Self::Context(_) => None,
+            Self::Files(filesystem) => Some(filesystem),
+        }
+    }
 }
 
 /// What stands for an image in a FROM or a `COPY --from`.
@@ -124,6 +177,8 @@ pub struct Plan<'d> {
     target: usize,
     /// Images to be resolved before [`build`].
     pub bases: Vec<Base>,
+    /// Named contexts whose files are needed.
+    contexts: Vec<String>,
 }
 
 /// A stage that the target needs.
@@ -143,6 +198,8 @@ enum StageBase {
     Scratch,
     Image(BaseId),
     Stage(usize),
+    /// The files of a named context.
+    Context(usize),
 }
 
 /// All steps of a build, and its result.
@@ -158,6 +215,8 @@ pub struct Graph {
     pub source_date_epoch: Option<i64>,
     /// What RUN steps have around them.
     pub surroundings: Surroundings,
+    /// The named contexts whose files are read.
+    pub contexts: Vec<String>,
     /// Names that ARG declares, in any stage.
     pub arguments: BTreeSet<String>,
     /// What is doubtful about the stages, by rules of [`dockerfile::Rule`], each said once.
@@ -189,7 +248,7 @@ impl Step {
     /// The other file systems that the step reads.
     pub fn inputs(&self) -> Vec<Filesystem> {
         match &self.action {
-            Action::Copy(copy) => copy.from.into_iter().collect(),
+            Action::Copy(copy) => copy.from.files().into_iter().collect(),
             Action::Run(run) => run.inputs(),
             Action::Workdir(_) => Vec::new(),
         }
@@ -219,8 +278,8 @@ impl Action {
 pub struct CopyAction {
     /// Whether it is an ADD, which unpacks archives and fetches URLs.
     pub add: bool,
-    /// Where files come from: a stage or image, or the build context where absent.
-    pub from: Option<Filesystem>,
+    /// Where files come from.
+    pub from: Input,
     /// Paths, patterns and, in ADD, URLs.
     pub sources: Vec<String>,
     /// Documents of the Dockerfile: name and content.
@@ -231,8 +290,10 @@ pub struct CopyAction {
     pub chown: Option<String>,
     /// Octal or symbolic mode.
     pub chmod: Option<String>,
-    /// Digest that the one URL must have.
+    /// Digest that the one URL must have, or the beginning of the one repository's commit.
     pub checksum: Option<String>,
+    /// `--keep-git-dir`: whether a repository is copied with its `.git`.
+    pub git_dir: GitDir,
     /// `--link`: the layer depends on nothing below it, and follows no link there.
     pub link: bool,
     /// `--parents`: directories of the sources are kept.

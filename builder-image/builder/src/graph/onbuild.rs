@@ -24,7 +24,7 @@ impl Plan<'_> {
                 && let StageBase::Image(id) = planned.from
                 && let Some(image) = bases.get(id.0)
                 && !image.config.on_build.is_empty()
-                && !is_replaced(self.options, stage)
+                && !is_replaced(self.options, stage, &planned.platform)
             {
                 triggers.insert(index, image.config.on_build.clone());
             }
@@ -55,7 +55,7 @@ pub fn with_triggers(
         let base = expand_word(&stage.from.image, dockerfile.escape, &globals).ok();
         let base = base.and_then(|image| dockerfile.base_stage(stage.index, &image));
         let texts = match base {
-            _ if is_replaced(options, stage) => Vec::new(),
+            _ if is_replaced(options, stage, &options.platform) => Vec::new(),
             Some(base) => own_triggers(&dockerfile.stages[base]),
             None => images.get(&stage.index).cloned().unwrap_or_default(),
         };

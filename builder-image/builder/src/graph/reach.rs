@@ -8,7 +8,13 @@ use dockerfile::{
 use oci::Platform;
 
 use super::environment::{Variables, expand_word, platform_args};
-use super::{Base, BaseId, BaseName, GraphError, Options, Plan, PlannedStage, StageBase};
+use super::stage::is_replaced;
+use super::{
+    Base, BaseId, BaseName, ContextKind, GraphError, Options, Plan, PlannedStage, StageBase,
+};
+
+/// How many contexts may stand for one another, as in the reference.
+const MAX_CONTEXT_DEPTH: usize = 10;
 
 /// Finds the stages and images that the target needs.
 ///
@@ -52,6 +58,7 @@ fn plan_stages<'d>(
             order: Vec::new(),
             target,
             bases: Vec::new(),
+            contexts: Vec::new(),
         },
         open: Vec::new(),
         names: BTreeMap::new(),
@@ -62,7 +69,9 @@ fn plan_stages<'d>(
     }
     let plan = walk.plan;
     let reached = |index: usize| plan.stages.get(index).is_some_and(Option::is_some);
-    let mut refused = dockerfile::unsupported(dockerfile, reached);
+    let frontend = options.build_args.get("BUILDKIT_SYNTAX");
+    let frontend = frontend.map(String::as_str).filter(|name| !name.is_empty());
+    let mut refused = dockerfile::unsupported(dockerfile, frontend, reached);
     refused.extend(dockerfile::check_expansions(dockerfile, reached));
     refused.sort_by_key(|diagnostic| diagnostic.primary.start);
     if refused.is_empty() {
@@ -105,11 +114,8 @@ impl<'d> Plan<'d> {
     /// Every RUN that the target needs, with the platform that it is executed for.
     pub fn runs(&self) -> impl Iterator<Item = (&'d Instruction, &Platform)> {
         let needed = move |stage: &&'d Stage| {
-            let replaced = stage
-                .name
-                .as_ref()
-                .is_some_and(|name| self.options.contexts.contains(name));
-            self.stages[stage.index].is_some() && !replaced
+            let planned = self.stages[stage.index].as_ref();
+            planned.is_some_and(|planned| !is_replaced(self.options, stage, &planned.platform))
         };
         self.dockerfile
             .stages
@@ -264,14 +270,9 @@ impl Walk<'_> {
         let word = &stage.from.image;
         // A context that has the name of the stage replaces the whole stage.
         if let Some(name) = &stage.name
-            && self.plan.options.contexts.contains(name)
+            && let Some(found) = self.context(name, platform, word)?
         {
-            return Ok(self.image(
-                BaseName::Context(name.clone()),
-                platform,
-                word,
-                String::new(),
-            ));
+            return Ok(found);
         }
         let image = self.expand_global(word)?;
         if image.is_empty() {
@@ -284,9 +285,9 @@ impl Walk<'_> {
             return self.descend(earlier, word);
         }
         let total = layer_count(stage) + 1;
-        let name = self.base_name(&image, word)?;
-        let label = label(display_name, 1, total, &format!("FROM {name}"));
-        Ok(self.image(name, platform, word, label))
+        self.base(&image, platform, word, &|name| {
+            label(display_name, 1, total, &format!("FROM {name}"))
+        })
     }
 
     /// What `COPY --from` names.
@@ -295,9 +296,8 @@ impl Walk<'_> {
         word: &Word,
         platform: &Platform,
     ) -> Result<StageBase, Box<Diagnostic>> {
-        if self.plan.options.contexts.contains(&word.value) {
-            let name = BaseName::Context(word.value.clone());
-            return Ok(self.image(name, platform, word, String::new()));
+        if let Some(found) = self.context(&word.value, platform, word)? {
+            return Ok(found);
         }
         if let Some(index) = self.plan.dockerfile.copy_stage(&word.value) {
             return self.descend(index, word);
@@ -305,8 +305,56 @@ impl Walk<'_> {
         if word.value.eq_ignore_ascii_case("scratch") {
             return Ok(StageBase::Scratch);
         }
-        let name = self.base_name(&word.value, word)?;
-        Ok(self.image(name, platform, word, String::new()))
+        self.base(&word.value, platform, word, &|name| format!("FROM {name}"))
+    }
+
+    /// What stands in for `name`, where a context was given that name.
+    fn context(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        word: &Word,
+    ) -> Result<Option<StageBase>, Box<Diagnostic>> {
+        let options = self.plan.options;
+        let mut wanted = name;
+        // Contexts may stand for each other.
+        for _ in 0..=MAX_CONTEXT_DEPTH {
+            match options.context(wanted, platform) {
+                None if wanted == name => return Ok(None),
+                None => {
+                    let Some(index) = self.plan.dockerfile.copy_stage(wanted) else {
+                        let message = format!(
+                            "the context `{name}` is to be the stage `{wanted}`, which does not exist"
+                        );
+                        return Err(Box::new(Diagnostic::error(
+                            "named-context",
+                            word.span,
+                            message,
+                        )));
+                    };
+                    return self.descend(index, word).map(Some);
+                }
+                Some((_, ContextKind::Stage(stage))) => wanted = stage,
+                Some((key, ContextKind::Image)) => {
+                    let label = format!("FROM {name}");
+                    let base = BaseName::Context(key.to_owned());
+                    return Ok(Some(self.image(base, platform, word, label)));
+                }
+                Some((key, ContextKind::Files)) => {
+                    let known = self.plan.contexts.iter().position(|known| known == key);
+                    let id = known.unwrap_or_else(|| {
+                        self.plan.contexts.push(key.to_owned());
+                        self.plan.contexts.len() - 1
+                    });
+                    return Ok(Some(StageBase::Context(id)));
+                }
+            }
+        }
+        let message = format!("the context `{name}` stands for another one, and so on in a circle");
+        Err(Box::new(
+            Diagnostic::error("named-context", word.span, message)
+                .help("let the last `target:` name a stage that no context replaces"),
+        ))
     }
 
     /// What `from` names in a mount: as in COPY, but stages have names only.
@@ -320,7 +368,7 @@ impl Walk<'_> {
             .value
             .parse::<usize>()
             .is_ok_and(|index| index < stages.len())
-            && !self.plan.options.contexts.contains(&word.value)
+            && self.plan.options.context(&word.value, platform).is_none()
         {
             let diagnostic = Diagnostic::error(
                 "invalid-mount",
@@ -334,9 +382,16 @@ impl Walk<'_> {
         self.copy_base(word, platform)
     }
 
-    fn base_name(&self, text: &str, word: &Word) -> Result<BaseName, Box<Diagnostic>> {
-        if self.plan.options.contexts.contains(text) {
-            return Ok(BaseName::Context(text.to_owned()));
+    /// The image that `text` names, or the context that stands in for it.
+    fn base(
+        &mut self,
+        text: &str,
+        platform: &Platform,
+        word: &Word,
+        label: &dyn Fn(&BaseName) -> String,
+    ) -> Result<StageBase, Box<Diagnostic>> {
+        if let Some(found) = self.context(text, platform, word)? {
+            return Ok(found);
         }
         let reference: oci::Reference = text.parse().map_err(|error: oci::ReferenceError| {
             let diagnostic = Diagnostic::error("invalid-image", word.span, error.to_string());
@@ -347,14 +402,16 @@ impl Walk<'_> {
         })?;
         let reference = reference.or_latest();
         // A context may also be named as people write the image: `alpine` for `docker.io/library/alpine:latest`.
-        let familiar = [reference.familiar(), reference.to_string()];
-        let contexts = &self.plan.options.contexts;
-        Ok(
-            match familiar.into_iter().find(|name| contexts.contains(name)) {
-                Some(name) => BaseName::Context(name),
-                None => BaseName::Image(reference),
-            },
-        )
+        let familiar = reference.familiar();
+        let short = familiar.trim_end_matches(":latest");
+        for name in [short, &familiar, &reference.to_string()] {
+            if let Some(found) = self.context(name, platform, word)? {
+                return Ok(found);
+            }
+        }
+        let name = BaseName::Image(reference);
+        let label = label(&name);
+        Ok(self.image(name, platform, word, label))
     }
 
     fn image(
@@ -364,11 +421,6 @@ impl Walk<'_> {
         word: &Word,
         label: String,
     ) -> StageBase {
-        let label = if label.is_empty() {
-            format!("FROM {name}")
-        } else {
-            label
-        };
         let bases = &mut self.plan.bases;
         let id = *self
             .names

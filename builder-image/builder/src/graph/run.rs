@@ -11,7 +11,7 @@ use crate::exec::ResourceLimit;
 
 use super::instruction::{Outcome, absolute, summary};
 use super::stage::{Builder, argument};
-use super::{Action, Filesystem};
+use super::{Action, ContextId, Filesystem, Input};
 
 /// The mode of a secret that says none, as the reference frontend has it.
 const SECRET_MODE: u32 = 0o400;
@@ -71,7 +71,7 @@ pub struct RunAction {
 impl RunAction {
     /// The other file systems that the step reads, in the order of its mounts.
     pub fn inputs(&self) -> Vec<Filesystem> {
-        let of = |mount: &RunMount| mount.input()?.from;
+        let of = |mount: &RunMount| mount.input()?.from.files();
         self.mounts.iter().filter_map(of).collect()
     }
 }
@@ -119,8 +119,8 @@ pub enum RunMountKind {
 /// A path in some files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// A stage or image, or the build context where absent.
-    pub from: Option<Filesystem>,
+    /// In which files.
+    pub from: Input,
     /// The path, absolute.
     pub path: String,
 }
@@ -232,12 +232,7 @@ impl Builder<'_> {
     }
 
     /// Expands one mount; `before` are those before it.
-    fn mount(
-        &self,
-        spec: &MountSpec,
-        from: Option<Filesystem>,
-        before: &[RunMount],
-    ) -> Outcome<RunMount> {
+    fn mount(&self, spec: &MountSpec, from: Input, before: &[RunMount]) -> Outcome<RunMount> {
         let mount = spec.expand(self.plan.dockerfile.escape, &self.state.variables)?;
         let path = absolute("/", mount.source.as_deref().unwrap_or_default());
         let own = |target: &str| absolute(&self.state.config.working_dir, target);
@@ -287,29 +282,26 @@ impl Builder<'_> {
         })
     }
 
-    fn cache_mount(
-        &self,
-        mount: &Mount,
-        name: &str,
-        from: Option<Filesystem>,
-        path: String,
-    ) -> CacheMount {
+    fn cache_mount(&self, mount: &Mount, name: &str, from: Input, path: String) -> CacheMount {
         let id = match given(mount.id.as_deref()) {
             Some(id) => id.to_owned(),
             None => clean(name),
         };
         let space = argument(self.plan, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or_default();
+        // Without `from` a cache begins empty.
+        let is_nothing = matches!(
+            from,
+            Input::Files(Filesystem::Scratch) | Input::Context(ContextId::Build)
+        );
         let owned = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
         // A directory inside has the owner that it has.
         let owner = (owned && path == "/").then(|| FileOwner::of(mount, CACHE_MODE));
         CacheMount {
             id: format!("{space}/{id}"),
-            seed: from
-                .filter(|from| *from != Filesystem::Scratch)
-                .map(|from| Selected {
-                    from: Some(from),
-                    path: path.clone(),
-                }),
+            seed: (!is_nothing).then(|| Selected {
+                from,
+                path: path.clone(),
+            }),
             path,
             sharing: mount.sharing.unwrap_or(Sharing::Shared),
             owner,

@@ -7,8 +7,8 @@ use super::environment::{PROXIES, Variables};
 use super::onbuild::in_trigger;
 use super::reach::layer_count;
 use super::{
-    BaseConfigs, BaseId, Entry, Filesystem, Graph, GraphError, Options, Plan, PlannedStage,
-    StageBase, Step, Surroundings, Target,
+    Action, BaseConfigs, BaseId, ContextId, CopyAction, Entry, Filesystem, GitDir, Graph,
+    GraphError, Input, Options, Plan, PlannedStage, StageBase, Step, StepId, Surroundings, Target,
 };
 
 /// The search path of images that set none.
@@ -118,7 +118,10 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             .as_ref()
             .expect("the order names planned stages only");
         let stage = &plan.dockerfile.stages[index];
-        let state = initial(planned, bases, &finished);
+        let mut state = initial(planned, bases, &finished);
+        if let StageBase::Context(id) = planned.from {
+            load_context(plan, id, stage, &mut state, &mut steps);
+        }
         let from_image = usize::from(matches!(planned.from, StageBase::Image(_)));
         let mut builder = Builder {
             plan,
@@ -132,7 +135,7 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             total: from_image + layer_count(stage),
             warnings: &mut warnings,
         };
-        let replaced = is_replaced(plan.options, stage);
+        let replaced = is_replaced(plan.options, stage, &planned.platform);
         for (position, instruction) in stage.instructions.iter().enumerate() {
             if replaced {
                 break;
@@ -193,19 +196,63 @@ pub fn build(plan: &Plan<'_>, bases: &BaseConfigs) -> Result<Graph, GraphError> 
             .collect(),
         steps,
         target,
+        contexts: plan.contexts.clone(),
         arguments,
         warnings,
     })
 }
 
 /// Whether a context of the stage's name stands in for the whole stage.
-pub(super) fn is_replaced(options: &Options, stage: &Stage) -> bool {
-    (stage.name.as_ref()).is_some_and(|name| options.contexts.contains(name))
+pub(super) fn is_replaced(options: &Options, stage: &Stage, platform: &Platform) -> bool {
+    let name = stage.name.as_ref();
+    name.is_some_and(|name| options.context(name, platform).is_some())
+}
+
+/// A stage from the files of a context begins with all of them.
+fn load_context(
+    plan: &Plan<'_>,
+    id: usize,
+    stage: &Stage,
+    state: &mut State,
+    steps: &mut Vec<Step>,
+) {
+    let name = &plan.contexts[id];
+    let text = format!("[context {name}] load from client");
+    let step = StepId(steps.len());
+    steps.push(Step {
+        below: Filesystem::Scratch,
+        action: Action::Copy(CopyAction {
+            add: false,
+            from: Input::Context(ContextId::Named(id)),
+            sources: vec!["/".into()],
+            documents: Vec::new(),
+            destination: "/".into(),
+            chown: None,
+            chmod: None,
+            checksum: None,
+            git_dir: GitDir::Removed,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: None,
+        }),
+        label: text.clone(),
+        instruction: stage.from.source.clone(),
+        span: stage.from.span,
+        line: stage.from.line,
+        platform: state.platform.clone(),
+        stage: stage.name.clone().unwrap_or_default(),
+    });
+    state.filesystem = Filesystem::Step(step);
+    state.entries.push(Entry {
+        created_by: text,
+        step: Some(step),
+    });
 }
 
 fn initial(planned: &PlannedStage, bases: &BaseConfigs, finished: &[Option<State>]) -> State {
     match planned.from {
-        StageBase::Scratch => State::of_scratch(&planned.platform),
+        StageBase::Scratch | StageBase::Context(_) => State::of_scratch(&planned.platform),
         StageBase::Stage(index) => {
             let mut state = finished[index]
                 .clone()
@@ -244,7 +291,7 @@ fn source_date_epoch(plan: &Plan<'_>) -> Result<Option<i64>, GraphError> {
                 span,
                 format!("SOURCE_DATE_EPOCH is `{text}`, not a number of seconds"),
             )
-            .help("set it to whole seconds since 1970"),
+            .help("set it to whole seconds since 1970, to `context`, or to the name of a context or stage"),
         ])
     })
 }

@@ -13,7 +13,7 @@ fn options() -> Options {
         labels: BTreeMap::new(),
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/amd64".parse().unwrap(),
-        contexts: BTreeSet::new(),
+        contexts: BTreeMap::new(),
         surroundings: Surroundings::default(),
     }
 }
@@ -423,7 +423,7 @@ fn mistakes_point_at_their_place() {
         (
             "FROM scratch\nARG U\nADD $U /",
             &[("U", "git@h:a/b.git")],
-            "Dockerfile:3: a git repository as a source of ADD is not supported",
+            "Dockerfile:3: git is fetched by https only: `git@h:a/b.git`",
         ),
         (
             "FROM scratch\nARG M\nCOPY --chmod=$M a /",
@@ -461,7 +461,11 @@ fn mistakes_point_at_their_place() {
 #[test]
 fn named_contexts_stand_in_for_images_and_stages() {
     let options = Options {
-        contexts: ["base".into(), "alpine".into()].into(),
+        contexts: [
+            ("base".into(), ContextKind::Image),
+            ("alpine".into(), ContextKind::Image),
+        ]
+        .into(),
         ..options()
     };
     let text = "FROM scratch AS base\nRUN false\nFROM alpine\nCOPY --from=base /a /\n";

@@ -1,6 +1,6 @@
 //! The examples of all rules, what `# check=` makes of findings, and `docs/lint.md`, which is written from the examples.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use oci::ImageConfig;
@@ -39,7 +39,7 @@ fn checked(text: &str, args: &[(&str, &str)]) -> Result<Findings, Error> {
         labels: BTreeMap::new(),
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/amd64".parse().unwrap(),
-        contexts: BTreeSet::new(),
+        contexts: BTreeMap::new(),
         surroundings: graph::Surroundings::default(),
     };
     let (dockerfile, parsed) = crate::build::parse(&file)?;

@@ -5,23 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dockerfile::{Mode, SourceLocation};
-use futures::StreamExt;
 use jiff::Timestamp as Clock;
-use oci::{Digest, Digester};
+use oci::Digest;
 
+use super::contexts::Contexts;
 use super::mounts::ContextCopies;
+use super::sources::Repository;
 use super::{Keyed, Need, Shared, Solve, blocking};
 use crate::cache::{Cache, Record};
 use crate::cause::FileMarks;
 use crate::disk;
 use crate::error::{Error, StepFailure};
 use crate::exec::MAX_PROCESSES;
-use crate::graph::{Action, CopyAction, Filesystem, RunAction, Step, StepId, Surroundings};
+use crate::graph::{Action, CopyAction, Filesystem, Input, RunAction, Step, StepId, Surroundings};
 use crate::layer::LayerDir;
 use crate::progress::Vertex;
 use crate::snapshot::Snapshot;
 use crate::solve::step_layer::StepLayer;
-use crate::step::add::download_name;
 use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
 use crate::step::missing::hint;
 use crate::step::run::{RunSpec, run};
@@ -29,19 +29,19 @@ use crate::step::workdir::workdir;
 use crate::step::{StepError, digest_inputs};
 use crate::tree::{Timestamp, Tree};
 
-/// The largest file that ADD downloads, in bytes.
-const MAX_DOWNLOAD: u64 = 64 << 30;
-
 /// What a COPY or ADD needs, found out for its key and used again when it is executed.
 #[derive(Default)]
 pub(super) struct Inputs {
     spec: Option<CopySpec>,
     digest: Option<(Digest, FileMarks)>,
-    /// What is copied from, where it is not the context.
-    from: Option<Arc<Snapshot>>,
-    /// Keeps downloads until the step is done.
-    _downloads: Option<tempfile::TempDir>,
+    /// What is copied from.
+    from: Option<Files>,
+    /// What is fetched before the step is executed.
+    repositories: Vec<Repository>,
 }
+
+/// What COPY reads.
+pub(super) type Files = Arc<dyn Tree + Send + Sync>;
 
 impl Inputs {
     /// The digest of everything that is copied, and what that is.
@@ -63,13 +63,13 @@ impl Solve {
         if let Filesystem::Step(_) = from {
             // What a stage made itself is there, and mostly that is what is copied.
             let listed = Arc::new(self.snapshot(from, Need::Listing).await?);
-            let inputs = self.inputs(step, action, Some(listed.clone())).await;
+            let inputs = self.inputs(step, action, listed.clone()).await;
             if !listed.lacked_content() {
                 return inputs;
             }
         }
         let snapshot = self.snapshot(from, Need::Contents).await?;
-        self.inputs(step, action, Some(Arc::new(snapshot))).await
+        self.inputs(step, action, Arc::new(snapshot)).await
     }
 
     /// Makes ready what a COPY or ADD copies, and digests it.
@@ -77,31 +77,22 @@ impl Solve {
         &self,
         step: &Step,
         action: &CopyAction,
-        from: Option<Arc<Snapshot>>,
+        from: Files,
     ) -> Shared<Inputs> {
         let fail = |source| self.step_error(step, source, String::new());
-        let downloads = if action.add && action.sources.iter().any(|source| is_url(source)) {
-            let made = self.engine.cache.scratch("add-");
-            Some(made.map_err(Error::io("making a directory for downloads"))?)
-        } else {
-            None
-        };
+        let mut repositories = Vec::new();
         let mut sources = Vec::new();
-        for (position, text) in action.sources.iter().enumerate() {
-            sources.push(match &downloads {
-                Some(directory) if is_url(text) => {
-                    let file = directory.path().join(position.to_string());
-                    let vertex = self.engine.progress.start(format!("[internal] {text}"));
-                    let fetched = self.download(text, action.checksum.as_deref(), &file).await;
-                    let mtime = fetched
-                        .inspect_err(|error| vertex.failed(&error.to_string()))
-                        .map_err(fail)?;
-                    vertex.done();
-                    CopySource::Download {
-                        name: download_name(text),
-                        file,
-                        mtime,
-                    }
+        for text in &action.sources {
+            sources.push(match SourceLocation::of(text) {
+                SourceLocation::Http if action.add => self
+                    .find_download(text, action.checksum.as_deref())
+                    .await
+                    .map_err(fail)?,
+                SourceLocation::Git if action.add => {
+                    let found = self.find_repository(action, text).await;
+                    let (source, repository) = found.map_err(fail)?;
+                    repositories.push(repository);
+                    source
                 }
                 _ => CopySource::Path(text.clone()),
             });
@@ -127,94 +118,15 @@ impl Solve {
             },
             ..CopySpec::new(sources, &action.destination)
         };
-        let (context, tree, wanted) = (self.context.clone(), from.clone(), spec.clone());
-        let digest = blocking(move || match &tree {
-            Some(snapshot) => digest_inputs(&wanted, snapshot.as_ref()),
-            None => digest_inputs(&wanted, context.as_ref()),
-        });
+        let (tree, wanted) = (from.clone(), spec.clone());
+        let digest = blocking(move || digest_inputs(&wanted, tree.as_ref()));
         let digest = digest.await?.map_err(|error| fail(error.into()))?;
         Ok(Inputs {
             spec: Some(spec),
             digest: Some(digest),
-            from,
-            _downloads: downloads,
+            from: Some(from),
+            repositories,
         })
-    }
-
-    /// Fetches a URL into a file and returns when the server says that it was changed.
-    async fn download(
-        &self,
-        text: &str,
-        checksum: Option<&str>,
-        into: &Path,
-    ) -> Result<Option<Timestamp>, StepFailure> {
-        let io = |doing| move |source| StepFailure::Io { doing, source };
-        let url: url::Url = text.parse().map_err(|_| distribution::Error::Url {
-            url: text.into(),
-            problem: "it is malformed",
-        })?;
-        let action = format!("get {text}");
-        let response = self.engine.client.http().get(&url, None).await?;
-        match response.status().as_u16() {
-            200 => {}
-            404 | 410 => return Err(distribution::Error::NotFound { action, code: None }.into()),
-            status => {
-                let refused = distribution::Error::Refused {
-                    action,
-                    status,
-                    code: None,
-                };
-                return Err(refused.into());
-            }
-        }
-        let modified = response
-            .headers()
-            .get("last-modified")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| jiff::fmt::rfc2822::parse(value).ok())
-            .map(|time| Timestamp::from_seconds(time.timestamp().as_second()));
-        let expected = checksum
-            .map(str::parse::<Digest>)
-            .transpose()
-            .map_err(|_| StepFailure::Checksum {
-                url: text.into(),
-                expected: checksum.unwrap_or_default().into(),
-                found: "a digest of another algorithm".into(),
-            })?;
-        let mut digester = match &expected {
-            Some(expected) => Digester::new(expected.algorithm()),
-            None => Digester::sha256(),
-        };
-        let mut file = fs_err::tokio::File::create(into)
-            .await
-            .map_err(io("writing a download"))?;
-        let mut body = response.into_stream();
-        while let Some(bytes) = body.next().await {
-            let bytes = bytes?;
-            digester.update(&bytes);
-            if digester.len() > MAX_DOWNLOAD {
-                return Err(distribution::Error::TooLarge {
-                    action,
-                    limit: MAX_DOWNLOAD,
-                }
-                .into());
-            }
-            tokio::io::AsyncWriteExt::write_all(&mut file, &bytes)
-                .await
-                .map_err(io("writing a download"))?;
-        }
-        tokio::io::AsyncWriteExt::flush(&mut file)
-            .await
-            .map_err(io("writing a download"))?;
-        let found = digester.finish();
-        match expected {
-            Some(expected) if expected != found => Err(StepFailure::Checksum {
-                url: text.into(),
-                expected: expected.to_string(),
-                found: found.to_string(),
-            }),
-            _ => Ok(modified),
-        }
     }
 
     /// Executes a step that the cache does not know.
@@ -230,6 +142,8 @@ impl Solve {
         } else {
             self.snapshot(step.below, need).await?
         };
+        self.fetch_repositories(step, &keyed.inputs.repositories)
+            .await?;
         let vertex = Arc::new(self.engine.progress.start(&step.label));
         if let Some(cause) = &keyed.cause {
             vertex.missed(&cause.to_string());
@@ -272,7 +186,7 @@ impl Solve {
         let proxies = self.graph.proxies.iter();
         Work {
             engine: self.engine.clone(),
-            context: self.context.clone(),
+            contexts: self.contexts.clone(),
             context_copies: self.context_copies.clone(),
             action: step.action.clone(),
             keyed: keyed.clone(),
@@ -292,9 +206,9 @@ impl Solve {
         match (failure, &step.action) {
             (StepFailure::Exit { .. }, _) => too_many_processes(output),
             (StepFailure::Files(StepError::SourceNotFound(source)), Action::Copy(copy))
-                if copy.from.is_none() =>
+                if let Input::Context(id) = copy.from =>
             {
-                hint(&self.context, source)
+                hint(self.contexts.get(id), source)
             }
             _ => None,
         }
@@ -318,7 +232,7 @@ impl Solve {
 /// One step with all that it needs, to be done on a thread.
 pub(super) struct Work {
     pub(super) engine: Arc<super::Engine>,
-    pub(super) context: Arc<crate::context::BuildContext>,
+    pub(super) contexts: Contexts,
     pub(super) context_copies: Arc<ContextCopies>,
     action: Action,
     pub(super) keyed: Arc<Keyed>,
@@ -390,11 +304,9 @@ impl Work {
             .spec
             .as_ref()
             .expect("a copy that is executed has its inputs");
-        let from: &dyn Tree = match &inputs.from {
-            Some(snapshot) => snapshot.as_ref(),
-            None => self.context.as_ref(),
-        };
-        Ok(copy(spec, from, &self.onto(), into)?)
+        let from = inputs.from.as_ref();
+        let from = from.expect("inputs of a copy have files");
+        Ok(copy(spec, from.as_ref(), &self.onto(), into)?)
     }
 
     fn run(&self, action: &RunAction, into: &Path) -> Result<LayerDir, StepFailure> {
@@ -440,8 +352,4 @@ fn too_many_processes(output: &str) -> Option<String> {
             "a step may have {MAX_PROCESSES} processes and threads at a time: let it start fewer, or raise the limit with `--ulimit nproc=NUMBER`"
         )
     })
-}
-
-fn is_url(source: &str) -> bool {
-    SourceLocation::of(source) == SourceLocation::Http
 }

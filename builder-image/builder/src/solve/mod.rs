@@ -5,11 +5,13 @@
 //! is never asked for, and packing goes on while later steps run. Work on files and processes is done on threads that
 //! may block; this module only waits.
 
+mod contexts;
 mod execute;
 mod files;
 mod mounts;
 mod shares;
 mod solved;
+mod sources;
 mod squashed;
 mod step_layer;
 
@@ -26,19 +28,21 @@ use crate::base::{Base, Bases};
 use crate::cache::{Cache, Record};
 use crate::cache_key::CacheKey;
 use crate::cause::{Cause, Names, Trail};
-use crate::context::BuildContext;
 use crate::error::{Error, Place, SourceFile};
 use crate::exec::Runtime;
-use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Step, StepId};
+use crate::graph::{Action, BaseId, CopyAction, Filesystem, Graph, Input, Step, StepId};
 use crate::image::Layer;
 use crate::layer::{Owners, PackOptions, Recipe};
+use crate::named_context::NamedFiles;
 use crate::progress::Progress;
 use crate::secret::Secrets;
 use crate::shared_cache::Imports;
 use crate::snapshot::Snapshot;
 
+pub use self::contexts::Contexts;
 pub use self::shares::Shares;
 pub use self::solved::Solved;
+pub use self::sources::Sources;
 
 use self::execute::Inputs;
 use self::files::{BaseFiles, Need, below_run, runs_on};
@@ -65,10 +69,14 @@ pub struct Engine {
     pub no_cache_stages: Vec<String>,
     /// How layers are packed, unless an export says otherwise.
     pub pack: PackOptions,
-    /// What RUN may mount besides files.
+    /// What RUN may mount besides files, and servers of sources are shown.
     pub secrets: Secrets,
     /// Caches that are read besides the engine's own.
     pub imports: Imports,
+    /// How servers of sources are reached.
+    pub sources: Sources,
+    /// Files that have names.
+    pub named: NamedFiles,
     /// What the platforms of the build have in common.
     pub shares: Shares,
     /// Says when to stop.
@@ -84,7 +92,7 @@ pub struct Solve {
     graph: Graph,
     bases: Vec<Arc<Base>>,
     labels: Vec<String>,
-    context: Arc<BuildContext>,
+    contexts: Contexts,
     file: Arc<SourceFile>,
     nodes: Vec<Node>,
     base_files: Vec<Arc<BaseFiles>>,
@@ -166,13 +174,13 @@ pub struct Counts {
 }
 
 impl Solve {
-    /// A build of `graph` on `bases` (in the order of the plan, with their labels) and `context`.
+    /// A build of `graph` on `bases` (in the order of the plan, with their labels) and `contexts`.
     pub fn new(
         engine: Arc<Engine>,
         graph: Graph,
         bases: Vec<Arc<Base>>,
         labels: Vec<String>,
-        context: Arc<BuildContext>,
+        contexts: Contexts,
         file: Arc<SourceFile>,
     ) -> Self {
         let shares = &engine.shares;
@@ -186,7 +194,7 @@ impl Solve {
             graph,
             bases,
             labels,
-            context,
+            contexts,
             file,
             context_copies: Arc::default(),
         }
@@ -359,10 +367,13 @@ impl Solve {
             Action::Run(run) => self.key_of_run(step, run, &below).await,
             Action::Workdir(workdir) => Ok(plain(CacheKey::workdir(&below, workdir, epoch))),
             Action::Copy(copy) => {
-                if let Some(from) = copy.from {
-                    return self.key_of_copy_from(step, copy, from, &below).await;
-                }
-                let inputs = self.inputs(step, copy, None).await?;
+                let context = match copy.from {
+                    Input::Files(from) => {
+                        return self.key_of_copy_from(step, copy, from, &below).await;
+                    }
+                    Input::Context(id) => self.contexts.get(id).clone(),
+                };
+                let inputs = self.inputs(step, copy, context).await?;
                 let key = copy_key(&below, copy, &inputs, epoch);
                 Ok(Keyed {
                     inputs,

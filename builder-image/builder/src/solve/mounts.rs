@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::Digest;
 
-use super::execute::{Inputs, Work};
+use super::execute::{Files, Inputs, Work};
 use super::files::Need;
 use super::{Keyed, Shared, Solve, blocking};
 use crate::cache_key::{CacheKey, Mounted};
@@ -16,7 +16,8 @@ use crate::cause::FileMarks;
 use crate::error::StepFailure;
 use crate::exec::ExecError;
 use crate::graph::{
-    CacheMount, FileOwner, RunAction, RunMount, RunMountKind, SecretMount, Selected, SshMount, Step,
+    CacheMount, ContextId, FileOwner, Input, RunAction, RunMount, RunMountKind, SecretMount,
+    Selected, SshMount, Step,
 };
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
@@ -27,7 +28,7 @@ use crate::tree::{ImagePath, Timestamp, Tree};
 
 /// What the mount of a step shows, found out for the key and used again when the step is executed.
 pub(super) struct Shown {
-    /// `None` for the build context.
+    /// `None` for a context.
     files: Option<Snapshot>,
     digest: Digest,
 }
@@ -35,8 +36,8 @@ pub(super) struct Shown {
 /// Directories of caches in use.
 pub(super) type Leases = Vec<(CacheName, Lease)>;
 
-/// Parts of the build context as directories of their own: without what is ignored, and all of root's. By path.
-pub(super) type ContextCopies = Mutex<BTreeMap<String, Arc<tempfile::TempDir>>>;
+/// Parts of contexts as directories of their own: without what is ignored, and all of root's. By path.
+pub(super) type ContextCopies = Mutex<BTreeMap<(ContextId, String), Arc<tempfile::TempDir>>>;
 
 impl Solve {
     /// First by where the files of mounts come from, and only where that is new, by what is there.
@@ -51,16 +52,21 @@ impl Solve {
         let selected: Vec<&Selected> = run.mounts.iter().filter_map(RunMount::input).collect();
 
         let mut mounted = Vec::with_capacity(selected.len());
-        let mut context = BTreeMap::new();
+        let mut offered = Vec::with_capacity(selected.len());
         for selected in &selected {
-            mounted.push(if let Some(from) = selected.from {
-                Mounted::Source(self.key_of(from).await?)
-            } else {
-                let found = self.digest_of(step, None, &selected.path).await?;
-                let digest = found.0.clone();
-                context.insert(selected.path.as_str(), found);
-                Mounted::Content(digest)
-            });
+            let found = match selected.from {
+                Input::Files(from) => {
+                    mounted.push(Mounted::Source(self.key_of(from).await?));
+                    None
+                }
+                Input::Context(id) => {
+                    let files = self.contexts.get(id).clone();
+                    let found = self.digest_of(step, files, &selected.path).await?;
+                    mounted.push(Mounted::Content(found.0.clone()));
+                    Some(found)
+                }
+            };
+            offered.push(found);
         }
         let source_key = mounted
             .iter()
@@ -68,7 +74,7 @@ impl Solve {
             .then(|| key(&mounted).0);
         if let Some(source_key) = &source_key
             // Of files that are made anew it is not yet known whether they are the same.
-            && !selected.iter().filter_map(|selected| selected.from).any(|from| self.is_forced(from))
+            && !selected.iter().filter_map(|selected| selected.from.files()).any(|from| self.is_forced(from))
             && let Some(record) = self.lookup(step, source_key)
         {
             return Ok(Keyed {
@@ -80,14 +86,20 @@ impl Solve {
 
         let mut shown = Vec::with_capacity(selected.len());
         let mut listings = Vec::new();
-        for selected in &selected {
-            let files = match selected.from {
-                Some(from) => Some(self.snapshot(from, Need::Contents).await?),
-                None => None,
-            };
-            let (digest, listing) = match (&files, context.get(selected.path.as_str())) {
-                (None, Some(found)) => found.clone(),
-                _ => self.digest_of(step, files.clone(), &selected.path).await?,
+        for (selected, offered) in selected.iter().zip(offered) {
+            let (files, (digest, listing)) = match (selected.from, offered) {
+                (Input::Files(from), _) => {
+                    let files = self.snapshot(from, Need::Contents).await?;
+                    let tree = Arc::new(files.clone());
+                    (
+                        Some(files),
+                        self.digest_of(step, tree, &selected.path).await?,
+                    )
+                }
+                (Input::Context(_), found) => (
+                    None,
+                    found.expect("contexts were looked at for the first key"),
+                ),
             };
             listings.push(listing);
             shown.push(Shown { files, digest });
@@ -118,14 +130,11 @@ impl Solve {
     async fn digest_of(
         &self,
         step: &Step,
-        files: Option<Snapshot>,
+        files: Files,
         path: &str,
     ) -> Shared<(Digest, FileMarks)> {
-        let (context, path) = (self.context.clone(), path.to_owned());
-        let digest = blocking(move || match &files {
-            Some(snapshot) => digest_path(snapshot, &path),
-            None => digest_path(context.as_ref(), &path),
-        });
+        let path = path.to_owned();
+        let digest = blocking(move || digest_path(files.as_ref(), &path));
         digest
             .await?
             .map_err(|error| self.step_error(step, error.into(), String::new()))
@@ -185,16 +194,20 @@ impl Work {
         selected: &Selected,
         files: Option<&Snapshot>,
     ) -> Result<MountSource, StepFailure> {
-        if let Some(snapshot) = files {
-            return Ok(MountSource::Layers {
-                snapshot: snapshot.clone(),
-                path: selected.path.clone(),
-            });
-        }
+        let id = match (files, selected.from) {
+            (Some(snapshot), _) => {
+                return Ok(MountSource::Layers {
+                    snapshot: snapshot.clone(),
+                    path: selected.path.clone(),
+                });
+            }
+            (None, Input::Context(id)) => id,
+            (None, Input::Files(_)) => unreachable!("files of stages were made ready"),
+        };
         // A name with a wildcard would be a pattern for the copy: its directory is copied instead.
         let plain = |part: &&str| !part.contains(['*', '?', '[', '\\']);
         let parts: Vec<&str> = selected.path.split('/').take_while(plain).collect();
-        let copied = parts.join("/");
+        let copied = (id, parts.join("/"));
         let mut copies = self
             .context_copies
             .lock()
@@ -208,7 +221,7 @@ impl Work {
                 source,
             })?);
             let into = scratch.path().join("files");
-            self.copy_into(self.context.as_ref(), &copied, &into)?;
+            self.copy_into(self.contexts.get(id).as_ref(), &copied.1, &into)?;
             copies.insert(copied, scratch.clone());
             scratch
         };
@@ -314,16 +327,13 @@ impl Work {
         let seed = cache.seed.as_ref().zip(shown);
         // An owner is asked for: then it is a fresh directory, as in BuildKit.
         match (seed, &cache.owner) {
-            (
-                Some((
-                    seed,
-                    Shown {
-                        files: Some(files), ..
-                    },
-                )),
-                None,
-            ) => {
+            (Some((seed, shown)), None) => {
                 let selected = if seed.path == "/" { "" } else { &seed.path };
+                let files: &dyn Tree = match (&shown.files, seed.from) {
+                    (Some(files), _) => files,
+                    (None, Input::Context(id)) => self.contexts.get(id).as_ref(),
+                    (None, Input::Files(_)) => unreachable!("files of stages were made ready"),
+                };
                 self.copy_into(files, selected, path)
                     .map_err(io::Error::other)
             }

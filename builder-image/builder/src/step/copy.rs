@@ -7,10 +7,12 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use dockerfile::Mode;
+use oci::Digest;
 
 use self::write::Copier;
 use crate::{
     account,
+    context::BuildContext,
     layer::{LayerDir, Owners},
     snapshot::Snapshot,
     step::{StepError, add, owner_of},
@@ -71,8 +73,19 @@ pub enum CopySource {
         name: String,
         /// Where it is.
         file: PathBuf,
+        /// The digest of its content.
+        digest: Digest,
         /// When the server says that it was changed; 1970 if it does not, so that the layer depends on the file alone.
         mtime: Option<Timestamp>,
+    },
+    /// A git repository: its files are copied as those of a directory.
+    Repository {
+        /// How it is named.
+        name: String,
+        /// What its files are decided by: the commit above all.
+        identity: String,
+        /// Where its files are when the copy is made.
+        directory: PathBuf,
     },
 }
 
@@ -134,6 +147,13 @@ pub fn copy(
         Some(chown) => Some(owner_of(chown, base)?),
         None => None,
     };
+    let repositories = (spec.sources.iter())
+        .map(|source| match source {
+            CopySource::Repository { directory, .. } => BuildContext::open(directory).map(Some),
+            _ => Ok(None),
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| StepError::Repository(Box::new(error)))?;
     let mut copier = Copier::new(
         spec,
         from,
@@ -141,14 +161,22 @@ pub fn copy(
         Upper::create(base, into, onto.owners)?,
         onto.created,
     );
-    for source in &spec.sources {
+    for (source, repository) in spec.sources.iter().zip(&repositories) {
+        if let Some(files) = repository {
+            copier.read_from(files);
+            copier.path(spec, "/")?;
+            copier.read_from(from);
+        }
         match source {
+            CopySource::Repository { .. } => {}
             CopySource::Path(text) => copier.path(spec, text)?,
             CopySource::Inline { name, content } => {
                 let attributes = copier.file_attributes(0o644, onto.created);
                 copier.single(name, &attributes, &mut content.as_slice())?;
             }
-            CopySource::Download { name, file, mtime } => {
+            CopySource::Download {
+                name, file, mtime, ..
+            } => {
                 let attributes =
                     copier.file_attributes(add::DOWNLOAD_MODE, mtime.unwrap_or_default());
                 copier.download(spec, name, file, &attributes)?;

@@ -50,18 +50,16 @@ pub fn digest_inputs(spec: &CopySpec, from: &dyn Tree) -> Result<(Digest, FileMa
                 hash.text(name);
                 hash.bytes(content);
             }
-            CopySource::Download { name, file, .. } => {
+            CopySource::Download { name, digest, .. } => {
                 hash.begin(name);
                 hash.text("download");
                 hash.text(name);
-                let mut content = Digester::sha256();
-                let read =
-                    fs_err::File::open(file).and_then(|mut file| io::copy(&mut file, &mut content));
-                read.map_err(|source| StepError::Download {
-                    name: name.clone(),
-                    source,
-                })?;
-                hash.text(content.finish().as_str());
+                hash.text(digest.as_str());
+            }
+            CopySource::Repository { name, identity, .. } => {
+                hash.begin(name);
+                hash.text("repository");
+                hash.text(identity);
             }
         }
     }

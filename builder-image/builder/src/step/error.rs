@@ -1,7 +1,7 @@
 //! Why a step on files failed.
 
 use crate::{
-    context::{dockerignore::DockerignoreError, pattern::PatternError},
+    context::{ContextError, dockerignore::DockerignoreError, pattern::PatternError},
     layer::LayerError,
     tree::{ImagePath, TreeError},
     unpack::UnpackError,
@@ -55,6 +55,9 @@ pub enum StepError {
         /// Why.
         source: UnpackError,
     },
+    /// A repository that was fetched cannot be read.
+    #[error("reading the files of the repository failed")]
+    Repository(#[source] Box<ContextError>),
     /// A file that was downloaded cannot be read.
     #[error("`{name}`: reading the downloaded file failed")]
     Download {

@@ -1,6 +1,6 @@
 //! A registry, a context and an engine's directory, all of one test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use builder::error::{Error, SourceFile};
 use builder::export::{Destination, Export, Output, Settings};
 use builder::graph::{Options, Surroundings};
 use builder::layer::{Owners, PackOptions};
+use builder::named_context::NamedFiles;
 use builder::progress::{Progress, Style};
 use builder::secret::Secrets;
 use builder::shared_cache::{CacheSource, CacheTarget, Imports};
-use builder::solve::{Engine, Shares};
+use builder::solve::{Engine, Shares, Sources};
 use distribution::memory::MemoryRegistry;
 use distribution::{Client, Guard, RetryPolicy};
 use oci::{Platform, Reference};
@@ -213,6 +214,8 @@ impl Bench {
             shares: Shares::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
             secrets: Secrets::default(),
+            sources: Sources::default(),
+            named: NamedFiles::default(),
             cache,
         };
         let mut exports = vec![Export {
@@ -227,13 +230,14 @@ impl Bench {
                 text: text.into(),
             }),
             context: Arc::new(BuildContext::open(Path::new(self.context.path())).unwrap()),
+            context_time: None,
             options: Options {
                 target: None,
                 build_args: options.build_args,
                 labels: BTreeMap::new(),
                 platform: Platform::host(),
                 build_platform: Platform::host(),
-                contexts: BTreeSet::new(),
+                contexts: BTreeMap::new(),
                 surroundings: Surroundings::default(),
             },
             platforms: options.platforms,

@@ -8,6 +8,7 @@ mod failure;
 mod files;
 mod output;
 mod platforms;
+mod remote;
 mod shared_cache;
 
 use http::Method;

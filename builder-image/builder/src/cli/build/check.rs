@@ -12,6 +12,7 @@ use crate::base::Bases;
 use crate::build::parse;
 use crate::cache::Cache;
 use crate::cli::output;
+use crate::epoch;
 use crate::error::{Error, SourceFile};
 use crate::graph;
 use crate::layer::Owners;
@@ -106,7 +107,8 @@ async fn check(args: &BuildArgs, prepared: Prepared) -> Result<Checked, Error> {
     };
     let text_only = findings_of_text(file, &prepared.options, &dockerfile, parsed.clone())?;
     let of_graph = async {
-        let options = &prepared.options;
+        let options = epoch::unresolved(&dockerfile, &prepared.options);
+        let options = &options.map_err(|error| Error::graph(error, file))?;
         let cache =
             Cache::open(&prepared.root).map_err(Error::io("opening the engine's directory"))?;
         let contexts = prepared.contexts.clone();

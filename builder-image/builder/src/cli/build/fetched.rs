@@ -10,14 +10,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::BuildArgs;
 use crate::cache::Cache;
 use crate::cli::root;
-use crate::context::remote::{RemoteContext, fetch_remote};
-use crate::context::{ContextError, Fetcher};
+use crate::context::remote::{RemoteContext, fetch_remote, is_loopback};
+use crate::context::{ContextError, Fetcher, git_dir};
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::runtime::{Stop, run_async};
 
 /// Tells the second process where the first has put what it fetched.
 const VARIABLE: &str = "COOPERY_FETCHED";
+
+/// The file with the moment that the context is of.
+const TIME: &str = "time";
 
 /// The largest Dockerfile that is read from standard input, in bytes.
 const MAX_DOCKERFILE: u64 = 4 << 20;
@@ -28,6 +31,8 @@ pub(super) struct Fetched {
     pub(super) context: Option<PathBuf>,
     /// The Dockerfile, where it is in no context.
     pub(super) dockerfile: Option<PathBuf>,
+    /// The moment that the context is of, in seconds since 1970.
+    pub(super) time: Option<i64>,
 }
 
 impl Fetched {
@@ -38,6 +43,9 @@ impl Fetched {
         Some(Self {
             context: there("context"),
             dockerfile: there("Dockerfile"),
+            time: fs_err::read_to_string(directory.join(TIME))
+                .ok()
+                .and_then(|text| text.parse().ok()),
         })
     }
 }
@@ -96,6 +104,7 @@ async fn fetch(args: &BuildArgs, wanted: &Wanted, into: &Path) -> Result<(), Err
     };
     let vertex = Progress::stderr(args.style()?).start("[internal] load build context");
     let client = args.network.client()?;
+    let secrets = args.run.secrets()?;
     let fetcher = Fetcher {
         http: client.http(),
         network: &args.network.for_git()?,
@@ -103,21 +112,18 @@ async fn fetch(args: &BuildArgs, wanted: &Wanted, into: &Path) -> Result<(), Err
         credentials: PathBuf::new(),
         bases: None,
         // Whoever builds on an own machine may have a server there.
-        plain_http: matches!(source, RemoteContext::Git(url) if is_loopback(url)),
+        plain_http: matches!(source, RemoteContext::Git(url) | RemoteContext::Http(url) if is_loopback(url)),
+        secrets: &secrets,
+        git_dir: git_dir(&args.build_args()),
     };
     let fetched = fetch_remote(source, &fetcher, into).await;
-    fetched.inspect_err(|error: &ContextError| vertex.failed(&error.to_string()))?;
+    let fetched = fetched.inspect_err(|error: &ContextError| vertex.failed(&error.to_string()))?;
+    if let Some(time) = fetched.time {
+        fs_err::write(into.join(TIME), time.to_string())
+            .map_err(Error::io("writing what is known of the context"))?;
+    }
     vertex.done();
     Ok(())
-}
-
-fn is_loopback(url: &str) -> bool {
-    ["http://127.0.0.1", "http://localhost", "http://[::1]"]
-        .iter()
-        .any(|start| {
-            let rest = url.strip_prefix(start);
-            rest.is_some_and(|rest| rest.starts_with([':', '/']))
-        })
 }
 
 /// Starts this program with the same arguments, hands signals on to it, and returns its exit code.

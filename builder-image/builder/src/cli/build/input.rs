@@ -1,6 +1,7 @@
 //! What the arguments of `coopery build` name on this machine: the context, the Dockerfile and the places to write to.
 //! All is looked at before any work is done, so that a slip costs no build; messages name the flag and what to do.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use super::fetched::Fetched;
 use crate::context::{BuildContext, ContextError};
 use crate::error::{Error, SourceFile};
 use crate::export::{Form, Output};
+use crate::named_context::NamedContext;
 
 /// Opens the directory of the build context.
 fn open_context(path: &Path) -> Result<BuildContext, Error> {
@@ -103,6 +105,21 @@ fn read_dockerfile(
             _ => refuse(format!("--file: {error}")),
         },
     }
+}
+
+/// Whether the directories that were given a name are there.
+pub(super) fn check_contexts(contexts: &BTreeMap<String, NamedContext>) -> Result<(), Error> {
+    for (name, context) in contexts {
+        if let NamedContext::Directory(path) = context
+            && !path.is_dir()
+        {
+            return refuse(format!(
+                "--build-context {name}: there is no directory `{}`",
+                path.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the outputs can be written where they are wanted.

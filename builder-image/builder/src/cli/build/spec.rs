@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use oci::{Reference, Tag};
 
-use crate::base::NamedContext;
+use crate::context::remote::RemoteContext;
+use crate::named_context::NamedContext;
 
 /// The name of an image, on which `--tag .` is a common slip.
 pub(super) fn image_name(text: &str) -> Result<Reference, String> {
@@ -53,7 +54,8 @@ impl FromStr for KeyValue {
     }
 }
 
-/// `NAME=oci-layout://DIRECTORY[:TAG|@DIGEST]` or `NAME=docker-image://IMAGE`
+/// `NAME=oci-layout://DIRECTORY[:TAG|@DIGEST]`, `NAME=docker-image://IMAGE`, `NAME=target:STAGE`, `NAME=URL` or
+/// `NAME=DIRECTORY`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NamedContextArg {
     pub(super) name: String,
@@ -75,10 +77,21 @@ impl FromStr for NamedContextArg {
             NamedContext::Image(image.or_latest())
         } else if let Some(layout) = source.strip_prefix("oci-layout://") {
             layout_of(layout)
+        } else if let Some(stage) = source.strip_prefix("target:") {
+            NamedContext::Stage(stage.to_owned())
         } else {
-            return Err(format!(
-                "`{source}` is not supported: expected oci-layout://DIRECTORY[:TAG] or docker-image://IMAGE"
-            ));
+            match RemoteContext::of(source) {
+                Some(RemoteContext::Stdin) => {
+                    return Err("standard input is no context with a name".into());
+                }
+                Some(remote) => NamedContext::Remote(remote),
+                None if source.contains("://") || source.starts_with("input:") => {
+                    return Err(format!(
+                        "`{source}` is not supported: expected a directory, a git or http URL, docker-image://IMAGE, oci-layout://DIRECTORY[:TAG] or target:STAGE"
+                    ));
+                }
+                None => NamedContext::Directory(source.into()),
+            }
         };
         Ok(Self {
             name: name.to_owned(),
@@ -107,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contexts_are_layouts_or_images() {
+    fn contexts_are_images_files_or_stages() {
         let layout = |directory: &str, image: Option<&str>| NamedContext::Layout {
             directory: directory.into(),
             image: image.map(str::to_owned),
@@ -121,6 +134,19 @@ mod tests {
                 "a=docker-image://alpine",
                 NamedContext::Image("alpine:latest".parse().unwrap()),
             ),
+            (
+                "a::linux/arm64=../dir",
+                NamedContext::Directory("../dir".into()),
+            ),
+            ("a=target:b", NamedContext::Stage("b".into())),
+            (
+                "a=https://h/x.git#v1",
+                NamedContext::Remote(RemoteContext::Git("https://h/x.git#v1".into())),
+            ),
+            (
+                "a=https://h/x.tar",
+                NamedContext::Remote(RemoteContext::Http("https://h/x.tar".into())),
+            ),
         ] {
             assert_eq!(
                 text.parse::<NamedContextArg>().unwrap().source,
@@ -128,7 +154,14 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["a", "=oci-layout://x", "a=../dir", "a=docker-image://A"] {
+        for text in [
+            "a",
+            "=oci-layout://x",
+            "a=-",
+            "a=input:x",
+            "a=ftp://h/x",
+            "a=docker-image://A",
+        ] {
             assert!(text.parse::<NamedContextArg>().is_err(), "{text}");
         }
     }

@@ -233,6 +233,7 @@ fn downloads_are_files_unless_unpacking_is_asked_for() {
         let download = |mtime| CopySource::Download {
             name: "f.tar.gz".into(),
             file: file.clone(),
+            digest: oci::Digest::of(&content),
             mtime,
         };
         let add = |number: u32, unpack, chmod: Option<&str>, destination: &str, mtime| {

@@ -71,6 +71,11 @@ impl<'a> Copier<'a> {
         }
     }
 
+    /// What comes next is read from another tree.
+    pub(super) fn read_from(&mut self, from: &'a dyn Tree) {
+        self.from = from;
+    }
+
     pub(super) fn finish(self) -> Result<LayerDir, StepError> {
         Ok(self.upper.finish()?)
     }

@@ -187,16 +187,24 @@ fn missing_sources_and_downloads() {
     let dir = tempfile::tempdir().unwrap();
     let error = digest_inputs(&paths(&["none"]), &Snapshot::empty()).unwrap_err();
     assert_eq!(error.to_string(), "`none`: no such file or directory");
-    let file = dir.path().join("f");
+    let of = |source| digest_inputs(&CopySpec::new([source], "/d/"), &Snapshot::empty()).unwrap();
     let download = |content: &str| {
-        fs_err::write(&file, content).unwrap();
-        let source = CopySource::Download {
+        of(CopySource::Download {
             name: "n".into(),
-            file: file.clone(),
+            file: dir.path().join("f"),
+            digest: oci::Digest::of(content.as_bytes()),
             mtime: None,
-        };
-        digest_inputs(&CopySpec::new([source], "/d/"), &Snapshot::empty()).unwrap()
+        })
     };
+    let repository = |identity: &str, directory: &str| {
+        of(CopySource::Repository {
+            name: "n".into(),
+            identity: identity.into(),
+            directory: directory.into(),
+        })
+    };
+    assert_eq!(repository("c1 sub", "/x"), repository("c1 sub", "/y"));
+    assert_ne!(repository("c1 sub", "/x"), repository("c2 sub", "/x"));
     assert_ne!(download("a"), download("b"));
     assert_eq!(download("a"), download("a"));
     fs_err::create_dir(dir.path().join("empty")).unwrap();
