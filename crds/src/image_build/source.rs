@@ -108,8 +108,8 @@ pub struct GitReference {
 pub struct OciSource {
     /// The artifact, whose first tar layer is the context, or the image, whose files are. Format: as in FROM, for instance registry.example.com/team/context:main or with a digest.
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_./:@-]*$')")
-        .message("image must be the name of an artifact or image, for instance registry.example.com/team/context:main"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9_./:@-]*$') && !self.contains('//')")
+        .message("image must be the name of an artifact or image without oci://, for instance registry.example.com/team/context:main"))]
     pub image: String,
     /// Secret of type kubernetes.io/dockerconfigjson with which it is read. Default: imagePullSecrets and those of the destinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
