@@ -58,6 +58,11 @@ const DELIBERATE: &[(&str, &str, &str)] = &[
         "nothing behind the pivot means everything, not nothing",
     ),
     (
+        "run-limits",
+        "/limits",
+        "a step has a bound of processes, so that it can not take all of the machine's",
+    ),
+    (
         "contexts-directory-base",
         "config .history",
         "a stage from files has a line for them, where BuildKit shifts the lines of the steps",
