@@ -53,8 +53,9 @@ impl Session {
         let tmp = root.join("tmp");
         for entry in fs_err::read_dir(&tmp)? {
             let path = entry?.path();
-            // Whoever makes one at this moment has it locked, or makes another when it is gone.
-            if hold(&path).is_ok() {
+            // Whoever makes one at this moment has it locked, or makes another when it is gone or locked: so it stays locked
+            // until it is gone.
+            if let Ok(_held) = hold(&path) {
                 let _ = fs_err::remove_dir_all(&path);
             }
         }

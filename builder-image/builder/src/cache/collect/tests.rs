@@ -226,10 +226,12 @@ fn processes_that_use_and_processes_that_remove_do_not_disturb_each_other() {
                 })
             })
             .collect();
-        for user in users {
-            user.join().unwrap();
-        }
+        // The cleaner ends also where a user failed.
+        let ended: Vec<_> = users.into_iter().map(|user| user.join()).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for user in ended {
+            user.unwrap();
+        }
         assert!(cleaner.join().unwrap() > 0);
     });
 }
