@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{InvalidDuration, LocalReference, parse_duration, string_map};
 
+mod cache;
 mod dockerfile;
 mod input;
 mod source;
 mod status;
 
+pub use cache::{BuildCache, CacheRegistry, CacheVolume};
 pub use dockerfile::{Dockerfile, DockerfileContext, DockerfileSecret};
 pub use input::{BuildOutput, BuildReference, Input, Rebuild, Trigger};
 pub use source::{GitReference, GitSource, HttpSource, OciSource, Source};
@@ -69,6 +71,9 @@ pub struct ImageBuildSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub inputs: Vec<Input>,
+    /// Where the results of steps are kept for later builds. Default: nowhere, every build begins anew in its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<BuildCache>,
     /// When an image that is there is built anew. A change of spec always builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<Rebuild>,

@@ -12,7 +12,7 @@ use crate::builder_pod::{
 };
 use crate::context::Context;
 use crate::error::{Class, Error, Result};
-use crate::plan::is_owned_by;
+use crate::plan::{KIND_LABEL, is_owned_by};
 use crate::reason::Reason;
 
 /// The label by which a namespace enforces a Pod Security level.
@@ -46,6 +46,34 @@ where
     let uid = owner.uid().unwrap_or_default();
     let foreign = there.filter(|pod| !is_owned_by(&pod.metadata, &uid));
     Ok(foreign.map(|pod| pod.name_any()))
+}
+
+/// The builder pod in `namespace` that has the claim, of any owner but the one with the uid `own`.
+pub async fn holder(
+    context: &Context,
+    namespace: &str,
+    claim: &str,
+    own: &str,
+) -> Result<Option<String>> {
+    let pods: Vec<Pod> = context
+        .list(namespace, &format!("{KIND_LABEL}=ImageBuild"))
+        .await?;
+    let others = pods.iter().filter(|pod| !is_owned_by(&pod.metadata, own));
+    let mut holders: Vec<_> = others.filter(|pod| holds(pod, claim)).collect();
+    holders.sort_by_key(|pod| (pod.creation_timestamp().map(|time| time.0), pod.name_any()));
+    Ok(holders.first().map(|pod| pod.name_any()))
+}
+
+/// Whether a pod that has not ended mounts a claim.
+fn holds(pod: &Pod, claim: &str) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let ended = matches!(phase, Some("Succeeded" | "Failed"));
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    let mut claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    !ended && claims.any(|volume| volume.claim_name == claim)
 }
 
 /// The pods of `owner`, the oldest first, with the warnings about those that wait. `known` are those that the owner's status

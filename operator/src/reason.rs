@@ -66,6 +66,7 @@ reasons! {
     SecretInvalid: "A Secret that the spec names lacks a key or has another type.", "Give the Secret the type and keys that the message names.";
     ConfigMapNotFound: "A ConfigMap that the spec names does not exist.", "Create the ConfigMap or correct its name.";
     ClaimNotFound: "A PersistentVolumeClaim that the spec names does not exist.", "Create the claim or correct its name.";
+    WaitingForCacheVolume: "The claim of the cache serves another builder pod.", "Nothing is to be done: the build starts when that pod has ended.";
     RegistryNotFound: "A Registry that the spec names does not exist.", "Create the Registry or correct its name.";
     InputNotFound: "An ImageBuild that the spec names as an input does not exist.", "Create the ImageBuild or correct its name.";
     InputNotReady: "An ImageBuild that the spec names as an input has no image of its present spec.", "Look at the conditions of that ImageBuild.";
@@ -129,6 +130,7 @@ impl Reason {
                 | Self::ClaimPending
                 | Self::RegistryNotReady
                 | Self::InputNotReady
+                | Self::WaitingForCacheVolume
                 | Self::SourceChanged
                 | Self::InputChanged
                 | Self::Building

@@ -29,11 +29,13 @@ use crate::join::join;
 use crate::layer::{Owners, PackOptions};
 use crate::named_context::{NamedContext, NamedFiles};
 use crate::outcome;
+use crate::pod::kept::Kept;
 use crate::progress::{Progress, Style};
 use crate::runtime::{Stop, run_async};
 use crate::secret::{Secret, Secrets};
-use crate::shared_cache::Imports;
 use crate::solve::{Engine, Shares, Sources};
+
+mod kept;
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub struct Paths {
     pub source: String,
     /// The engine's directory.
     pub workspace: String,
+    /// The claim that keeps the cache.
+    pub cache: String,
     /// The outcome.
     pub outcome: String,
 }
@@ -185,7 +189,6 @@ async fn build_and_push(
     style: Style,
     stop: &Stop,
 ) -> Result<Pushed, Error> {
-    refuse_unknown(task)?;
     let client = client(request)?;
     let destinations = destinations(&task.destinations)?;
     let progress = Progress::stderr(style);
@@ -221,6 +224,7 @@ async fn build_and_push(
     let (file, context) = read_definition(task, &fetched.directory)?;
     fetching.done();
 
+    let kept = Kept::open(task, Path::new(&paths.cache))?;
     let engine = Engine {
         bases,
         runtime: entered.map(|entered| Runtime::new(&entered, cache.tmp())),
@@ -230,7 +234,7 @@ async fn build_and_push(
         no_cache: task.dockerfile.no_cache,
         no_cache_stages: Vec::new(),
         pack: PackOptions::default(),
-        imports: Imports::default(),
+        imports: kept.imports(),
         shares: Shares::default(),
         cancel: stop.token.clone(),
         sources: Sources {
@@ -256,19 +260,11 @@ async fn build_and_push(
             destinations,
             ..Export::default()
         }],
-        caches: Vec::new(),
+        caches: kept.targets(),
     };
     let built = build(Arc::new(engine), job).await?;
+    kept.keep_to_quota().await;
     Ok((built, names))
-}
-
-/// Refuses what the protocol can say and this engine cannot do: a wish that is passed over would be a wrong image.
-fn refuse_unknown(task: &BuildRequest) -> Result<(), Error> {
-    if task.cache.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Request("a cache: this builder has none".to_owned()))
-    }
 }
 
 /// The secrets of the build, from the files that the request names.

@@ -60,6 +60,8 @@ pub struct PodSpecInput<'a> {
     pub source_config_map: Option<&'a str>,
     /// Claim that is the source.
     pub source_claim: Option<&'a str>,
+    /// Claim that keeps the cache.
+    pub cache_claim: Option<&'a str>,
     /// Files for RUN.
     pub secrets: &'a [SecretSpec],
     /// How long it may run.
@@ -366,18 +368,21 @@ fn referenced_volumes(input: &PodSpecInput<'_>) -> Vec<Mounted> {
             writable: false,
         });
     }
-    if let Some(claim) = input.source_claim {
-        mounted.push(Mounted {
+    for (claim, name, path, writable) in [
+        (input.source_claim, "source", paths::SOURCE, false),
+        (input.cache_claim, "cache", paths::CACHE, true),
+    ] {
+        mounted.extend(claim.map(|claim| Mounted {
             volume: Volume {
                 persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
                     claim_name: claim.into(),
                     read_only: None,
                 }),
-                ..named("source")
+                ..named(name)
             },
-            path: paths::SOURCE.into(),
-            writable: false,
-        });
+            path: path.into(),
+            writable,
+        }));
     }
     mounted
 }

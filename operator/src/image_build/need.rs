@@ -123,6 +123,25 @@ impl Observed {
         }
     }
 
+    /// Why the cache cannot be used yet, or at all.
+    fn cache_problem(&self, spec: &ValidatedBuild) -> Option<Blocked> {
+        let place = spec.cache.registry.as_ref().map(|(place, _)| place);
+        if place.is_some_and(|place| place.parsed(&self.registries).is_none()) {
+            return Some(Blocked::stalled(
+                Reason::InvalidSpec,
+                "spec.cache.registry: host and repository together are too long",
+            ));
+        }
+        let (holder, volume) = (self.cache_holder.as_ref()?, spec.cache.volume.as_ref()?);
+        Some(Blocked::waiting(
+            Reason::WaitingForCacheVolume,
+            format!(
+                "PersistentVolumeClaim {}, the cache, serves pod {holder}",
+                volume.claim
+            ),
+        ))
+    }
+
     /// What must be there before a pod can be started.
     pub fn missing(&self, spec: &ValidatedBuild) -> Option<Blocked> {
         for name in spec.registries() {
@@ -157,6 +176,9 @@ impl Observed {
                 Reason::ClaimNotFound,
                 format!("PersistentVolumeClaim {name} does not exist"),
             ));
+        }
+        if let Some(blocked) = self.cache_problem(spec) {
+            return Some(blocked);
         }
         let secrets = spec.registry_secrets();
         secrets

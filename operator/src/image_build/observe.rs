@@ -45,6 +45,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         base: None,
         source: SourceState::Fixed,
         claims: BTreeMap::new(),
+        cache_holder: None,
         inputs: BTreeMap::new(),
         bases: Vec::new(),
         source_ca: None,
@@ -85,6 +86,12 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     for name in spec.claims() {
         let found: Option<PersistentVolumeClaim> = context.get(&namespace, name).await?;
         observed.claims.insert(name.to_owned(), found.is_some());
+    }
+    if let Some(volume) = &spec.cache.volume
+        && !observed.pods.iter().any(PodView::is_active)
+    {
+        let own = build.uid().unwrap_or_default();
+        observed.cache_holder = cluster::holder(context, &namespace, &volume.claim, &own).await?;
     }
     for input in &spec.inputs {
         let state = input_state(context, &namespace, input).await?;

@@ -39,6 +39,8 @@ pub struct Observed {
     pub source: SourceState,
     /// The claims that the spec names, and whether they exist.
     pub claims: BTreeMap<String, bool>,
+    /// The pod of another build that has the claim of the cache.
+    pub cache_holder: Option<String>,
     /// What the inputs are at present, by their names.
     pub inputs: BTreeMap<String, InputState>,
     /// What the base images of the last image are at present, where that was to be looked at.

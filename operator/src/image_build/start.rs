@@ -3,9 +3,10 @@
 use crds::ImageBuild;
 use crds::image_build::{Attempt as AttemptStatus, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use protocol::{
-    BuildRequest, CacheRequest, Destination, DockerfileSpec, GitRevision, Isolation, Request,
-    SecretFile, Source, Task,
+    BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
+    Request, SecretFile, Source, Task,
 };
 
 use super::observed::{InputState, Observed, SourceState};
@@ -49,7 +50,7 @@ pub fn start(
         part: None,
     };
     let credentials = spec.registry_secrets();
-    let task = build_request(spec, observed, isolation, observed.commit());
+    let task = build_request(build, spec, observed, isolation, observed.commit());
     let request = envelope(observed, Task::Build(task), credentials.len());
     let none = PodOptions::default();
     let pod = build_pod(&PodSpecInput {
@@ -62,6 +63,7 @@ pub fn start(
         source_secret: spec.source.secret(),
         source_config_map: spec.source.config_map(),
         source_claim: spec.source.claim(),
+        cache_claim: spec.cache.volume.as_ref().map(|volume| &*volume.claim),
         secrets: &spec.secrets,
         timeout: spec.timeout,
         options: build.spec.pod.as_ref().unwrap_or(&none),
@@ -102,6 +104,7 @@ pub(super) fn destinations(
 
 /// What a pod is asked to build.
 pub(super) fn build_request(
+    build: &ImageBuild,
     spec: &ValidatedBuild,
     observed: &Observed,
     isolation: Isolation,
@@ -114,7 +117,7 @@ pub(super) fn build_request(
         destinations: destinations(spec, observed, commit),
         isolation,
         source_date_epoch: None,
-        cache: CacheRequest::default(),
+        cache: cache(build, spec, observed),
     }
 }
 
@@ -150,6 +153,23 @@ fn dockerfile(spec: &ValidatedBuild, observed: &Observed) -> DockerfileSpec {
         }
     }
     dockerfile
+}
+
+/// The cache is read from where it is written to.
+fn cache(build: &ImageBuild, spec: &ValidatedBuild, observed: &Observed) -> CacheRequest {
+    let registry = spec.cache.registry.as_ref();
+    let name = registry.and_then(|(place, tag)| {
+        let repository = place.repository(&observed.registries)?;
+        let tag = tag.as_ref().map_or(build.name_any(), ToString::to_string);
+        Some(format!("{repository}:{tag}"))
+    });
+    CacheRequest {
+        import: name.iter().cloned().collect(),
+        export: name,
+        volume: spec.cache.volume.as_ref().map(|volume| CacheVolume {
+            quota: volume.quota,
+        }),
+    }
 }
 
 fn source(spec: &ValidatedBuild, observed: &Observed, commit: Option<&str>) -> Source {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crds::common::LocalReference;
 use crds::image_build::{Destination, ImageBuildSpec, Isolation};
 use oci::Repository;
 use protocol::DockerfileSpec;
@@ -12,10 +13,12 @@ use super::observed::RegistryState;
 use super::tag::{TagTemplate, Values};
 use crate::reason::Reason;
 
+mod cache;
 mod dockerfile;
 mod input;
 mod source;
 
+pub use cache::{CacheSpec, VolumeSpec};
 pub use dockerfile::SecretSpec;
 pub use input::{InputSpec, RebuildSpec};
 pub use source::SourceSpec;
@@ -46,6 +49,8 @@ pub struct ValidatedBuild {
     pub rebuild: RebuildSpec,
     /// Where the image goes.
     pub destinations: Vec<DestinationSpec>,
+    /// What is kept for later builds.
+    pub cache: CacheSpec,
     /// Secrets for images that are read.
     pub pull_secrets: Vec<String>,
     /// How long a pod may run.
@@ -115,7 +120,7 @@ impl ValidatedBuild {
     /// Names of Secrets of type kubernetes.io/dockerconfigjson, in the order in which credentials are looked for:
     /// those that may push come first, for they can also read.
     pub fn registry_secrets(&self) -> Vec<String> {
-        let of_destinations = self.destinations.iter().filter_map(DestinationSpec::secret);
+        let of_destinations = self.places().filter_map(DestinationSpec::secret);
         let mut names = Vec::new();
         let of_source = self.source.registry_secret().map(str::to_owned);
         let to_read = of_source
@@ -129,16 +134,22 @@ impl ValidatedBuild {
         names
     }
 
+    /// All places that are written to: the destinations, and that of the cache.
+    fn places(&self) -> impl Iterator<Item = &DestinationSpec> {
+        let cache = self.cache.registry.iter().map(|(place, _)| place);
+        self.destinations.iter().chain(cache)
+    }
+
     /// Names of the claims that the pod mounts.
     pub fn claims(&self) -> Vec<&str> {
-        self.source.claim().into_iter().collect()
+        let cache = self.cache.volume.as_ref().map(|volume| &*volume.claim);
+        self.source.claim().into_iter().chain(cache).collect()
     }
 
     /// Names of the Registries that are pushed to.
     pub fn registries(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self
-            .destinations
-            .iter()
+            .places()
             .filter_map(|destination| match &destination.target {
                 Target::Registry { name, .. } => Some(name.as_str()),
                 Target::Image { .. } => None,
@@ -208,6 +219,7 @@ pub fn validate(spec: &ImageBuildSpec) -> Checked<ValidatedBuild> {
         secrets: dockerfile::secrets(spec.dockerfile.as_ref()),
         dockerfile,
         destinations,
+        cache: cache::cache(spec.cache.as_ref())?,
         pull_secrets: spec
             .image_pull_secrets
             .iter()
@@ -220,24 +232,34 @@ pub fn validate(spec: &ImageBuildSpec) -> Checked<ValidatedBuild> {
     })
 }
 
-fn destination(item: &Destination, field: &str, values: &Values) -> Checked<DestinationSpec> {
-    let target = match (&item.registry, &item.repository, &item.image) {
-        (Some(registry), Some(path), None) => Target::Registry {
+/// A repository as the spec has it: Registry and path in it, or host and path.
+type Place<'a> = (
+    &'a Option<LocalReference>,
+    &'a Option<String>,
+    &'a Option<String>,
+);
+
+fn target(place: Place<'_>, secret: Option<&LocalReference>, field: &str) -> Checked<Target> {
+    match place {
+        (Some(registry), Some(path), None) => Ok(Target::Registry {
             name: registry.name.clone(),
             path: path.clone(),
-        },
-        (None, None, Some(image)) => Target::Image {
+        }),
+        (None, None, Some(image)) => Ok(Target::Image {
             repository: image
                 .parse()
                 .map_err(|error| invalid(format!("{field}.image: {error}")))?,
-            secret: item.secret_ref.as_ref().map(|secret| secret.name.clone()),
-        },
-        _ => {
-            return Err(invalid(format!(
-                "{field} needs either registry and repository, or image"
-            )));
-        }
-    };
+            secret: secret.map(|secret| secret.name.clone()),
+        }),
+        _ => Err(invalid(format!(
+            "{field} needs either registry and repository, or image"
+        ))),
+    }
+}
+
+fn destination(item: &Destination, field: &str, values: &Values) -> Checked<DestinationSpec> {
+    let place = (&item.registry, &item.repository, &item.image);
+    let target = target(place, item.secret_ref.as_ref(), field)?;
     let tags = item
         .tags
         .iter()

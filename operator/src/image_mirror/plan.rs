@@ -422,6 +422,7 @@ impl<'a> Case<'a, '_> {
             source_secret: None,
             source_config_map: None,
             source_claim: None,
+            cache_claim: None,
             secrets: &[],
             timeout: TIMEOUT,
             options: &PodOptions::default(),

@@ -66,6 +66,9 @@ struct PodArgs {
     /// Directory of the Secret of the source
     #[arg(long, value_name = "DIR", default_value = protocol::paths::SOURCE_CREDENTIALS)]
     source_credentials: String,
+    /// Directory of the claim that keeps the cache
+    #[arg(long, value_name = "DIR", default_value = protocol::paths::CACHE)]
+    cache: String,
     /// Directory to work in
     #[arg(long, value_name = "DIR", default_value = protocol::paths::WORKSPACE)]
     root: String,
@@ -78,6 +81,7 @@ impl PodArgs {
             source_credentials: self.source_credentials.clone(),
             source: self.source.clone(),
             workspace: self.root.clone(),
+            cache: self.cache.clone(),
             outcome: self.outcome.clone(),
         }
     }

@@ -2,7 +2,7 @@
 
 use crds::image_build::{Attempt as AttemptStatus, AttemptPart, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
-use protocol::{Destination, Isolation, JoinRequest, Task};
+use protocol::{CacheRequest, Destination, Isolation, JoinRequest, Task};
 
 use super::account::images;
 use super::{ARCHITECTURE_LABEL, JOIN, due, node_architecture};
@@ -83,8 +83,9 @@ impl Case<'_> {
         } else {
             select_node(&mut options, &part.name);
             let (isolation, _) = observed.isolation(spec.isolation);
-            let mut task = build_request(spec, observed, isolation, commit);
+            let mut task = build_request(self.build, spec, observed, isolation, commit);
             task.dockerfile.platforms = vec![part.name.clone()];
+            cache_for_platform(&mut task.cache, &part.name);
             if attempt.parts.len() > 1 {
                 tag_for_platform(&mut task.destinations, &part.name);
             }
@@ -117,6 +118,7 @@ impl Case<'_> {
             source_secret: source.and_then(|source| source.secret()),
             source_config_map: source.and_then(|source| source.config_map()),
             source_claim: source.and_then(|source| source.claim()),
+            cache_claim: None,
             secrets: if is_join { &[] } else { &spec.secrets },
             timeout: spec.timeout,
             options: &options,
@@ -147,6 +149,17 @@ fn tag_for_platform(destinations: &mut [Destination], platform: &str) {
     }
 }
 
+/// Gives each platform a cache of its own in the registry, and none the claim: the pods run at the same time, on other nodes.
+fn cache_for_platform(cache: &mut CacheRequest, platform: &str) {
+    let end = format!("-{}", platform.replace('/', "-"));
+    for name in cache.import.iter_mut().chain(&mut cache.export) {
+        let tag = name.rfind(':').map_or(0, |colon| colon + 1);
+        name.truncate(tag + MAX_TAG.saturating_sub(end.len()));
+        name.push_str(&end);
+    }
+    cache.volume = None;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +176,19 @@ mod tests {
         assert_eq!(tags[0], "v1-linux-arm-v7");
         assert_eq!(tags[1].len(), 128);
         assert!(tags[1].ends_with("x-linux-arm-v7"));
+    }
+
+    #[test]
+    fn each_platform_has_a_cache_of_its_own() {
+        let mut cache = CacheRequest {
+            import: vec!["h:5000/a:main".into()],
+            export: Some(format!("h:5000/a:{}", "x".repeat(128))),
+            volume: Some(protocol::CacheVolume::default()),
+        };
+        cache_for_platform(&mut cache, "linux/arm/v7");
+        assert_eq!(cache.import, ["h:5000/a:main-linux-arm-v7"]);
+        let export = cache.export.unwrap_or_default();
+        assert!(export.ends_with("x-linux-arm-v7"));
+        assert_eq!((export.len(), cache.volume), (128 + 9, None));
     }
 }
