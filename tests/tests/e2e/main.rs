@@ -2,6 +2,7 @@
 //! `kubectl get`. All tests share one cluster; each has a namespace of its own. They need root and what `make image` builds;
 //! without root the run says what it leaves out.
 
+mod cache;
 mod chart;
 mod failures;
 mod gitops;
