@@ -161,7 +161,7 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
         file.name
     ));
     let (dockerfile, warnings) =
-        parse(&file).inspect_err(|error| loading.failed(&error.to_string()))?;
+        parse(file).inspect_err(|error| loading.failed(&error.to_string()))?;
     let time = job.context_time;
     let options = epoch::resolve(engine, file, &dockerfile, &job.options, time)
         .await
