@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use oci::{Descriptor, DiffId, Digest, MediaType};
 
@@ -227,7 +228,7 @@ fn processes_that_use_and_processes_that_remove_do_not_disturb_each_other() {
             })
             .collect();
         // The cleaner ends also where a user failed.
-        let ended: Vec<_> = users.into_iter().map(|user| user.join()).collect();
+        let ended: Vec<_> = users.into_iter().map(ScopedJoinHandle::join).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         for user in ended {
             user.unwrap();
