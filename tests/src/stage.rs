@@ -343,6 +343,7 @@ impl Stage {
         Ok(TestNamespace {
             client: self.client.clone(),
             name: made.metadata.name.context("a made object has a name")?,
+            made_anew: true,
         })
     }
 
@@ -370,6 +371,7 @@ impl Stage {
         Ok(TestNamespace {
             client: self.client.clone(),
             name: name.to_owned(),
+            made_anew: false,
         })
     }
 }
@@ -402,11 +404,30 @@ group
 CMD ["sh"]
 "#;
 
-/// A namespace of one test. It is not deleted at once: the cluster ends with the process, and what failed can be looked at.
+/// A namespace of one test. One that was made anew is deleted when the test is done with it: the registries of all tests
+/// together would ask for more processor than a small node has. It stays where the test panics.
 pub struct TestNamespace {
     client: Client,
     /// Its name.
     pub name: String,
+    made_anew: bool,
+}
+
+impl Drop for TestNamespace {
+    fn drop(&mut self) {
+        if !self.made_anew || std::thread::panicking() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (namespaces, name) = (
+            Api::<Namespace>::all(self.client.clone()),
+            std::mem::take(&mut self.name),
+        );
+        // Nobody waits for it: the cluster ends with the process at the latest.
+        runtime.spawn(async move { namespaces.delete(&name, &DeleteParams::default()).await });
+    }
 }
 
 impl TestNamespace {

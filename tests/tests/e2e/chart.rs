@@ -46,7 +46,8 @@ fn second_values(stage: &Stage, watched: &str) -> anyhow::Result<String> {
 #[test]
 fn a_second_release_looks_at_one_namespace() {
     on_stage(|stage| async move {
-        let own = stage.namespace("second", "restricted").await?.name;
+        let second = stage.namespace("second", "restricted").await?;
+        let own = second.name.clone();
         let watched = stage.namespace("watched", "baseline").await?;
         let values = second_values(stage, &watched.name)?;
         let helm = async |verb: &[&str], more: &[&str]| {
