@@ -12,6 +12,7 @@ mod main_job;
 #[path = "../chart/rights.rs"]
 mod rights;
 mod security;
+mod sources;
 
 use std::future::Future;
 use std::sync::LazyLock;
