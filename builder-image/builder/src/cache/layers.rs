@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,10 @@ pub(super) const NEW_MARKER: &str = ".marker-";
 /// How names end of layers that have their owners recorded beside them; without the right to set owners, no others can
 /// be made, and with it, these cannot be mounted.
 const RECORDED: &str = ".recorded";
+
+/// How long ago a layer was used that is flushed. Before, the system still has much of it to write, and a process cannot
+/// end while one of its threads waits for that.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// What is known of an unpacked layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,8 +163,8 @@ pub(super) fn is_layer_name(name: &str, owners: Owners) -> bool {
         && name.ends_with(RECORDED) == (owners == Owners::Recorded)
 }
 
-/// Flushes the layers that were made in this boot and not flushed yet, on a thread that nobody waits for. It changes nothing
-/// any more once the session is over.
+/// Flushes the layers that were made in this boot, not flushed yet and not used for a minute, on a thread that nobody waits
+/// for. It changes nothing any more once the session is over.
 pub(super) fn flush_in_background(root: &Path, life: Life) {
     let root = root.to_owned();
     std::thread::spawn(move || {
@@ -178,7 +182,12 @@ fn flush_layers(root: &Path, life: &Life) -> io::Result<()> {
     let entries = fs_err::read_dir(root.join("layers"))?.filter_map(Result::ok);
     let paths = entries.map(|entry| entry.path());
     let markers = paths.filter(|path| path.to_string_lossy().ends_with(MARKER));
+    let settled = |path: &Path| {
+        let used = fs_err::metadata(path).and_then(|found| found.modified());
+        used.is_ok_and(|used| used.elapsed().is_ok_and(|since| since >= SETTLED))
+    };
     let markers: Vec<_> = markers
+        .filter(|path| settled(path))
         .filter_map(|path| waiting(&path).map(|(inode, _)| (path, inode)))
         .collect();
     if markers.is_empty() {
@@ -258,7 +267,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
         cache.place_layer(layer(&cache, "/a = a"), "l").unwrap();
-        let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
+        flush_layers(root.path(), &cache.session.life()).unwrap();
+        let marker = Marker::read(&cache.marker("l")).unwrap();
+        assert!(!marker.flushed, "its bytes are still on their way");
+        let used = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
         set_time(&cache.marker("l"), used).unwrap();
         flush_layers(root.path(), &cache.session.life()).unwrap();
         let marker = Marker::read(&cache.marker("l")).unwrap();
@@ -282,6 +294,7 @@ mod tests {
         let cache = Cache::open(root.path()).unwrap();
         cache.place_layer(layer(&cache, "/a = a"), "l").unwrap();
         let (marker, life) = (cache.marker("l"), cache.session.life());
+        set_time(&marker, SystemTime::UNIX_EPOCH).unwrap();
         drop(cache);
         flush_layers(root.path(), &life).unwrap();
         assert!(!Marker::read(&marker).unwrap().flushed);
