@@ -14,7 +14,7 @@ use crate::graph::Target;
 use crate::shared_cache::{INLINE_MEMBER, InlineCache};
 
 pub use annotation::{Annotation, Annotations, Level};
-pub use product::{ImageIndex, Product, distinct, index_of};
+pub use product::{ImageIndex, Product, distinct, distinct_size, index_of};
 
 /// What every history entry of a build is marked with.
 const COMMENT: &str = "buildkit.dockerfile.v0";

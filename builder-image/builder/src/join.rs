@@ -8,7 +8,7 @@ use protocol::{BuildOutcome, Isolation, PlatformImage, PushedImage, Resolved};
 
 use crate::error::Error;
 use crate::export::Destination;
-use crate::image::{Documents, ImageIndex, index_of};
+use crate::image::{Documents, ImageIndex, distinct_size, index_of};
 
 /// An image that is to be in the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub async fn join(
     blobs.push(index.descriptor.clone());
     let digest = index.descriptor.digest;
     Ok(BuildOutcome {
-        size: distinct_size(blobs),
+        size: distinct_size(&blobs),
         platform: first.platform.to_string(),
         platforms: images.to_vec(),
         destinations: destinations
@@ -158,13 +158,6 @@ async fn put_everywhere(
         }
     }
     Ok(())
-}
-
-/// Bytes of `blobs`, those that several images share counted once.
-fn distinct_size(mut blobs: Vec<Descriptor>) -> u64 {
-    let mut seen = std::collections::BTreeSet::new();
-    blobs.retain(|blob| seen.insert(blob.digest.clone()));
-    blobs.iter().map(|blob| blob.size).sum()
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use crate::{Digest, DigestError};
 
 const DOCKER_HUB: &str = "docker.io";
 const MAX_NAME: usize = 255;
-const MAX_TAG: usize = 128;
 
 /// The host of a registry as images name it: `docker.io`, `registry.example.com:5000`, `[::1]:5000`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -184,6 +183,9 @@ impl FromStr for Repository {
 pub struct Tag(Box<str>);
 
 impl Tag {
+    /// The longest tag, in bytes (distribution-spec, "Pulling manifests").
+    pub const MAX_LENGTH: usize = 128;
+
     /// `latest`, which stands where a name has neither tag nor digest.
     pub fn latest() -> Self {
         Self("latest".into())
@@ -200,7 +202,7 @@ impl FromStr for Tag {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let ok = text.len() <= MAX_TAG
+        let ok = text.len() <= Self::MAX_LENGTH
             && text.bytes().next().is_some_and(word)
             && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
         if ok {

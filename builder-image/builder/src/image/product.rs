@@ -1,5 +1,7 @@
 //! What a build makes in one form: an image, or one for each of several platforms and the index of them. Pure.
 
+use std::collections::BTreeSet;
+
 use oci::{Descriptor, Index, MediaType, Platform};
 
 use super::{Documents, Image, Level, to_json};
@@ -60,15 +62,19 @@ impl Product {
     /// Bytes of all documents and layers, those that several images share counted once.
     pub fn size(&self) -> u64 {
         let index = self.index.iter().map(|index| &index.descriptor);
-        let mut blobs: Vec<_> = index.collect();
-        for image in &self.images {
-            blobs.extend([&image.descriptor, &image.config_descriptor]);
-            blobs.extend(&image.layers);
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        blobs.retain(|blob| seen.insert(&blob.digest));
-        blobs.iter().map(|blob| blob.size).sum()
+        let images = self.images.iter().flat_map(|image| {
+            let documents = [&image.descriptor, &image.config_descriptor];
+            documents.into_iter().chain(&image.layers)
+        });
+        distinct_size(index.chain(images))
     }
+}
+
+/// Bytes of `blobs`, those that are named several times counted once.
+pub fn distinct_size<'a>(blobs: impl IntoIterator<Item = &'a Descriptor>) -> u64 {
+    let mut seen = BTreeSet::new();
+    let blobs = blobs.into_iter().filter(|blob| seen.insert(&blob.digest));
+    blobs.map(|blob| blob.size).sum()
 }
 
 /// What stands for an image in an index.

@@ -170,15 +170,18 @@ impl Writing<'_> {
         document: &CacheDocument,
     ) -> Result<(), WriteError> {
         let client = &self.engine.client;
-        let json = document.to_json()?;
-        let config = CacheDocument::descriptor(&json);
-        let (manifest, bytes) = manifest_of(document, config.clone())?;
+        let Documents {
+            config,
+            config_type,
+            manifest,
+            descriptor,
+        } = Documents::of(document)?;
         let repository = reference.repository();
         client
-            .upload_bytes(repository, config.media_type, Bytes::from(json))
+            .upload_bytes(repository, config_type, Bytes::from(config))
             .await?;
         client
-            .put_manifest(reference, &manifest.media_type, Bytes::from(bytes))
+            .put_manifest(reference, &descriptor.media_type, Bytes::from(manifest))
             .await?;
         Ok(())
     }
@@ -246,21 +249,34 @@ impl Writing<'_> {
     }
 }
 
-fn manifest_of(
-    document: &CacheDocument,
-    config: Descriptor,
-) -> Result<(Descriptor, Vec<u8>), DamagedDocument> {
-    let manifest = document.manifest(config);
-    let bytes = serde_json::to_vec(&manifest)?;
-    Ok((Descriptor::of(MediaType::OciManifest, &bytes), bytes))
+/// A cache as it is written: its document, which is the configuration of an image, and the manifest of that.
+struct Documents {
+    config: Vec<u8>,
+    config_type: MediaType,
+    manifest: Vec<u8>,
+    descriptor: Descriptor,
+}
+
+impl Documents {
+    fn of(document: &CacheDocument) -> Result<Self, DamagedDocument> {
+        let config = document.to_json()?;
+        let described = CacheDocument::descriptor(&config);
+        let config_type = described.media_type.clone();
+        let manifest = serde_json::to_vec(&document.manifest(described))?;
+        Ok(Self {
+            config,
+            config_type,
+            descriptor: Descriptor::of(MediaType::OciManifest, &manifest),
+            manifest,
+        })
+    }
 }
 
 fn tag_in(layout: &Layout, tag: &str, document: &CacheDocument) -> Result<(), WriteError> {
-    let json = document.to_json()?;
-    let config = CacheDocument::descriptor(&json);
-    let (manifest, bytes) = manifest_of(document, config)?;
-    layout.write_blob(json.as_slice(), None)?;
-    layout.write_blob(bytes.as_slice(), Some(&manifest.digest))?;
+    let documents = Documents::of(document)?;
+    let manifest = documents.descriptor;
+    layout.write_blob(documents.config.as_slice(), None)?;
+    layout.write_blob(documents.manifest.as_slice(), Some(&manifest.digest))?;
     layout.tag(tag, manifest)?;
     Ok(())
 }
