@@ -103,6 +103,11 @@ fn succeed_join(world: &World) -> Digest {
     index
 }
 
+fn assert_succeeded(world: &World) {
+    let ready = ready(world);
+    assert!(ready.contains("Ready Succeeded"), "{ready}");
+}
+
 #[tokio::test]
 async fn each_platform_has_a_pod_on_its_nodes_and_one_joins_them() {
     let world = parted(&json!({})).await;
@@ -151,11 +156,7 @@ async fn each_platform_has_a_pod_on_its_nodes_and_one_joins_them() {
     let index = succeed_join(&world);
     look(&world).await;
     let status = build(&world)["status"].clone();
-    assert!(
-        ready(&world).contains("Ready Succeeded"),
-        "{}",
-        ready(&world)
-    );
+    assert_succeeded(&world);
     assert_eq!(status["digest"], index.to_string());
     assert_eq!(status["size"], 150);
     assert_eq!(
@@ -253,11 +254,7 @@ async fn only_the_platform_that_failed_is_retried() {
     look(&world).await;
     succeed_join(&world);
     look(&world).await;
-    assert!(
-        ready(&world).contains("Ready Succeeded"),
-        "{}",
-        ready(&world)
-    );
+    assert_succeeded(&world);
     assert_eq!(
         build(&world)["status"]["builds"].as_array().unwrap().len(),
         1
@@ -313,11 +310,7 @@ async fn the_pod_that_joins_is_retried_alone() {
     assert_eq!(join_task(&world, &again).images.len(), 2);
     succeed_join(&world);
     look(&world).await;
-    assert!(
-        ready(&world).contains("Ready Succeeded"),
-        "{}",
-        ready(&world)
-    );
+    assert_succeeded(&world);
     assert_eq!(
         build(&world)["status"]["baseImages"]
             .as_array()
@@ -447,11 +440,7 @@ async fn one_foreign_platform_needs_no_index() {
     let made = succeed_part(&world, ARM64, 2);
     world.network.push(&format!("{REPOSITORY}:latest"), &made);
     look(&world).await;
-    assert!(
-        ready(&world).contains("Ready Succeeded"),
-        "{}",
-        ready(&world)
-    );
+    assert_succeeded(&world);
     assert_eq!(build(&world)["status"]["digest"], made.to_string());
     assert_eq!(build(&world)["status"]["platforms"], Value::Null);
 }

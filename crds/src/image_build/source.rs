@@ -40,6 +40,11 @@ pub struct Source {
     pub subdirectory: Option<String>,
 }
 
+/// How often something that moves is looked up: what the field says, else five minutes.
+fn interval_or_default(field: Option<&str>) -> Result<Duration, InvalidDuration> {
+    field.map_or(Ok(Duration::from_secs(300)), parse_duration)
+}
+
 /// A git repository as source.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,9 +73,7 @@ pub struct GitSource {
 impl GitSource {
     /// How often the reference is looked up. Default: five minutes.
     pub fn interval(&self) -> Result<Duration, InvalidDuration> {
-        self.interval
-            .as_deref()
-            .map_or(Ok(Duration::from_secs(300)), parse_duration)
+        interval_or_default(self.interval.as_deref())
     }
 }
 
@@ -130,9 +133,7 @@ pub struct OciSource {
 impl OciSource {
     /// How often the tag is looked up. Default: five minutes.
     pub fn interval(&self) -> Result<Duration, InvalidDuration> {
-        self.interval
-            .as_deref()
-            .map_or(Ok(Duration::from_secs(300)), parse_duration)
+        interval_or_default(self.interval.as_deref())
     }
 }
 

@@ -73,6 +73,28 @@ pub fn running(made: &builder_pod::Attempt, pod: String, uid: Option<String>) ->
     }
 }
 
+/// The part that the pod `pod` makes after `retries` others, as it stands in the status while it runs.
+pub fn running_part(name: &str, pod: &str, uid: Option<String>, retries: u32) -> AttemptPart {
+    AttemptPart {
+        name: name.to_owned(),
+        pod: Some(pod.to_owned()),
+        pod_uid: uid,
+        retries: i32::try_from(retries).unwrap_or(i32::MAX),
+        result: Some(RUNNING.to_owned()),
+        ..AttemptPart::default()
+    }
+}
+
+/// The base images that a builder tells of, but for what cannot be one.
+pub fn sound_bases(built: &BuildOutcome) -> impl Iterator<Item = BaseImage> {
+    let told = built.base_images.iter();
+    told.filter(|base| base.reference.len() <= 512 && base.digest.parse::<oci::Digest>().is_ok())
+        .map(|base| BaseImage {
+            reference: base.reference.clone(),
+            digest: base.digest.clone(),
+        })
+}
+
 /// Brings the history up to date with `pods`: a record for each, with start and end as they become known. A record that
 /// still says Running although it is neither the present attempt nor a pod has lost its pod.
 pub fn record(status: &mut ImageBuildStatus, pods: &[PodView]) {
@@ -99,14 +121,7 @@ pub fn parts_started<'a>(
     };
     for (start, pod) in started {
         if let Some(part) = attempt.parts.iter_mut().find(|p| p.name == start.part) {
-            *part = AttemptPart {
-                name: start.part.clone(),
-                pod: Some(start.name.clone()),
-                pod_uid: pod.uid(),
-                retries: i32::try_from(start.retries).unwrap_or(i32::MAX),
-                result: Some(RUNNING.to_owned()),
-                ..AttemptPart::default()
-            };
+            *part = running_part(&start.part, &start.name, pod.uid(), start.retries);
         }
     }
 }
@@ -314,16 +329,7 @@ pub fn publish(
         }),
         _ => None,
     };
-    status.base_images = built
-        .base_images
-        .iter()
-        .filter(|base| base.reference.len() <= 512 && base.digest.parse::<oci::Digest>().is_ok())
-        .take(MAX_BASES)
-        .map(|base| BaseImage {
-            reference: base.reference.clone(),
-            digest: base.digest.clone(),
-        })
-        .collect();
+    status.base_images = sound_bases(built).take(MAX_BASES).collect();
     let (_, message) = observed.isolation(spec.isolation);
     status.isolation = Some(IsolationStatus {
         mode: isolation_word(built.isolation).to_owned(),

@@ -37,7 +37,6 @@ pub fn start(
     retries: u32,
     reason: &str,
 ) -> Start {
-    let name = Owner::of(build).pod_name(key, number);
     let (isolation, _) = observed.isolation(spec.isolation);
     let attempt = Attempt {
         key: key.to_owned(),
@@ -49,30 +48,55 @@ pub fn start(
         environment: observed.environment(isolation),
         part: None,
     };
-    let credentials = spec.registry_secrets();
     let task = build_request(build, spec, observed, isolation, observed.commit());
-    let request = envelope(observed, Task::Build(task), credentials.len());
+    let task = Task::Build(task);
     let none = PodOptions::default();
-    let pod = build_pod(&PodSpecInput {
-        meta: child_meta(build, name.clone()),
-        attempt: &attempt,
-        request: &request,
-        isolation,
-        settings: &observed.builder,
-        credentials: &credentials,
-        source_secret: spec.source.secret(),
-        source_config_map: spec.source.config_map(),
-        source_claim: spec.source.claim(),
-        cache_claim: spec.cache.volume.as_ref().map(|volume| &*volume.claim),
-        secrets: &spec.secrets,
-        timeout: spec.timeout,
-        options: build.spec.pod.as_ref().unwrap_or(&none),
-    });
+    let options = build.spec.pod.as_ref().unwrap_or(&none);
+    let pod = pod_for(build, spec, observed, &attempt, task, isolation, options);
+    let name = pod.name_any();
     Start {
         attempt: running(&attempt, name.clone(), None),
         name,
         pod,
     }
+}
+
+/// The pod that does `task` for `attempt`. What it mounts follows from the task: only a build has a source and
+/// secrets, and the claim of the cache where the task asks for it.
+pub(super) fn pod_for(
+    build: &ImageBuild,
+    spec: &ValidatedBuild,
+    observed: &Observed,
+    attempt: &Attempt,
+    task: Task,
+    isolation: Isolation,
+    options: &PodOptions,
+) -> Pod {
+    let built = match &task {
+        Task::Build(task) => Some(task),
+        _ => None,
+    };
+    let source = built.map(|_| &spec.source);
+    let volume = built.and_then(|task| task.cache.volume.as_ref());
+    let cache = volume.and(spec.cache.volume.as_ref());
+    let secrets: &[_] = if built.is_some() { &spec.secrets } else { &[] };
+    let credentials = spec.registry_secrets();
+    let request = envelope(observed, task, credentials.len());
+    build_pod(&PodSpecInput {
+        meta: child_meta(build, attempt.pod_name(&Owner::of(build))),
+        attempt,
+        request: &request,
+        isolation,
+        settings: &observed.builder,
+        credentials: &credentials,
+        source_secret: source.and_then(|source| source.secret()),
+        source_config_map: source.and_then(|source| source.config_map()),
+        source_claim: source.and_then(|source| source.claim()),
+        cache_claim: cache.map(|volume| &*volume.claim),
+        secrets,
+        timeout: spec.timeout,
+        options,
+    })
 }
 
 /// Where the image of `commit` goes.
@@ -122,7 +146,7 @@ pub(super) fn build_request(
 }
 
 /// The request for `task`: with the network as it is to be reached, and `credentials` Secrets.
-pub(super) fn envelope(observed: &Observed, task: Task, credentials: usize) -> Request {
+fn envelope(observed: &Observed, task: Task, credentials: usize) -> Request {
     // Certificates are no secrets: those for the server of the source go with the request.
     let mut network = observed.builder.network.clone();
     if let Some(more) = &observed.source_ca {

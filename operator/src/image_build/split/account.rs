@@ -15,7 +15,7 @@ use crate::image_build::account::{
 };
 use crate::image_build::key::{Key, part, spec_part};
 use crate::image_build::observed::Observed;
-use crate::image_build::record::{MAX_BASES, whole_seconds};
+use crate::image_build::record::{MAX_BASES, running_part, sound_bases, whole_seconds};
 use crate::image_build::validate::SourceSpec;
 use crate::reason::Reason;
 
@@ -162,15 +162,8 @@ fn update(
     };
     let identity = &view.pod.identity;
     if part.pod_uid.as_ref() != Some(&identity.uid) {
-        let retries = retries_of(view).unwrap_or(0);
-        *part = AttemptPart {
-            name: part.name.clone(),
-            pod: Some(identity.name.clone()),
-            pod_uid: Some(identity.uid.clone()),
-            retries: i32::try_from(retries).unwrap_or(i32::MAX),
-            result: Some(RUNNING.to_owned()),
-            ..AttemptPart::default()
-        };
+        let (uid, retries) = (Some(identity.uid.clone()), retries_of(view).unwrap_or(0));
+        *part = running_part(&part.name, &identity.name, uid, retries);
     }
     if part.result.as_deref() != Some(RUNNING) {
         return None;
@@ -225,14 +218,10 @@ fn failure_of(part: &AttemptPart, view: Option<&PodView>) -> PodFailure {
 }
 
 fn note_bases(bases: &mut Vec<BaseImage>, built: &BuildOutcome) {
-    for base in &built.base_images {
+    for base in sound_bases(built) {
         let known = bases.iter().any(|known| known.reference == base.reference);
-        let is_sound = base.reference.len() <= 512 && base.digest.parse::<oci::Digest>().is_ok();
-        if !known && is_sound && bases.len() < MAX_BASES {
-            bases.push(BaseImage {
-                reference: base.reference.clone(),
-                digest: base.digest.clone(),
-            });
+        if !known && bases.len() < MAX_BASES {
+            bases.push(base);
         }
     }
 }
@@ -318,15 +307,15 @@ fn waiting(attempt: &Attempt, observed: &Observed, limit: u32) -> Option<(Reason
             return None;
         };
         let (name, pod) = (&part.name, &view.pod.identity.name);
-        let mut message = format!("{name}: pod {pod}: {message}");
-        if reason == Reason::Unschedulable && part.name != JOIN {
+        let message = if reason == Reason::Unschedulable && part.name != JOIN {
             let architecture = node_architecture(name);
-            message = format!(
-                "{name}: a RUN is for it, so pod {pod} needs a node of architecture {architecture} ({}={architecture}); {}",
+            format!(
+                "{name}: a RUN is for it, so pod {pod} needs a node of architecture {architecture} ({}={architecture}); {message}",
                 super::ARCHITECTURE_LABEL,
-                message.rsplit_once(&format!("pod {pod}: ")).map_or("", |(_, rest)| rest)
-            );
-        }
+            )
+        } else {
+            format!("{name}: pod {pod}: {message}")
+        };
         (reason != Reason::Pending).then_some((reason, message))
     });
     stuck.or_else(|| {

@@ -2,20 +2,18 @@
 
 use crds::image_build::{Attempt as AttemptStatus, AttemptPart, PodOptions};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use oci::Tag;
 use protocol::{CacheRequest, Destination, Isolation, JoinRequest, Task};
 
 use super::account::images;
 use super::{ARCHITECTURE_LABEL, JOIN, due, node_architecture};
-use crate::builder_pod::{Attempt, Owner, Part, PodSpecInput, build_pod};
+use crate::builder_pod::{Attempt, Part};
 use crate::image_build::need::Blocked;
 use crate::image_build::plan::Case;
-use crate::image_build::start::{build_request, destinations, envelope};
+use crate::image_build::start::{build_request, destinations, pod_for};
 use crate::image_build::validate::ValidatedBuild;
-use crate::plan::child_meta;
 use crate::reason::Reason;
-
-/// The longest tag (distribution specification, "Pulling manifests").
-const MAX_TAG: usize = 128;
 
 /// The pod of one part that is to be started.
 #[derive(Clone, Debug)]
@@ -71,10 +69,9 @@ impl Case<'_> {
         retries: u32,
     ) -> PartStart {
         let observed = self.observed;
-        let is_join = part.name == JOIN;
         let commit = attempt.commit.as_deref();
         let mut options = self.build.spec.pod.clone().unwrap_or_default();
-        let (task, isolation) = if is_join {
+        let (task, isolation) = if part.name == JOIN {
             let task = Task::Join(JoinRequest {
                 images: images(attempt),
                 destinations: destinations(spec, observed, commit),
@@ -91,8 +88,6 @@ impl Case<'_> {
             }
             (Task::Build(task), isolation)
         };
-        let credentials = spec.registry_secrets();
-        let request = envelope(observed, task, credentials.len());
         let made = Attempt {
             key: attempt.key.clone(),
             number: u32::try_from(attempt.number).unwrap_or(0),
@@ -106,27 +101,11 @@ impl Case<'_> {
                 retries,
             }),
         };
-        let name = made.pod_name(&Owner::of(self.build));
-        let source = (!is_join).then_some(&spec.source);
-        let pod = build_pod(&PodSpecInput {
-            meta: child_meta(self.build, name.clone()),
-            attempt: &made,
-            request: &request,
-            isolation,
-            settings: &observed.builder,
-            credentials: &credentials,
-            source_secret: source.and_then(|source| source.secret()),
-            source_config_map: source.and_then(|source| source.config_map()),
-            source_claim: source.and_then(|source| source.claim()),
-            cache_claim: None,
-            secrets: if is_join { &[] } else { &spec.secrets },
-            timeout: spec.timeout,
-            options: &options,
-        });
+        let pod = pod_for(self.build, spec, observed, &made, task, isolation, &options);
         PartStart {
             part: part.name.clone(),
             retries,
-            name,
+            name: pod.name_any(),
             pod,
         }
     }
@@ -139,25 +118,27 @@ fn select_node(options: &mut PodOptions, platform: &str) {
         .insert(ARCHITECTURE_LABEL.to_owned(), architecture);
 }
 
-/// Gives the tags the platform's name at their end, so that the image is not collected before the index names it. Of a tag
-/// that would be too long, the beginning stays.
+/// Gives the tags the platform's name at their end, so that the image is not collected before the index names it.
 fn tag_for_platform(destinations: &mut [Destination], platform: &str) {
-    let end = format!("-{}", platform.replace('/', "-"));
     for tag in destinations.iter_mut().flat_map(|d| d.tags.iter_mut()) {
-        tag.truncate(MAX_TAG.saturating_sub(end.len()));
-        tag.push_str(&end);
+        append_platform(tag, 0, platform);
     }
 }
 
 /// Gives each platform a cache of its own in the registry, and none the claim: the pods run at the same time, on other nodes.
 fn cache_for_platform(cache: &mut CacheRequest, platform: &str) {
-    let end = format!("-{}", platform.replace('/', "-"));
     for name in cache.import.iter_mut().chain(&mut cache.export) {
         let tag = name.rfind(':').map_or(0, |colon| colon + 1);
-        name.truncate(tag + MAX_TAG.saturating_sub(end.len()));
-        name.push_str(&end);
+        append_platform(name, tag, platform);
     }
     cache.volume = None;
+}
+
+/// Puts the platform at the end of a name whose tag begins at `tag`. Of a tag that would be too long, the beginning stays.
+fn append_platform(name: &mut String, tag: usize, platform: &str) {
+    let end = format!("-{}", platform.replace('/', "-"));
+    name.truncate(tag + Tag::MAX_LENGTH.saturating_sub(end.len()));
+    name.push_str(&end);
 }
 
 #[cfg(test)]
