@@ -37,10 +37,10 @@ fn newest(build: &ImageBuild) -> anyhow::Result<Build> {
     newest.cloned().context("a build is recorded")
 }
 
-async fn claim(namespace: &TestNamespace) -> anyhow::Result<()> {
+pub(crate) async fn claim(namespace: &TestNamespace, name: &str) -> anyhow::Result<()> {
     namespace
         .apply_json::<PersistentVolumeClaim>(json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "cache"},
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         }))
         .await?;
@@ -99,7 +99,7 @@ fn two_builds_share_a_claim_one_after_the_other() {
     on_stage(|stage| async move {
         let namespace = stage.namespace("volume-cache", "baseline").await?;
         registry(&namespace).await?;
-        claim(&namespace).await?;
+        claim(&namespace, "cache").await?;
         let cache =
             json!({"volume": {"persistentVolumeClaim": {"name": "cache"}, "quota": "512Mi"}});
         // The first holds the claim until the second was seen to wait for it.

@@ -23,7 +23,7 @@ fn why(build: &ImageBuild) -> &str {
     newest.map_or("", |newest| &newest.reason)
 }
 
-fn status(build: ImageBuild) -> anyhow::Result<ImageBuildStatus> {
+pub(crate) fn status(build: ImageBuild) -> anyhow::Result<ImageBuildStatus> {
     build.status.context("the build has a status")
 }
 

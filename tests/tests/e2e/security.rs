@@ -40,6 +40,12 @@ async fn builder_pod(namespace: &TestNamespace, name: &str) -> anyhow::Result<Po
         .context("a finished build keeps its pod")
 }
 
+async fn log_of(namespace: &TestNamespace, pod: &Pod) -> anyhow::Result<String> {
+    let name = pod.metadata.name.as_deref().context("name")?;
+    let pods = namespace.api::<Pod>();
+    Ok(pods.logs(name, &LogParams::default()).await?)
+}
+
 #[test]
 fn a_step_finds_no_credentials_and_cannot_forge_the_result() {
     on_stage(|stage| async move {
@@ -54,11 +60,7 @@ fn a_step_finds_no_credentials_and_cannot_forge_the_result() {
         let data = secret.data.context("the Secret has data")?;
         let password = String::from_utf8(data["password"].0.clone())?;
         let pod = builder_pod(&namespace, "app").await?;
-        let name = pod.metadata.name.clone().context("name")?;
-        let log = namespace
-            .api::<Pod>()
-            .logs(&name, &LogParams::default())
-            .await?;
+        let log = log_of(&namespace, &pod).await?;
         assert!(log.contains("uid=0(root)"), "the spy ran: {log}");
         for hidden in [password.as_str(), "auths", "COOPERY_", "KUBERNETES_", "eyJ"] {
             assert!(
@@ -118,11 +120,7 @@ fn a_secret_of_a_step_stays_with_the_step() {
             .until::<ImageBuild>("app", "the build with the Secret", LIMIT, is_current)
             .await?;
         let pod = builder_pod(&namespace, "app").await?;
-        let name = pod.metadata.name.clone().context("name")?;
-        let log = namespace
-            .api::<Pod>()
-            .logs(&name, &LogParams::default())
-            .await?;
+        let log = log_of(&namespace, &pod).await?;
         assert!(
             log.contains("***"),
             "what the step printed is masked: {log}"

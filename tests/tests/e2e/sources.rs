@@ -5,19 +5,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use crds::ImageBuild;
 use crds::image_build::ImageBuildStatus;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tests::kstatus::is_current;
 use tests::stage::{Stage, TestNamespace};
 
+use super::cache::claim;
+use super::inputs::status;
 use super::main_job::{built, image_build, registry, run_image};
 use super::on_stage;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn status(build: ImageBuild) -> anyhow::Result<ImageBuildStatus> {
-    build.status.context("a Ready build has a status")
-}
 
 /// Pushes an image that holds a Dockerfile and a file that it copies; its digest.
 async fn push_context(stage: &Stage, message: &str) -> anyhow::Result<String> {
@@ -74,12 +72,7 @@ fn an_image_is_the_source_and_its_moved_tag_is_built() {
 
 /// A claim whose `app` holds a Dockerfile and a file that it copies, written by a Pod.
 async fn filled_claim(stage: &Stage, namespace: &TestNamespace, host: &str) -> anyhow::Result<()> {
-    namespace
-        .apply_json::<PersistentVolumeClaim>(json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "files"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        }))
-        .await?;
+    claim(namespace, "files").await?;
     let inline = format!("FROM {}\nENV A=1\n", stage.busybox());
     let spec = json!({"dockerfile": {"inline": inline}});
     let tools = status(built(namespace, image_build("tools", spec)).await?)?;
