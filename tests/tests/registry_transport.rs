@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use distribution::{
     Client, Credentials, DockerConfig, ErrorKind, Guard, Pushed,
-    copy::{CopyOptions, copy},
+    copy::{Copier, CopyOptions, Found, Job, copy},
 };
 use futures::{StreamExt, TryStreamExt};
 use oci::{Descriptor, Index, Manifest, MediaType, Platform, Reference, Repository};
@@ -225,6 +225,33 @@ async fn indexes_are_copied_between_registries_and_within_one() {
     let report = copy(&client, &to, &client, &within, &options)
         .await
         .unwrap();
+    assert_eq!((report.copied.blobs, report.mounted.blobs), (0, 4));
+}
+
+#[tokio::test]
+async fn a_ledger_is_kept_in_the_registry_and_leads_to_mounts() {
+    let (source, target) = (Registry::start().await, Registry::start().await);
+    let client = client(&[&source, &target]);
+    let from = source
+        .repository("library/app")
+        .tagged("1".parse().unwrap());
+    push_index(&client, &from).await;
+    let run = || {
+        let run = Copier::new(client.clone(), client.clone(), CopyOptions::default());
+        run.with_ledger(target.repository("team/coopery-ledger"))
+    };
+    let job = |to: &str| Job {
+        found: Found::Nothing,
+        ..Job::new(
+            from.clone(),
+            &target.repository(to).tagged("1".parse().unwrap()),
+        )
+    };
+    let first = run();
+    let report = first.copy(&job("team/one")).await.unwrap();
+    assert_eq!((report.copied.blobs, report.mounted.blobs), (4, 0));
+    first.keep_ledger().await;
+    let report = run().copy(&job("team/two")).await.unwrap();
     assert_eq!((report.copied.blobs, report.mounted.blobs), (0, 4));
 }
 

@@ -7,14 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use distribution::copy::CopyOptions;
 use distribution::{Client, DockerConfig, Guard, Proxies};
 use oci::{Platform, Reference, Repository};
 use protocol::{
-    BuildRequest, Failure, FailureKind, Isolation, JoinRequest, MirrorOutcome, MirrorRequest,
-    Outcome, Report, Request, Resolved, Source, Task,
+    BuildRequest, Failure, FailureKind, Isolation, JoinRequest, MirrorRequest, Outcome, Report,
+    Request, Resolved, Source, Task,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::base::Bases;
 use crate::build::{Built, Job, build};
@@ -36,6 +34,7 @@ use crate::secret::{Secret, Secrets};
 use crate::solve::{Engine, Shares, Sources};
 
 mod kept;
+mod mirror;
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]
@@ -399,66 +398,10 @@ fn join_task(request: &Request, task: &JoinRequest, style: Style) -> Outcome {
 fn mirror_task(request: &Request, task: &MirrorRequest) -> Outcome {
     let result = run_async(async |stop| {
         let client = client(request)?;
-        Ok(mirror(&client, task, &stop.token).await)
+        Ok(mirror::mirror(&client, task, &stop.token).await)
     });
     match result {
         Ok(outcome) => Outcome::new(Report::Mirrored(outcome)),
         Err(error) => outcome::failed(&error, Resolved::default()),
     }
-}
-
-/// Copies one image after the other; one that fails does not keep the next from being copied.
-async fn mirror(
-    client: &Client,
-    task: &MirrorRequest,
-    cancel: &CancellationToken,
-) -> MirrorOutcome {
-    let mut outcome = MirrorOutcome::default();
-    for (index, image) in task.images.iter().enumerate() {
-        let copied = tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(Box::new(Failure::new(FailureKind::Cancelled, "the pod was asked to stop"))),
-            copied = mirror_one(client, image) => copied,
-        };
-        match &copied {
-            Ok(report) => {
-                let done = if report.unchanged {
-                    "unchanged"
-                } else {
-                    "copied"
-                };
-                tracing::info!(source = image.source, destination = image.destination, digest = %report.root.digest, "{done}");
-            }
-            Err(failure) => tracing::error!(source = image.source, "{}", failure.message),
-        }
-        outcome::mirrored(&mut outcome, index, copied);
-    }
-    outcome
-}
-
-async fn mirror_one(
-    client: &Client,
-    image: &protocol::MirrorImage,
-) -> Result<distribution::copy::CopyReport, Box<Failure>> {
-    let invalid = |name: &str, error: String| {
-        Box::new(Failure::new(
-            FailureKind::InvalidRequest,
-            format!("`{name}`: {error}"),
-        ))
-    };
-    let parse = |name: &String| {
-        let parsed: Result<Reference, _> = name.parse();
-        parsed.map_err(|error| invalid(name, error.to_string()))
-    };
-    let (mut from, to) = (parse(&image.source)?, parse(&image.destination)?);
-    if let Some(digest) = &image.digest {
-        let digest = digest
-            .parse()
-            .map_err(|error: oci::DigestError| invalid(digest, error.to_string()))?;
-        from = from.pinned(digest);
-    }
-    let options = CopyOptions::default();
-    distribution::copy::copy(client, &from, client, &to, &options)
-        .await
-        .map_err(|error| Box::new(outcome::copy_failure(&error)))
 }

@@ -344,12 +344,14 @@ fn a_pod_mirrors_what_it_can() {
             source: format!("{host}/{from}"),
             digest: digest.map(str::to_owned),
             destination: format!("{host}/{to}"),
+            replaces: None,
         };
         let images = vec![
             image("absent:1", None, "mirror/absent:1"),
             image("base:1", Some(&digest), "mirror/base:1"),
         ];
-        let mirror = request(registry, Task::Mirror(MirrorRequest { images }));
+        let ledger = Some(format!("{host}/team/coopery-ledger"));
+        let mirror = request(registry, Task::Mirror(MirrorRequest { images, ledger }));
         let (code, report, _) = pod(&shop, &mirror);
         let Report::Mirrored(mirrored) = report else {
             panic!("{report:?}")

@@ -120,6 +120,14 @@ pub enum Error {
         /// What is wrong with it.
         source: DocumentError,
     },
+    /// None of the platforms that are wanted is in the index.
+    #[error("the index {digest} has no image for {platforms}")]
+    PlatformMissing {
+        /// The index.
+        digest: Digest,
+        /// The platforms that are wanted.
+        platforms: String,
+    },
     /// A URL that is not followed: malformed, of another scheme than http and https, or with a user name in it.
     #[error("`{url}` is not accepted: {problem}")]
     Url {
@@ -212,7 +220,7 @@ impl Error {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Unauthorized { .. } => ErrorKind::Unauthorized,
-            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } | Self::PlatformMissing { .. } => ErrorKind::NotFound,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
             Self::Refused { .. } | Self::Protocol { .. } | Self::ForeignLayer(_) => {
                 ErrorKind::Refused

@@ -306,6 +306,10 @@ pub struct JoinRequest {
 pub struct MirrorRequest {
     /// The images, in order.
     pub images: Vec<MirrorImage>,
+    /// `host/repository` that keeps what earlier syncs learned of the destination's blobs; none is read or written where
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<String>,
 }
 
 /// One tag to copy.
@@ -319,6 +323,10 @@ pub struct MirrorImage {
     pub digest: Option<String>,
     /// `host/repository:tag` to copy to.
     pub destination: String,
+    /// Whether something is there under that name already, which is to be written again whatever it is. Absent where
+    /// nobody looked: then it is left alone if it is equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<bool>,
 }
 
 #[cfg(test)]
@@ -327,7 +335,10 @@ mod tests {
 
     #[test]
     fn requests_round_trip_and_other_versions_are_refused() {
-        let request = Request::new(Task::Mirror(MirrorRequest { images: vec![] }));
+        let request = Request::new(Task::Mirror(MirrorRequest {
+            images: vec![],
+            ledger: None,
+        }));
         let json = request.to_json();
         assert_eq!(
             json,

@@ -26,7 +26,10 @@ fn meta() -> ObjectMeta {
 }
 
 fn request() -> Request {
-    Request::new(Task::Mirror(MirrorRequest { images: vec![] }))
+    Request::new(Task::Mirror(MirrorRequest {
+        images: vec![],
+        ledger: None,
+    }))
 }
 
 #[test]

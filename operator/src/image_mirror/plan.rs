@@ -10,11 +10,12 @@ use crds::image_mirror::SyncAttempt;
 use crds::{ImageMirror, ImageMirrorSpec, ImageMirrorStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use oci::Repository;
 use protocol::{Isolation, MirrorImage, MirrorRequest, Request, Task};
 use serde_json::Value;
 
 use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due};
-use super::observed::{Observed, current_pod};
+use super::observed::{Found, Observed, current_pod};
 use super::record;
 use super::validate::ValidatedMirror;
 use crate::builder_pod::identity::hash_hex;
@@ -28,6 +29,8 @@ use crate::plan::{Plan, Prepared, child_meta};
 use crate::reason::Reason;
 use crate::request::{force_at, requested_at};
 
+/// Name of the repository, below the namespace's, that keeps the ledger of copies.
+const LEDGER: &str = "coopery-ledger";
 /// How often a running pod is looked at, besides at each of its changes.
 const POLL_RUNNING: Duration = Duration::from_secs(30);
 /// Room for the images in a request: annotations hold 256 KiB together. What does not fit is copied by the next sync.
@@ -274,6 +277,11 @@ impl<'a> Case<'a, '_> {
                 source: tag.source.to_string(),
                 digest: Some(digest.to_string()),
                 destination: destination.to_string(),
+                replaces: match look.destination {
+                    Found::Nothing => Some(false),
+                    Found::Digest(_) => Some(true),
+                    Found::Failed { .. } | Found::NotLookedAt => None,
+                },
             };
             let size = serde_json::to_string(&image).map_or(0, |json| json.len() * 2);
             if size > room {
@@ -366,6 +374,17 @@ impl<'a> Case<'a, '_> {
         )
     }
 
+    /// The repository that keeps what is known of the destination's blobs: one for all mirrors of a namespace, which may
+    /// read each other's repositories, and for nobody else.
+    fn ledger(&self) -> Option<String> {
+        let RegistryState::Ready { host } = &self.observed.registry else {
+            return None;
+        };
+        let path = format!("{}/{LEDGER}", self.mirror.namespace()?);
+        let repository = Repository::new(host.clone(), &path).ok()?;
+        Some(repository.to_string())
+    }
+
     fn environment(&self) -> String {
         let mut parts: Vec<&str> = Vec::new();
         for (name, state) in &self.observed.secrets {
@@ -396,11 +415,12 @@ impl<'a> Case<'a, '_> {
             .unwrap_or(number);
         let name = owner.pod_name(&key, number);
         let credentials = spec.secrets();
+        let ledger = self.ledger();
         let request = Request {
             network: self.observed.builder.network.clone(),
             credentials: credential_paths(credentials.len()),
             plain_http: self.observed.plain_http.clone(),
-            ..Request::new(Task::Mirror(MirrorRequest { images }))
+            ..Request::new(Task::Mirror(MirrorRequest { images, ledger }))
         };
         let attempt = Attempt {
             key,

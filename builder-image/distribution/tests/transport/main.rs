@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod copier;
 mod copy;
 mod guard;
 mod pull;

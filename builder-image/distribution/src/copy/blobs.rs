@@ -1,0 +1,121 @@
+//! Blobs on their way from source to destination: each is fetched once in a run, however many images want it, a bounded
+//! number at the same time, and its bytes go out while they come in.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{FutureExt, StreamExt};
+use oci::{Descriptor, Digest, Repository};
+use tokio::{
+    sync::{OwnedMutexGuard, Semaphore},
+    task::JoinHandle,
+};
+
+use super::known::{Known, Offer};
+use crate::{BlobReader, Client, Pushed, Result};
+
+/// The blobs of a run.
+pub(super) struct Blobs {
+    source: Client,
+    destination: Client,
+    /// What is known of the destination.
+    pub(super) known: Mutex<Known>,
+    flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    permits: Semaphore,
+}
+
+/// A request that is of no use to anybody once this is dropped.
+struct Ahead(JoinHandle<Result<BlobReader>>);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Blobs {
+    /// Blobs from `source` to `destination`, `concurrency` at the same time.
+    pub(super) fn new(source: Client, destination: Client, concurrency: usize) -> Self {
+        Self {
+            source,
+            destination,
+            known: Mutex::default(),
+            flights: Mutex::default(),
+            permits: Semaphore::new(concurrency.max(1)),
+        }
+    }
+
+    /// What is known, for a moment.
+    pub(super) fn with_known<R>(&self, action: impl FnOnce(&mut Known) -> R) -> R {
+        action(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Brings `blob` of `from` to `to`; `None` where this run has done so before. `fresh`: a blob of which nothing is known
+    /// will have to be sent.
+    pub(super) async fn bring(
+        &self,
+        blob: &Descriptor,
+        from: &Repository,
+        to: &Repository,
+        fresh: bool,
+    ) -> Result<Option<Pushed>> {
+        // Whoever comes second finds that it is there, or mounts it from where the first has put it.
+        let _flight = self.flight(&blob.digest).await;
+        let offer = self.with_known(|known| known.offer(&blob.digest, from, to));
+        let mount_from = match &offer {
+            Offer::Present => return Ok(None),
+            Offer::Mount(other) => Some(other),
+            Offer::Ask | Offer::Send => None,
+        };
+        let _permit = self.permits.acquire().await.expect("nobody closes it");
+        let ahead = (fresh && offer == Offer::Send).then(|| self.ask_ahead(blob, from));
+        let ahead = Mutex::new(ahead);
+        let open = || {
+            let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+            async move {
+                let reader = match ahead {
+                    Some(mut ahead) => match (&mut ahead.0).await {
+                        Ok(reader) => reader?,
+                        // It panicked, which the second try will show.
+                        Err(_) => self.source.blob(from, blob).await?,
+                    },
+                    None => self.source.blob(from, blob).await?,
+                };
+                Ok(reader.boxed())
+            }
+            .boxed()
+        };
+        let pushed = self.destination.push_blob(to, blob, mount_from, open).await;
+        self.with_known(|known| match (&pushed, mount_from) {
+            (Ok(Pushed::Mounted), _) => known.arrived(&blob.digest, to),
+            (Ok(Pushed::Uploaded), other) => {
+                if let Some(other) = other {
+                    known.refused(&blob.digest, other);
+                }
+                known.arrived(&blob.digest, to);
+            }
+            (Err(_), _) => {}
+        });
+        pushed.map(Some)
+    }
+
+    /// Asks the source for a blob while the destination opens the upload.
+    fn ask_ahead(&self, blob: &Descriptor, from: &Repository) -> Ahead {
+        let (source, blob, from) = (self.source.clone(), blob.clone(), from.clone());
+        Ahead(tokio::spawn(async move { source.blob(&from, &blob).await }))
+    }
+
+    async fn flight(&self, blob: &Digest) -> OwnedMutexGuard<()> {
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody waits for or holds any more.
+            if flights.len() >= 256 {
+                flights.retain(|_, flight| Arc::strong_count(flight) > 1);
+            }
+            flights.entry(blob.clone()).or_default().clone()
+        };
+        flight.lock_owned().await
+    }
+}
