@@ -278,11 +278,117 @@ async fn a_platform_that_fails_for_good_stops_the_others() {
     assert!(!world.pods().contains(&amd64), "{:?}", world.pods());
     assert!(world.pods().contains(&arm64), "its log is wanted");
     assert!(message(&build(&world)).contains("Dockerfile:2: make failed"));
-    // Asked again, the whole build is made again.
+    // Asked again, it is found out again what the build needs.
     annotate(&world, "requestedAt", "now");
     look(&world).await;
     assert_eq!(build(&world)["status"]["attempt"]["number"], 1);
     assert_eq!(build(&world)["status"]["attempt"]["parts"], Value::Null);
+}
+
+/// What differs, in the spec or after the failure.
+type Change = (&'static str, Value, fn(&World));
+
+/// A parted build of which amd64 is there and arm64 has failed for good, asked for again and parted again, after `meanwhile`.
+async fn parted_again(spec: &Value, meanwhile: impl FnOnce(&World)) -> World {
+    let world = parted(spec).await;
+    serve_bases(&world, AMD64);
+    succeed_part(&world, AMD64, 3);
+    look(&world).await;
+    world.fail(
+        &pod_of(&world, ARM64),
+        "StepFailed",
+        "Dockerfile:2: make failed",
+    );
+    look(&world).await;
+    assert_eq!(ready(&world), "Ready BuildFailed, Stalled BuildFailed");
+    pass(60);
+    annotate(&world, "requestedAt", "now");
+    look(&world).await;
+    assert_eq!(build(&world)["status"]["attempt"]["number"], 1);
+    meanwhile(&world);
+    world.fail(
+        &attempt(&world),
+        "ForeignPlatform",
+        "Dockerfile:2: RUN make: for linux/arm64",
+    );
+    look(&world).await;
+    world
+}
+
+/// The registries have the images that a platform is built from.
+fn serve_bases(world: &World, platform: &str) {
+    for name in ["shared", &platform.replace('/', "-")] {
+        let reference = format!("docker.io/library/{name}:1");
+        world.network.push(&reference, &digest(name));
+    }
+}
+
+#[tokio::test]
+async fn a_new_attempt_keeps_the_platforms_that_are_there() {
+    let world = parted_again(&json!({}), |_| {}).await;
+    let kept = part(&world, AMD64);
+    assert_eq!(kept["result"], "Succeeded");
+    assert_eq!(kept["pod"], Value::Null);
+    let first = digest(AMD64);
+    assert_eq!(kept["digest"], first.to_string());
+    assert_eq!(part(&world, ARM64)["result"], "Running");
+    let second = succeed_part(&world, ARM64, 4);
+    look(&world).await;
+    let task = join_task(&world, &pod_of(&world, "join"));
+    let joined: Vec<_> = task.images.iter().map(|i| i.digest.clone()).collect();
+    assert_eq!(joined, [first.to_string(), second.to_string()]);
+    succeed_join(&world);
+    look(&world).await;
+    assert_succeeded(&world);
+    let status = build(&world)["status"].clone();
+    assert_eq!(status["platforms"].as_array().unwrap().len(), 2);
+    assert_eq!(status["baseImages"].as_array().unwrap().len(), 3);
+    assert_eq!(status["builds"][0]["steps"], 7);
+    // Two that find out, amd64 once, arm64 twice, and the one that joins.
+    assert_eq!(world.pods().len(), 6, "{:?}", world.pods());
+    support::rights::assert_within_rights(&world.api);
+}
+
+#[tokio::test]
+async fn what_is_no_longer_what_would_be_made_is_made_anew() {
+    let options = |name: &str, value: Value| {
+        let mut dockerfile = json!({"inline": "FROM a\nRUN make", "platforms": [AMD64, ARM64]});
+        dockerfile[name] = value;
+        json!({"dockerfile": dockerfile})
+    };
+    let none: fn(&World) = |_| {};
+    let cases: [Change; 6] = [
+        ("no_cache", options("noCache", json!(true)), none),
+        (
+            "an archive that may have changed",
+            json!({"source": {"http": {"url": "https://h/a.tar"}}}),
+            none,
+        ),
+        ("its tag is another image", json!({}), |world| {
+            let name = format!("{REPOSITORY}:latest-linux-amd64");
+            world.network.push(&name, &digest("other"));
+        }),
+        ("its tag is gone", json!({}), |world| {
+            let name = format!("{REPOSITORY}:latest-linux-amd64");
+            world.network.manifests.lock().unwrap().remove(&name);
+        }),
+        ("a base is another image", json!({}), |world| {
+            let other = digest("other");
+            world.network.push("docker.io/library/shared:1", &other);
+        }),
+        ("nothing can be seen", json!({}), |world| {
+            *world.network.unreachable.lock().unwrap() = true;
+        }),
+    ];
+    for (what, spec, meanwhile) in cases {
+        let world = parted_again(&spec, meanwhile).await;
+        let (amd64, arm64) = (part(&world, AMD64), part(&world, ARM64));
+        assert_eq!(amd64["result"], "Running", "{what}");
+        assert!(
+            amd64["pod"].is_string() && arm64["pod"].is_string(),
+            "{what}"
+        );
+    }
 }
 
 #[tokio::test]

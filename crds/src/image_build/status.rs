@@ -264,7 +264,7 @@ pub struct AttemptPart {
     /// The platform that it builds, for instance linux/arm64; join for the index.
     #[schemars(length(max = 32))]
     pub name: String,
-    /// Name of its pod, the last one where it was retried.
+    /// Name of its pod, the last one where it was retried. Absent where an earlier attempt made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,

@@ -154,7 +154,8 @@ fn splits(fate: &Fate, attempt: &mut Attempt, observed: &Observed, wishes: &Wish
         matches!(fate, Fate::Failed(failure) if failure.reason == Reason::ForeignPlatform);
     match &observed.spec {
         Ok(spec) if is_foreign && wishes.may_split => {
-            spec_part(&attempt.key) == wishes.spec_hash && split::begin(attempt, spec)
+            spec_part(&attempt.key) == wishes.spec_hash
+                && split::begin(attempt, spec, &observed.kept)
         }
         _ => false,
     }

@@ -14,6 +14,7 @@ use super::observed::{
     InputState, Observed, RegistryState, SecretState, SourceState, missing_base, to_verify,
 };
 use super::plan::POLL;
+use super::split::made_before;
 use super::validate::{InputSpec, SourceSpec, ValidatedBuild, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{Identity, Owner, PodView};
@@ -52,6 +53,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         look_again: None,
         pods,
         parts,
+        kept: Vec::new(),
         read_back: None,
         taken: None,
         builder: cluster::builder_settings(context)?,
@@ -102,6 +104,8 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     if let Some(wanted) = to_verify(&status, &observed, &spec_hash) {
         observed.read_back = Some(asker.read_back(&observed, &wanted).await);
     }
+    let made = made_before(&status, &spec, &observed);
+    observed.kept = asker.kept(&observed, made).await;
     if let Some((image, pod)) = missing_base(&status, &observed.pods, &spec_hash)
         && !build.spec.suspended()
     {

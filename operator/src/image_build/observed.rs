@@ -9,7 +9,7 @@ use oci::RegistryHost;
 use protocol::Isolation;
 
 use super::key::spec_part;
-use super::split;
+use super::split::{self, Made};
 use super::validate::{ValidatedBuild, Violation};
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::{BuilderSettings, Ended, PodState, PodView};
@@ -53,6 +53,8 @@ pub struct Observed {
     pub pods: Vec<PodView>,
     /// Own pods that do a part of one, the oldest first.
     pub parts: Vec<PodView>,
+    /// Images of platforms that the attempt that is about to be parted keeps of earlier ones.
+    pub kept: Vec<Made>,
     /// What the destinations hold, where that was to be looked at.
     pub read_back: Option<ReadBack>,
     /// A name that the next pod needs and that somebody else's pod has.

@@ -5,6 +5,7 @@ use crds::image_build::BaseImage;
 use distribution::ErrorKind;
 use kube::ResourceExt;
 use oci::Reference;
+use protocol::BuildOutcome;
 use std::time::Duration;
 
 use super::Secrets;
@@ -13,6 +14,7 @@ use crate::image_build::observed::{
     BaseLook, BaseNow, Observed, ReadBack, SourceFailure, SourceState, ToVerify, Verification,
 };
 use crate::image_build::plan::POLL_FAILED;
+use crate::image_build::split::Made;
 use crate::image_build::validate::{DestinationSpec, SourceSpec, Target, ValidatedBuild};
 use crate::network::RegistryAccess;
 use crate::reason::Reason;
@@ -42,19 +44,83 @@ impl Asker<'_> {
             if !wanted.only.is_empty() && !wanted.only.contains(&destination.name) {
                 continue;
             }
-            let access = RegistryAccess {
-                credentials: destination
-                    .secret()
-                    .iter()
-                    .filter_map(|name| self.secrets.docker_config(name))
-                    .collect(),
-                plain_http: matches!(destination.target, Target::Registry { .. }),
-                ca_pem: None,
-            };
+            let access = self.writing(destination);
             let found = self.verify(destination, observed, wanted, &access).await;
             read.destinations.push((destination.name.clone(), found));
         }
         read
+    }
+
+    /// How a destination is asked: with the credentials with which it is pushed to.
+    fn writing(&self, destination: &DestinationSpec) -> RegistryAccess {
+        RegistryAccess {
+            credentials: destination
+                .secret()
+                .iter()
+                .filter_map(|name| self.secrets.docker_config(name))
+                .collect(),
+            plain_http: matches!(destination.target, Target::Registry { .. }),
+            ca_pem: None,
+        }
+    }
+
+    /// What of `made` is still what a build would make: every destination holds it under its tag, which keeps it from being
+    /// collected, and the images that it was built from are what their names stand for. What cannot be seen is built anew.
+    pub(super) async fn kept(&self, observed: &Observed, made: Vec<Made>) -> Vec<Made> {
+        let mut kept = Vec::new();
+        for image in made {
+            if self.is_held(&image).await && self.is_of_present_bases(observed, &image.built).await
+            {
+                kept.push(image);
+            }
+        }
+        kept
+    }
+
+    async fn is_held(&self, image: &Made) -> bool {
+        for destination in &image.destinations {
+            let mut all = self.spec.destinations.iter();
+            let Some(spec) = all.find(|d| d.name == destination.name) else {
+                return false;
+            };
+            let access = self.writing(spec);
+            for tag in &destination.tags {
+                let name = format!("{}:{tag}", destination.repository);
+                if !self.stands_for(&name, &image.built.digest, &access).await {
+                    return false;
+                }
+            }
+        }
+        image.destinations.len() == self.spec.destinations.len()
+    }
+
+    async fn is_of_present_bases(&self, observed: &Observed, built: &BuildOutcome) -> bool {
+        for base in &built.base_images {
+            let Ok(reference) = base.reference.parse::<Reference>() else {
+                return false;
+            };
+            let access = self.reading(observed, &reference);
+            if reference.digest().is_none()
+                && !self
+                    .stands_for(&base.reference, &base.digest, &access)
+                    .await
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether the image `name` is known to have that digest.
+    async fn stands_for(&self, name: &str, digest: &str, access: &RegistryAccess) -> bool {
+        let Ok(reference) = name.parse::<Reference>() else {
+            return false;
+        };
+        if !self.context.budget.spend(reference.repository().host()) {
+            return false;
+        }
+        let found = self.look(&reference, access).await;
+        found.is_ok_and(|found| found.is_some_and(|found| found.to_string() == digest))
     }
 
     async fn verify(

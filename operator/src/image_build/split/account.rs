@@ -1,7 +1,7 @@
 //! What has become of the parts of an attempt, and so of the attempt. Pure.
 
 use crds::condition::truncate;
-use crds::image_build::{Attempt, AttemptPart, BaseImage};
+use crds::image_build::{Attempt, AttemptPart};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use protocol::{BuildOutcome, PlatformImage};
@@ -42,7 +42,7 @@ pub fn account<'a>(attempt: &mut Attempt, observed: &'a Observed, wishes: &Wishe
             .filter(|view| retries_of(view) >= known)
             .max_by_key(|view| retries_of(view));
         if let Some(built) = update(part, newest, observed.now, wishes.retry_limit) {
-            note_bases(&mut attempt.base_images, &built);
+            note_bases(attempt, &built);
         }
     }
     attempt.parts = parts;
@@ -174,11 +174,7 @@ fn update(
     match (ended, view.built()) {
         (Ended::Failed(failure), _) => fail(part, &failure, now, limit),
         (Ended::Reported(_), Some(built)) if built.digest.parse::<oci::Digest>().is_ok() => {
-            part.result = Some(SUCCEEDED.to_owned());
-            part.digest = Some(built.digest.clone());
-            part.size = i64::try_from(built.size).ok();
-            part.steps = i32::try_from(built.steps).ok();
-            part.cached_steps = i32::try_from(built.cached_steps).ok();
+            note_made(part, &built);
             return Some(built);
         }
         (Ended::Reported(_), _) => {
@@ -188,6 +184,15 @@ fn update(
         }
     }
     None
+}
+
+/// Writes into `part` what was made of it.
+pub(super) fn note_made(part: &mut AttemptPart, built: &BuildOutcome) {
+    part.result = Some(SUCCEEDED.to_owned());
+    part.digest = Some(built.digest.clone());
+    part.size = i64::try_from(built.size).ok();
+    part.steps = i32::try_from(built.steps).ok();
+    part.cached_steps = i32::try_from(built.cached_steps).ok();
 }
 
 /// Writes into `part` that its pod has failed, and when it is retried. A source that is another one now is not there again
@@ -217,7 +222,9 @@ fn failure_of(part: &AttemptPart, view: Option<&PodView>) -> PodFailure {
     }
 }
 
-fn note_bases(bases: &mut Vec<BaseImage>, built: &BuildOutcome) {
+/// Writes into `attempt` what a platform was built from.
+pub(super) fn note_bases(attempt: &mut Attempt, built: &BuildOutcome) {
+    let bases = &mut attempt.base_images;
     for base in sound_bases(built) {
         let known = bases.iter().any(|known| known.reference == base.reference);
         if !known && bases.len() < MAX_BASES {

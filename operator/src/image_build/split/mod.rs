@@ -7,10 +7,12 @@
 //!   part linux/arm64 -> pod on a node with kubernetes.io/arch=arm64, pushes <tag>-linux-arm64 ─┤
 //!   part join        -> pod that executes nothing, makes the index and writes the tags       <─┘
 //! ```
-//! The parts are in `status.attempt`, with what became of each: one that fails by machines or networks is retried alone.
+//! The parts are in `status.attempt`, with what became of each: one that fails by machines or networks is retried alone. A
+//! later attempt at the same key keeps the platforms that an earlier one has made (`kept`).
 //! What the status has lost is read from the pods, whose names follow from attempt, part and number of the retry.
 
 mod account;
+mod kept;
 mod start;
 
 use crds::image_build::{Attempt, AttemptPart};
@@ -21,7 +23,9 @@ use super::validate::ValidatedBuild;
 use crate::builder_pod::PodView;
 
 pub use account::{Told, account, outcome};
+pub use kept::{Made, made_before};
 pub use start::PartStart;
+use start::tag_for_platform;
 
 /// The part that makes the index.
 pub const JOIN: &str = "join";
@@ -29,19 +33,29 @@ pub const JOIN: &str = "join";
 pub const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 
 /// Parts `attempt`: one for each platform, and one that joins them where there are several. One platform alone goes to the
-/// destinations by itself. False when the spec names no platforms: then only people know which node is wanted.
-pub fn begin(attempt: &mut Attempt, spec: &ValidatedBuild) -> bool {
+/// destinations by itself. What is `kept` of earlier attempts needs no pod. False when the spec names no platforms: then only
+/// people know which node is wanted.
+pub fn begin(attempt: &mut Attempt, spec: &ValidatedBuild, kept: &[Made]) -> bool {
     let platforms = &spec.dockerfile.platforms;
     let join = (platforms.len() > 1).then_some(JOIN);
     attempt.parts = platforms
         .iter()
         .map(String::as_str)
         .chain(join)
-        .map(|name| AttemptPart {
-            name: name.to_owned(),
-            ..AttemptPart::default()
+        .map(|name| {
+            let made = kept.iter().find(|made| made.platform == name);
+            made.map_or_else(
+                || AttemptPart {
+                    name: name.to_owned(),
+                    ..AttemptPart::default()
+                },
+                Made::part,
+            )
         })
         .collect();
+    for made in kept {
+        account::note_bases(attempt, &made.built);
+    }
     !attempt.parts.is_empty()
 }
 

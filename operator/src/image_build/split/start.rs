@@ -119,7 +119,7 @@ fn select_node(options: &mut PodOptions, platform: &str) {
 }
 
 /// Gives the tags the platform's name at their end, so that the image is not collected before the index names it.
-fn tag_for_platform(destinations: &mut [Destination], platform: &str) {
+pub(super) fn tag_for_platform(destinations: &mut [Destination], platform: &str) {
     for tag in destinations.iter_mut().flat_map(|d| d.tags.iter_mut()) {
         append_platform(tag, 0, platform);
     }

@@ -102,6 +102,15 @@ impl SourceSpec {
         }
     }
 
+    /// Whether the key of a build changes with what the source holds.
+    pub fn shows_changes(&self) -> bool {
+        match self {
+            Self::Http { checksum, .. } => checksum.is_some(),
+            Self::Claim { .. } => false,
+            Self::Empty | Self::Git { .. } | Self::Oci { .. } | Self::ConfigMap { .. } => true,
+        }
+    }
+
     /// The values of tag variables at `commit`.
     pub fn values(&self, commit: Option<&str>) -> Values {
         let Self::Git { reference, .. } = self else {
