@@ -57,9 +57,12 @@ pub struct GitSource {
     /// What is built: exactly one of branch, tag and commit.
     #[serde(rename = "ref")]
     pub reference: GitReference,
-    /// Secret with the keys username and password, and ca.crt where the server's certificate is private. Default: none.
+    /// Secret with the keys username and password; its ca.crt counts where caSecretRef is absent. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
+    /// Secret with the key ca.crt, where the server's certificate is private. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<LocalReference>,
     /// How often the branch or tag is looked up; a new commit is built. Default: 5m. At least 5s. Format: 90s, 5m, 1h30m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
@@ -144,7 +147,9 @@ impl OciSource {
     validation = Rule::new("has(self.checksum) || self.url.startsWith('https://')")
         .message("an http URL needs a checksum: anybody on the way could change the archive"),
     validation = Rule::new("!has(self.secretRef) || self.url.startsWith('https://')")
-        .message("secretRef needs an https URL: the credentials would be sent in the clear")
+        .message("secretRef needs an https URL: the credentials would be sent in the clear"),
+    validation = Rule::new("!has(self.caSecretRef) || self.url.startsWith('https://')")
+        .message("caSecretRef needs an https URL: http has no certificates")
 )]
 pub struct HttpSource {
     /// URL of a tar archive (plain, gzip, bzip2, xz or zstd). Format: https:// or http://, without user name and password.
@@ -157,7 +162,10 @@ pub struct HttpSource {
     #[schemars(length(max = 71))]
     #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("checksum must be sha256: and 64 lower case hexadecimal digits"))]
     pub checksum: Option<String>,
-    /// Secret with the keys username and password, and ca.crt where the server's certificate is private. Default: none.
+    /// Secret with the keys username and password; its ca.crt counts where caSecretRef is absent. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
+    /// Secret with the key ca.crt, where the server's certificate is private. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<LocalReference>,
 }

@@ -71,14 +71,11 @@ impl Observed {
                 ))
             }
             (SourceState::NotLookedUp, source) => {
-                let of_registry = source.registry_secret();
-                let missing = of_registry.filter(|name| self.secret_problem(name).is_some());
-                let name = missing.or(source.ca_secret()).unwrap_or_default();
-                Some(self.secret_problem(name).unwrap_or_else(|| {
-                    Blocked::waiting(
-                        Reason::SecretNotFound,
-                        format!("Secret {name} of the source does not exist"),
-                    )
+                let mut named = source.registry_secret().into_iter().chain(source.secrets());
+                let problem = named.find_map(|name| self.secret_problem(name));
+                Some(problem.unwrap_or_else(|| {
+                    let message = "a Secret of the source does not exist";
+                    Blocked::waiting(Reason::SecretNotFound, message)
                 }))
             }
             _ => None,
@@ -184,7 +181,7 @@ impl Observed {
         secrets
             .iter()
             .map(String::as_str)
-            .chain(spec.source.ca_secret())
+            .chain(spec.source.secrets())
             .chain(spec.secrets.iter().map(|secret| secret.secret.as_str()))
             .find_map(|name| self.secret_problem(name))
     }

@@ -30,6 +30,9 @@ mod images;
 
 use images::Asker;
 
+/// The key of a Secret with the certificates (PEM) that vouch for a server.
+const CA_KEY: &str = "ca.crt";
+
 /// Reads everything that a decision about `build` depends on.
 pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> {
     let namespace = build.namespace().unwrap_or_default();
@@ -65,7 +68,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     for name in spec.registry_secrets() {
         secrets.read(context, &namespace, &name).await?;
     }
-    if let Some(name) = spec.source.ca_secret() {
+    for name in spec.source.secrets() {
         secrets.read(context, &namespace, name).await?;
     }
     for secret in &spec.secrets {
@@ -73,8 +76,8 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     }
     observed.source_ca = spec
         .source
-        .ca_secret()
-        .and_then(|name| secrets.text(name, "ca.crt"));
+        .ca_from()
+        .and_then(|name| secrets.text(name, CA_KEY));
     registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
@@ -153,8 +156,11 @@ impl Secrets {
         DockerConfig::parse(self.value(name, DOCKER_CONFIG_KEY)?).ok()
     }
 
-    /// The key that a secret of the build names and that the Secret `name` does not have.
+    /// The key that the build needs of the Secret `name` and that it does not have.
     fn lacked(&self, spec: &ValidatedBuild, name: &str) -> Option<String> {
+        if spec.source.ca_secret() == Some(name) && self.value(name, CA_KEY).is_none() {
+            return Some(CA_KEY.to_owned());
+        }
         let mut named = spec.secrets.iter().filter(|secret| secret.secret == name);
         let lacked = named.find(|secret| self.value(name, &secret.key).is_none());
         lacked.map(|secret| secret.key.clone())
@@ -279,17 +285,16 @@ async fn source(
             reference,
             secret,
             interval,
+            ..
         } => {
-            let version = match secret {
-                None => String::new(),
-                Some(name) => match secrets.get(name) {
-                    None => {
-                        observed.source = SourceState::NotLookedUp;
-                        return Ok(());
-                    }
-                    Some(secret) => secret.resource_version().unwrap_or_default(),
-                },
-            };
+            let mut versions = Vec::new();
+            for name in spec.source.secrets() {
+                let Some(secret) = secrets.get(name) else {
+                    observed.source = SourceState::NotLookedUp;
+                    return Ok(());
+                };
+                versions.push(secret.resource_version().unwrap_or_default());
+            }
             let text = |key: &str| secrets.text(secret.as_deref()?, key);
             let question = GitQuestion {
                 url: url.clone(),
@@ -301,7 +306,7 @@ async fn source(
                 ca_pem: observed.source_ca.clone().map(String::into_bytes),
             };
             let asked = format!(
-                "{url} {reference:?} {version} {}",
+                "{url} {reference:?} {versions:?} {}",
                 requested_at(build).unwrap_or_default()
             );
             let uid = build.uid().unwrap_or_default();

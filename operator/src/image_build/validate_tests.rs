@@ -128,6 +128,10 @@ fn what_breaks_a_rule_is_refused_with_its_field() {
             "Secret",
         ),
         (
+            json!({"source": {"git": null, "http": {"url": "http://h/a", "checksum": format!("sha256:{}", "0".repeat(64)), "caSecretRef": {"name": "ca"}}}}),
+            "caSecretRef",
+        ),
+        (
             json!({"dockerfile": {"path": "a/../../b"}}),
             "spec.dockerfile.path",
         ),

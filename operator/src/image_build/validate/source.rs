@@ -24,8 +24,10 @@ pub enum SourceSpec {
         url: String,
         /// What is built of it.
         reference: GitRef,
-        /// Secret with `username` and `password`, and `ca.crt`.
+        /// Secret with `username` and `password`, and perhaps `ca.crt`.
         secret: Option<String>,
+        /// Secret with `ca.crt`.
+        ca_secret: Option<String>,
         /// How often it is looked up.
         interval: Duration,
     },
@@ -35,8 +37,10 @@ pub enum SourceSpec {
         url: String,
         /// The digest that it must have.
         checksum: Option<String>,
-        /// Secret with `username` and `password`, and `ca.crt`.
+        /// Secret with `username` and `password`, and perhaps `ca.crt`.
         secret: Option<String>,
+        /// Secret with `ca.crt`.
+        ca_secret: Option<String>,
     },
     /// An artifact or image.
     Oci {
@@ -78,12 +82,24 @@ impl SourceSpec {
         }
     }
 
-    /// The Secret whose `ca.crt` vouches for the server of the source.
+    /// The Secret that is named for its `ca.crt`, which vouches for the server of the source.
     pub fn ca_secret(&self) -> Option<&str> {
         match self {
-            Self::Oci { ca_secret, .. } => ca_secret.as_deref(),
-            _ => self.secret(),
+            Self::Git { ca_secret, .. }
+            | Self::Http { ca_secret, .. }
+            | Self::Oci { ca_secret, .. } => ca_secret.as_deref(),
+            Self::Empty | Self::ConfigMap { .. } | Self::Claim { .. } => None,
         }
+    }
+
+    /// The Secret whose `ca.crt` counts, if it has one: that of the credentials where none is named for it.
+    pub fn ca_from(&self) -> Option<&str> {
+        self.ca_secret().or(self.secret())
+    }
+
+    /// All Secrets of the source, of registries apart: that of the credentials first.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secret().into_iter().chain(self.ca_secret())
     }
 
     /// The ConfigMap of the source.
@@ -151,6 +167,10 @@ pub(super) fn source(source: Option<&Source>) -> Checked<SourceSpec> {
     }
 }
 
+fn named(secret: Option<&LocalReference>) -> Option<String> {
+    secret.map(|secret| secret.name.clone())
+}
+
 fn oci_source(source: &OciSource) -> Checked<SourceSpec> {
     let image: oci::Reference = source
         .image
@@ -159,11 +179,10 @@ fn oci_source(source: &OciSource) -> Checked<SourceSpec> {
     let interval = source
         .interval()
         .map_err(|error| invalid(format!("spec.source.oci.interval: {error}")))?;
-    let name = |secret: &Option<LocalReference>| secret.as_ref().map(|s| s.name.clone());
     Ok(SourceSpec::Oci {
         image: image.or_latest(),
-        secret: name(&source.secret_ref),
-        ca_secret: name(&source.ca_secret_ref),
+        secret: named(source.secret_ref.as_ref()),
+        ca_secret: named(source.ca_secret_ref.as_ref()),
         interval: interval.max(MIN_INTERVAL),
     })
 }
@@ -196,7 +215,8 @@ fn git_source(git: &GitSource) -> Checked<SourceSpec> {
     Ok(SourceSpec::Git {
         url: git.url.clone(),
         reference,
-        secret: git.secret_ref.as_ref().map(|secret| secret.name.clone()),
+        secret: named(git.secret_ref.as_ref()),
+        ca_secret: named(git.ca_secret_ref.as_ref()),
         interval: interval.max(MIN_INTERVAL),
     })
 }
@@ -219,6 +239,11 @@ fn http_source(http: &HttpSource) -> Checked<SourceSpec> {
                 "{field}: http needs a checksum and cannot carry credentials; use https"
             )));
         }
+        "http" if http.ca_secret_ref.is_some() => {
+            return Err(invalid(format!(
+                "{field}: http has no certificates that caSecretRef could vouch for; use https"
+            )));
+        }
         "https" | "http" => {}
         _ => {
             return Err(invalid(format!(
@@ -234,7 +259,8 @@ fn http_source(http: &HttpSource) -> Checked<SourceSpec> {
     Ok(SourceSpec::Http {
         url: http.url.clone(),
         checksum: http.checksum.clone(),
-        secret: http.secret_ref.as_ref().map(|secret| secret.name.clone()),
+        secret: named(http.secret_ref.as_ref()),
+        ca_secret: named(http.ca_secret_ref.as_ref()),
     })
 }
 
