@@ -40,7 +40,8 @@ generate: ## Generated files: CRDs, the chart's copies, RBAC, reasons
 	cargo run --locked -q -p crds --bin crdgen
 	cp crds/imagebuilds.yaml crds/imagemirrors.yaml crds/registries.yaml charts/coopery/files/crds/
 	cp operator/rbac.yaml charts/coopery/files/rbac.yaml
-	cargo run --locked -q -p operator --bin coopery-operator -- reasons > docs/reasons.md
+	cargo run --locked -q -p operator --bin coopery-operator -- reasons > $(TARGET)/reasons.md
+	mv $(TARGET)/reasons.md docs/reasons.md
 
 generate-check: generate ## Fail where a generated file is stale
 	@git diff --exit-code --stat -- crds charts docs || { echo "generated files are stale: run 'make generate' and commit"; exit 1; }
