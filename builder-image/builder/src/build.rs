@@ -128,11 +128,15 @@ pub(crate) fn parse(
 pub async fn build(engine: Arc<Engine>, job: Job) -> Result<Built, Error> {
     let cancel = engine.cancel.clone();
     let progress = engine.progress.clone();
+    let (cache, context) = (engine.cache.clone(), job.context.clone());
     let built = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
         built = run_with_imports(&engine, &job) => built,
     };
+    // Also where a step failed: it is what people build again at once.
+    let kept = tokio::task::spawn_blocking(move || context.keep_digests(&cache));
+    kept.await.map_err(|_| Error::Panicked)?;
     progress.tell_warnings();
     built
 }

@@ -6,6 +6,7 @@
 //! <root>/cache/<key>           records
 //! <root>/trails/<digest>       what the inputs of an instruction were, to explain misses
 //! <root>/listings/<diff id>    what layers of base images look like: see `base/listing.rs`
+//! <root>/digests/<context>     what files of contexts held: see `context/file_digests.rs`
 //! <root>/tmp/<session>/        work in progress of one process, on the same file system
 //! <root>/lock                  held for an instant by who begins to use something, and by who removes something
 //! ```
@@ -40,13 +41,14 @@ use crate::layer::Owners;
 const VERSION: u32 = 1;
 
 /// What nobody but the owner may look into: files of images are open to whom they say, and may have the setuid bit.
-const PRIVATE: [&str; 6] = [
+const PRIVATE: [&str; 7] = [
     "blobs",
     "layers",
     "cache",
     "trails",
     "tmp",
     crate::cache_mount::DIRECTORY,
+    crate::context::DIGESTS,
 ];
 
 /// The directories below the engine's root. Cheap to clone; the last clone removes what is in progress.

@@ -8,6 +8,7 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
+use oci::Digest;
 use serde::{Deserialize, Serialize};
 
 pub use crate::image_path::ImagePath;
@@ -205,6 +206,15 @@ pub trait Tree {
     fn open_with_xattrs(&self, path: &ImagePath) -> Result<(std::fs::File, Xattrs), TreeError> {
         Ok((self.open(path)?, self.xattrs(path)?))
     }
+
+    /// The digest of the content of the regular file `path`, if it has no extended attribute that an image records and did
+    /// not change since somebody read it.
+    fn known_digest(&self, _path: &ImagePath) -> Option<Digest> {
+        None
+    }
+
+    /// Remembers the digest of the content of `path`, which was read from `file` to its end.
+    fn learn_digest(&self, _path: &ImagePath, _file: &std::fs::File, _digest: &Digest) {}
 
     /// Follows all symbolic links of `path`, the last component included, without leaving the root. What does not exist
     /// is kept as text, so the answer names where a file would be created.

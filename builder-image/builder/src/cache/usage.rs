@@ -19,7 +19,7 @@ const BLOCK: u64 = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// What a step left, and what its inputs were.
+    /// What a step left, what its inputs were, and what files of contexts held.
     Record,
     /// Packed layers, and documents of base images.
     Blob,
@@ -75,8 +75,8 @@ impl Cache {
     /// When a directory cannot be read.
     pub fn objects(&self) -> io::Result<Vec<Object>> {
         let mut objects = Vec::new();
-        for (kind, directory) in [(Kind::Record, "cache"), (Kind::Record, "trails")] {
-            self.files(kind, &self.root.join(directory), &mut objects)?;
+        for directory in ["cache", "trails", crate::context::DIGESTS] {
+            self.files(Kind::Record, &self.root.join(directory), &mut objects)?;
         }
         for algorithm in fs_err::read_dir(self.blobs())? {
             self.files(Kind::Blob, &algorithm?.path(), &mut objects)?;

@@ -159,6 +159,8 @@ pub(super) struct BuildArgs {
 struct Prepared {
     file: Arc<SourceFile>,
     context: BuildContext,
+    /// Whether the context is a directory that people work in.
+    lasting: bool,
     options: Options,
     contexts: BTreeMap<String, NamedContext>,
     context_time: Option<i64>,
@@ -206,6 +208,7 @@ impl BuildArgs {
         self.compat.check()?;
         let fetched = Fetched::find();
         let context_time = fetched.as_ref().and_then(|fetched| fetched.time);
+        let lasting = fetched.is_none();
         let (file, context) = read_definition(&self.context, self.file.as_deref(), fetched)?;
         let contexts: BTreeMap<_, _> = self
             .build_context
@@ -242,6 +245,7 @@ impl BuildArgs {
         Ok(Prepared {
             file: Arc::new(file),
             context,
+            lasting,
             options,
             contexts,
             context_time,
@@ -319,9 +323,14 @@ impl BuildArgs {
             secrets: self.run.secrets()?,
             cache,
         };
+        let context = if prepared.lasting {
+            prepared.context.remembering(&engine.cache)
+        } else {
+            prepared.context
+        };
         let job = Job {
             file: prepared.file,
-            context: Arc::new(prepared.context),
+            context: Arc::new(context),
             context_time: prepared.context_time,
             options: prepared.options,
             platforms: self.platform.clone(),

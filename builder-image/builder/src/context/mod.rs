@@ -6,6 +6,7 @@ pub mod config_map;
 mod credentials;
 pub mod dockerignore;
 mod error;
+mod file_digests;
 pub mod git;
 pub mod git_reference;
 #[cfg(test)]
@@ -21,23 +22,29 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
+use ::oci::Digest;
 use distribution::HttpClient;
 use protocol::Source;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 pub use credentials::SourceCredentials;
 pub use error::ContextError;
+pub(crate) use file_digests::DIRECTORY as DIGESTS;
 pub use git::GitDir;
 pub use url_rules::{UrlError, check_git_url, check_http_url};
 
 use self::dockerignore::{Dockerignore, Matched};
+use self::file_digests::FileDigests;
 use crate::{
     base::Bases,
-    layer::{Root, xattrs_of},
+    cache::Cache,
+    layer::{Root, Stamp, stamp_at, stamp_of_file, xattrs_of},
     secret::Secrets,
     tree::{Entry, ImagePath, Tree, TreeError, Xattrs},
 };
@@ -52,6 +59,10 @@ pub struct BuildContext {
     ignore: Dockerignore,
     /// What was decided about directories so far: whether they are ignored, and what that means for what is below.
     decided: Mutex<HashMap<ImagePath, Decision>>,
+    /// What earlier builds have read.
+    digests: Option<FileDigests>,
+    /// The directory that was looked into last, which is mostly the one that is needed next.
+    current: Mutex<Option<(ImagePath, OwnedFd)>>,
 }
 
 type Decision = (bool, Arc<Matched>);
@@ -72,7 +83,41 @@ impl BuildContext {
             root,
             ignore: Dockerignore::default(),
             decided: Mutex::default(),
+            digests: None,
+            current: Mutex::default(),
         })
+    }
+
+    /// The same context, of which files that did not change are not read again: their digests are kept below the engine's
+    /// directory. Only for a directory that people work in, not for one that was fetched for this build.
+    #[must_use]
+    pub fn remembering(self, cache: &Cache) -> Self {
+        self.remembering_at(cache, SystemTime::now())
+    }
+
+    fn remembering_at(self, cache: &Cache, now: SystemTime) -> Self {
+        let top = self.root.stamp().ok();
+        let digests = top.and_then(|(top, kind)| FileDigests::load(cache.root(), &top, kind, now));
+        Self { digests, ..self }
+    }
+
+    /// Keeps the digests of what was read, for the next build. Where that fails, more is read then.
+    pub fn keep_digests(&self, cache: &Cache) {
+        if let Some(Err(error)) = (self.digests.as_ref()).map(|known| known.keep(&cache.tmp())) {
+            tracing::debug!(%error, "digests of the context's files cannot be kept");
+        }
+    }
+
+    /// The stamp of the regular file `path`.
+    fn stamp(&self, path: &ImagePath) -> Option<Stamp> {
+        let (parent, name) = (path.parent()?, path.name()?);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|(known, _)| *known != parent) {
+            let opened = self.root.directory(&parent).ok()?;
+            *current = Some((parent, opened));
+        }
+        let (_, opened) = current.as_ref()?;
+        stamp_at(opened, name)
     }
 
     /// The same context without what its `.dockerignore` names. `<dockerfile>.dockerignore` wins over the file at the top;
@@ -208,6 +253,22 @@ impl Tree for BuildContext {
 
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError> {
         Offered(&self.root).xattrs(path)
+    }
+
+    fn known_digest(&self, path: &ImagePath) -> Option<Digest> {
+        self.digests.as_ref()?.known(&self.stamp(path)?)
+    }
+
+    fn learn_digest(&self, path: &ImagePath, file: &File, digest: &Digest) {
+        let Some(digests) = &self.digests else {
+            return;
+        };
+        // One that was written to meanwhile was changed just now, which is no time that is remembered.
+        if let Ok(stamp) = stamp_of_file(file)
+            && self.stamp(path) == Some(stamp)
+        {
+            digests.learn(&stamp, digest);
+        }
     }
 }
 
@@ -427,162 +488,4 @@ pub fn enter_subdirectory(root: &Path, subdirectory: &str) -> Result<PathBuf, Co
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    fn context(files: &[&str]) -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = directory.path().join(file);
-            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-            fs_err::write(path, file).unwrap();
-        }
-        directory
-    }
-
-    fn names(context: &BuildContext, path: &str) -> Vec<String> {
-        let entries = context.read_dir(&ImagePath::new(path)).unwrap();
-        entries
-            .into_iter()
-            .map(|(name, _)| name.into_string().unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn ignored_files_are_not_there_and_parents_of_excepted_ones_are() {
-        let directory = context(&[
-            "a.md",
-            "keep.md",
-            "src/deep/file.rs",
-            "src/deep/other",
-            "src/x",
-            "target/big",
-            "empty/no",
-        ]);
-        fs_err::write(
-            directory.path().join(".dockerignore"),
-            "*\n!keep.md\n!src/**/*.rs\n",
-        )
-        .unwrap();
-        let context = BuildContext::open(directory.path())
-            .unwrap()
-            .with_dockerignore(Some("Dockerfile"))
-            .unwrap();
-        assert_eq!(names(&context, "/"), ["keep.md", "src"]);
-        assert_eq!(names(&context, "/src"), ["deep"]);
-        assert_eq!(names(&context, "/src/deep"), ["file.rs"]);
-        let look = |path: &str| context.lookup(&ImagePath::new(path)).unwrap().is_some();
-        assert!(look("/") && look("src") && look("src/deep/file.rs"));
-        assert!(!look("src/x") && !look("target") && !look("target/big") && !look("nothing"));
-        assert!(context.open(&ImagePath::new("src/x")).is_err());
-        assert_eq!(
-            context
-                .lookup(&ImagePath::new("keep.md"))
-                .unwrap()
-                .unwrap()
-                .uid,
-            0
-        );
-    }
-
-    #[test]
-    fn the_ignore_file_of_the_dockerfile_wins() {
-        let directory = context(&["a", "b", "docker/Dockerfile"]);
-        fs_err::write(directory.path().join(".dockerignore"), "a").unwrap();
-        fs_err::write(directory.path().join("docker/Dockerfile.dockerignore"), "b").unwrap();
-        let open = |dockerfile| {
-            BuildContext::open(directory.path())
-                .unwrap()
-                .with_dockerignore(dockerfile)
-                .unwrap()
-        };
-        assert_eq!(
-            names(&open(Some("docker/Dockerfile")), "/"),
-            [".dockerignore", "a", "docker"]
-        );
-        assert_eq!(names(&open(None), "/"), [".dockerignore", "b", "docker"]);
-        fs_err::write(directory.path().join(".dockerignore"), "x\n[").unwrap();
-        let error = BuildContext::open(directory.path())
-            .unwrap()
-            .with_dockerignore(None)
-            .unwrap_err();
-        assert!(error.to_string().contains("line 2"), "{error}");
-    }
-
-    #[test]
-    fn dockerfiles_are_found() {
-        let directory = context(&["sub/dockerfile", "other"]);
-        symlink("sub/dockerfile", directory.path().join("link")).unwrap();
-        symlink("/etc/passwd", directory.path().join("leak")).unwrap();
-        let context = BuildContext::open(directory.path()).unwrap();
-        let read = |path: &str| context.read_dockerfile(path);
-        assert_eq!(
-            read("sub/Dockerfile").unwrap(),
-            ("sub/dockerfile".into(), "sub/dockerfile".into())
-        );
-        assert_eq!(read("link").unwrap().1, "sub/dockerfile");
-        // An absolute link is one inside of the context.
-        assert!(matches!(read("leak"), Err(ContextError::NoDockerfile(_))));
-        assert!(matches!(read(""), Err(ContextError::NoDockerfile(name)) if name == "Dockerfile"));
-    }
-
-    #[test]
-    fn subdirectories_stay_inside() {
-        let directory = context(&["svc/app/file", "file"]);
-        let root = directory.path().canonicalize().unwrap();
-        for (target, link) in [
-            ("svc/app", "inside"),
-            ("/etc", "absolute"),
-            ("../..", "up"),
-            ("svc/../../x", "sneaky"),
-            ("loop", "loop"),
-        ] {
-            symlink(target, root.join(link)).unwrap();
-        }
-        let rows: [(&str, Option<&str>); 5] = [
-            ("", Some("")),
-            ("svc/app", Some("svc/app")),
-            ("svc/app/", Some("svc/app")),
-            ("./svc", Some("svc")),
-            ("inside", Some("svc/app")),
-        ];
-        for (path, expected) in rows {
-            assert_eq!(
-                enter_subdirectory(&root, path).ok(),
-                expected.map(|path| root.join(path)),
-                "{path}"
-            );
-        }
-        for path in [
-            "..",
-            "../..",
-            "svc/../..",
-            "/etc",
-            "/svc",
-            "absolute",
-            "up",
-            "sneaky",
-            "loop",
-        ] {
-            assert!(
-                matches!(
-                    enter_subdirectory(&root, path),
-                    Err(ContextError::Outside(_))
-                ),
-                "{path}"
-            );
-        }
-        for path in ["nothing", "file", "svc/nothing"] {
-            assert!(
-                matches!(
-                    enter_subdirectory(&root, path),
-                    Err(ContextError::NoSubdirectory(_))
-                ),
-                "{path}"
-            );
-        }
-    }
-}
+mod tests;

@@ -36,7 +36,7 @@ pub use listing::{DamagedListing, Listing};
 pub(crate) use owner::settle_directory;
 pub use pack::{PackOptions, PackedLayer, Recipe, pack};
 pub use recompress::recompress;
-pub(crate) use root::{Root, xattrs_of};
+pub(crate) use root::{Root, Stamp, stamp_at, stamp_of_file, xattrs_of};
 pub use squash::squash;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};

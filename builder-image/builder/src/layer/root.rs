@@ -26,6 +26,20 @@ const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
+/// What a file on disk was when somebody looked: another content has another stamp, unless it was written in the same instant
+/// of the file system's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The file system.
+    pub(crate) device: u64,
+    /// The file.
+    pub(crate) inode: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// When its status was last changed, which writing does, too; in nanoseconds since 1970.
+    pub(crate) changed: i64,
+}
+
 /// An open directory on disk, the root of a tree.
 #[derive(Debug)]
 pub(crate) struct Root(OwnedFd);
@@ -63,6 +77,12 @@ impl Root {
             ));
         }
         Ok(file)
+    }
+
+    /// The stamp of the root, and the number of its kind of file system.
+    pub(crate) fn stamp(&self) -> io::Result<(Stamp, u64)> {
+        let stat = rustix::fs::statat(&self.0, "", AtFlags::EMPTY_PATH)?;
+        Ok((stamp_of(&stat), kind_of(&rustix::fs::fstatfs(&self.0)?)))
     }
 
     /// What the disk has at `path`; `None` if nothing, or if something above is no directory.
@@ -218,6 +238,41 @@ fn long_list(file: &impl AsFd) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The stamp of the regular file `name` in the open directory `parent`; `None` where there is none.
+pub(crate) fn stamp_at(parent: &OwnedFd, name: &OsStr) -> Option<Stamp> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| stamp_of(&stat))
+}
+
+/// The stamp of an open file.
+pub(crate) fn stamp_of_file(file: &impl AsFd) -> io::Result<Stamp> {
+    Ok(stamp_of(&rustix::fs::fstat(file)?))
+}
+
+#[expect(
+    clippy::unnecessary_cast,
+    reason = "the fields of stat differ in type from machine to machine"
+)]
+#[expect(clippy::cast_sign_loss, reason = "sizes are not negative")]
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "nanoseconds of a second are a small number"
+)]
+fn stamp_of(stat: &Stat) -> Stamp {
+    let seconds = (stat.st_ctime as i64).saturating_mul(1_000_000_000);
+    Stamp {
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u64,
+        size: stat.st_size as u64,
+        changed: seconds.saturating_add(stat.st_ctime_nsec as i64),
+    }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "it is a number of bits")]
+fn kind_of(stat: &rustix::fs::StatFs) -> u64 {
+    stat.f_type as u64
 }
 
 /// The times of a file whose content was last changed at `mtime`.

@@ -114,6 +114,12 @@ fn entry(hash: &mut Fields, from: &dyn Tree, visit: &Visit<'_>) -> Result<(), St
         u64::from(device.major) << 32 | u64::from(device.minor)
     }));
     let (file, xattrs) = if entry.kind == Kind::File {
+        if let Some(known) = from.known_digest(path) {
+            // No extended attributes, and this content.
+            hash.number(0);
+            hash.text(known.as_str());
+            return Ok(());
+        }
         let (file, xattrs) = from.open_with_xattrs(path)?;
         (Some(file), xattrs)
     } else {
@@ -124,13 +130,17 @@ fn entry(hash: &mut Fields, from: &dyn Tree, visit: &Visit<'_>) -> Result<(), St
         hash.text(name);
         hash.bytes(value);
     }
-    match file {
-        Some(file) => content(hash, file, path),
-        None => Ok(()),
+    if let Some(mut file) = file {
+        let digest = content(hash, &mut file, path)?;
+        if xattrs.is_empty() {
+            from.learn_digest(path, &file, &digest);
+        }
     }
+    Ok(())
 }
 
-fn content(hash: &mut Fields, mut file: File, path: &ImagePath) -> Result<(), StepError> {
+/// The digest of the content of `file`, which is written to `hash`.
+fn content(hash: &mut Fields, file: &mut File, path: &ImagePath) -> Result<Digest, StepError> {
     let mut content = Digester::sha256();
     loop {
         go_on().map_err(|error| TreeError::io(path, error))?;
@@ -141,8 +151,9 @@ fn content(hash: &mut Fields, mut file: File, path: &ImagePath) -> Result<(), St
             Err(error) => return Err(TreeError::io(path, error).into()),
         }
     }
-    hash.text(content.finish().as_str());
-    Ok(())
+    let digest = content.finish();
+    hash.text(digest.as_str());
+    Ok(digest)
 }
 
 /// Fields with their lengths, and the listing of what they describe.
