@@ -46,3 +46,4 @@ pub mod step;
 pub mod tree;
 pub mod unpack;
 mod upper;
+pub mod wanted;

@@ -4,18 +4,15 @@
 mod part;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsString,
     fs::File,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use self::part::Part;
 use crate::{
-    layer::{LayerDir, Listing},
+    layer::{LayerDir, Listing, Picked},
     tree::{Entry, ImagePath, Kind, Tree, TreeError, Xattrs},
 };
 
@@ -27,8 +24,8 @@ pub struct Snapshot {
     /// Which layers contribute to a directory, uppermost first; `None` for what is no directory. Layers do not change,
     /// so neither does this.
     parts: Mutex<HashMap<ImagePath, Option<Arc<[usize]>>>>,
-    /// Whether somebody asked for the content of a file of which only the listing is known.
-    lacked_content: AtomicBool,
+    /// The files that somebody asked for, of which only the listing is known.
+    lacked: Mutex<BTreeSet<ImagePath>>,
 }
 
 impl Clone for Snapshot {
@@ -52,7 +49,7 @@ impl Snapshot {
         Self {
             layers,
             parts: Mutex::default(),
-            lacked_content: AtomicBool::new(false),
+            lacked: Mutex::default(),
         }
     }
 
@@ -75,7 +72,36 @@ impl Snapshot {
     /// This tree with one more layer on top, of which only the listing is known.
     #[must_use]
     pub fn with_listing(&self, listing: Arc<Listing>) -> Self {
-        self.with_part(Part::Listed(listing))
+        self.with_part(Part::Listed {
+            listing,
+            picked: Vec::new(),
+        })
+    }
+
+    /// This tree with contents of files of its layer number `layer`, which is listed.
+    #[must_use]
+    pub fn with_picked(&self, layer: usize, contents: Vec<Arc<Picked>>) -> Self {
+        let mut layers = self.layers.clone();
+        if let Some(Part::Listed { picked, .. }) = layers.get_mut(layer) {
+            picked.extend(contents);
+        }
+        Self::of(layers)
+    }
+
+    /// The number and the listing of the layer that the content of the file `path` is to be taken from; `None` where it is
+    /// there, or no file.
+    ///
+    /// # Errors
+    /// When the tree cannot be read.
+    pub fn lacking(&self, path: &ImagePath) -> Result<Option<(usize, Arc<Listing>)>, TreeError> {
+        let Some((entry, layer)) = self.find_any(path)? else {
+            return Ok(None);
+        };
+        if entry.kind != Kind::File {
+            return Ok(None);
+        }
+        let listing = self.layers[layer].lacking(path);
+        Ok(listing.map(|listing| (layer, Arc::clone(listing))))
     }
 
     fn with_part(&self, part: Part) -> Self {
@@ -88,15 +114,28 @@ impl Snapshot {
     pub fn directories(&self) -> Option<Vec<Arc<LayerDir>>> {
         let directory = |part: &Part| match part {
             Part::Unpacked(layer) => Some(Arc::clone(layer)),
-            Part::Listed(_) => None,
+            Part::Listed { .. } => None,
         };
         self.layers.iter().map(directory).collect()
     }
 
+    /// Whether contents of all files are there.
+    pub fn is_unpacked(&self) -> bool {
+        let unpacked = |part: &Part| matches!(part, Part::Unpacked(_));
+        self.layers.iter().all(unpacked)
+    }
+
     /// Whether somebody asked this value for the content of a file that is only listed. What failed for it, or was decided
-    /// after it, is to be done again with everything unpacked.
+    /// after it, is to be done again with that content.
     pub fn lacked_content(&self) -> bool {
-        self.lacked_content.load(Ordering::Relaxed)
+        let lacked = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        !lacked.is_empty()
+    }
+
+    /// The files that [`Self::lacked_content`] is about.
+    pub fn lacked(&self) -> BTreeSet<ImagePath> {
+        let lacked = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        lacked.clone()
     }
 
     fn parts_of(&self, path: &ImagePath) -> Result<Option<Arc<[usize]>>, TreeError> {
@@ -202,7 +241,8 @@ impl Snapshot {
 
     /// Notes that the content of the file `path` was asked for and is not there.
     fn lacks(&self, path: &ImagePath) -> TreeError {
-        self.lacked_content.store(true, Ordering::Relaxed);
+        let mut lacked = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        lacked.insert(path.clone());
         TreeError::NotUnpacked(path.clone())
     }
 

@@ -20,8 +20,8 @@ use crate::{
     decompress::decompress,
     layer::{
         LayerDir, LayerError, Listing, ListingWriter, Member, MemberKind, OPAQUE_NAME, Owners,
-        PLAIN_DIRECTORY, SourceFailed, Streamed, TarError, TarLimits, TarReader, WHITEOUT_PREFIX,
-        WriteLayer,
+        PLAIN_DIRECTORY, Picked, Picking, SourceFailed, Streamed, TarError, TarLimits, TarReader,
+        WHITEOUT_PREFIX, WriteLayer,
     },
     snapshot::Snapshot,
     tree::{Attributes, ImagePath, Kind, Tree, TreeError},
@@ -147,13 +147,29 @@ pub fn list(
     media_type: &MediaType,
     limits: &Limits,
 ) -> Result<(Listing, DiffId), UnpackError> {
+    let (listing, _, diff_id) = list_and_pick(reader, media_type, limits, None)?;
+    Ok((listing, diff_id))
+}
+
+/// As [`list`], and keeps the contents that `picking` is told to keep; none where the layer has nothing of them.
+///
+/// # Errors
+/// As [`list`], or where contents cannot be written.
+pub(crate) fn list_and_pick(
+    reader: impl Read + Send,
+    media_type: &MediaType,
+    limits: &Limits,
+    picking: Option<Picking>,
+) -> Result<(Listing, Option<Picked>, DiffId), UnpackError> {
     if !media_type.is_layer() && !media_type.is_foreign_layer() {
         return Err(UnpackError::MediaType(media_type.clone()));
     }
     let base = Snapshot::empty();
-    let mut upper = Upper::over(&base, ListingWriter::default());
+    let mut upper = Upper::over(&base, ListingWriter::picking(picking));
     let diff_id = unpack_onto(&mut upper, reader, &Rules::of_layer(), limits)?;
-    Ok((upper.into_writer().finish(), diff_id))
+    let finished = upper.into_writer().finish();
+    let (listing, picked) = finished.map_err(LayerError::Index)?;
+    Ok((listing, picked, diff_id))
 }
 
 /// Puts the archive in `reader`, compressed or not, into `upper`, and returns the digest of its uncompressed stream.

@@ -8,34 +8,40 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt};
-use oci::{Descriptor, DiffId};
+use oci::DiffId;
 use tokio::sync::mpsc;
 
 use super::fetch::{Keep, PARALLEL, PIPE, Pipe, Verified, blocking};
+use super::pick::read_layer;
 use super::{Base, Bases};
 use crate::cache::{Cache, Packed};
 use crate::error::BaseError;
 use crate::layer::Listing;
 use crate::snapshot::Snapshot;
-use crate::unpack::{Limits, list};
+use crate::wanted::{Guess, Wanted};
 
 /// How much all listings may take on disk, in bytes; beyond it, those go that were used least lately.
 const MAX_BYTES: u64 = 512 << 20;
 
 impl Bases {
-    /// What a base image looks like, without the contents of its files.
+    /// What a base image looks like, without the contents of its files; but of layers that are fetched for it, those are kept
+    /// that are guessed to be needed.
     ///
     /// # Errors
     /// When a layer cannot be fetched or is not what the image says. A layer that is too large to be listed is
     /// [`BaseError::Unpack`]; it may well be unpacked.
-    pub async fn listing(&self, base: &Base) -> Result<Snapshot, BaseError> {
+    pub async fn listing(
+        &self,
+        base: &Base,
+        guesses: &Arc<[Guess]>,
+    ) -> Result<Snapshot, BaseError> {
         let alone = self.alone(base).await;
         if self.is_unpacked(base) {
             drop(alone);
             return self.snapshot(base).await;
         }
         let listings: Vec<Arc<Listing>> = futures::stream::iter(0..base.layers.len())
-            .map(|position| self.list_layer(base, position))
+            .map(|position| self.list_layer(base, position, guesses))
             .buffered(PARALLEL)
             .try_collect()
             .await?;
@@ -62,32 +68,39 @@ impl Bases {
         })
     }
 
-    async fn list_layer(&self, base: &Base, position: usize) -> Result<Arc<Listing>, BaseError> {
+    async fn list_layer(
+        &self,
+        base: &Base,
+        position: usize,
+        guesses: &Arc<[Guess]>,
+    ) -> Result<Arc<Listing>, BaseError> {
         let layer = base.layers[position].clone();
-        let descriptor = layer.descriptor.clone();
-        let store = Listings::of(&self.cache);
-        let diff_id = layer.diff_id.clone();
+        let packed = Packed {
+            diff_id: layer.diff_id,
+            descriptor: layer.descriptor,
+        };
         let known = {
-            let store = store.clone();
-            blocking(move || Ok(store.load(&diff_id))).await?
+            let (cache, packed) = (self.cache.clone(), packed.clone());
+            blocking(move || Ok(known_listing(&cache, &packed))).await?
         };
         if let Some(listing) = known {
-            return Ok(Arc::new(listing));
+            return Ok(listing);
         }
-        if self.cache.has_blob(&descriptor) {
-            let packed = Packed {
-                diff_id: layer.diff_id,
-                descriptor,
-            };
+        if self.cache.has_blob(&packed.descriptor) {
             let cache = self.cache.clone();
             return blocking(move || list_cached(&cache, &packed)).await;
         }
         let (sender, receiver) = mpsc::channel(PIPE);
-        let fetching = self.stream(base, &layer.descriptor, sender, Keep::Nothing);
+        let descriptor = packed.descriptor.clone();
+        let fetching = self.stream(base, &descriptor, sender, Keep::Nothing);
+        let cache = self.cache.clone();
+        let wanted = Wanted {
+            guesses: guesses.clone(),
+            ..Wanted::default()
+        };
         let listing = blocking(move || {
-            let listing = listed(Pipe::new(receiver), &descriptor, &layer.diff_id)?;
-            store.keep(&layer.diff_id, &listing)?;
-            Ok(Arc::new(listing))
+            let (listing, _) = read_layer(&cache, Pipe::new(receiver), &packed, &wanted)?;
+            Ok(listing)
         });
         // What the network says comes first: a pipe that broke off is only its consequence.
         let (fetched, listing) = tokio::join!(fetching, listing);
@@ -106,35 +119,21 @@ pub(crate) fn known_listing(cache: &Cache, packed: &Packed) -> Option<Arc<Listin
 /// # Errors
 /// When the blob is damaged or too large to be listed.
 pub(crate) fn list_cached(cache: &Cache, packed: &Packed) -> Result<Arc<Listing>, BaseError> {
-    let store = Listings::of(cache);
-    if let Some(listing) = store.load(&packed.diff_id) {
-        return Ok(Arc::new(listing));
+    if let Some(listing) = known_listing(cache, packed) {
+        return Ok(listing);
     }
     let blob = cache.blob(&packed.descriptor.digest);
     let reader = Verified::open(&blob, &packed.descriptor)?;
-    let listing = listed(reader, &packed.descriptor, &packed.diff_id)?;
-    store.keep(&packed.diff_id, &listing)?;
-    Ok(Arc::new(listing))
+    Ok(read_layer(cache, reader, packed, &Wanted::default())?.0)
 }
 
-fn listed(
-    reader: impl std::io::Read + Send,
-    descriptor: &Descriptor,
+/// Keeps the listing of a layer.
+pub(super) fn keep_listing(
+    cache: &Cache,
     diff_id: &DiffId,
-) -> Result<Listing, BaseError> {
-    let digest = || descriptor.digest.clone();
-    let (listing, found) =
-        list(reader, &descriptor.media_type, &Limits::default()).map_err(|source| {
-            BaseError::Unpack {
-                digest: digest(),
-                source,
-            }
-        })?;
-    if found == *diff_id {
-        Ok(listing)
-    } else {
-        Err(BaseError::DiffId { digest: digest() })
-    }
+    listing: &Listing,
+) -> Result<(), BaseError> {
+    Listings::of(cache).keep(diff_id, listing)
 }
 
 /// The directory of listings.

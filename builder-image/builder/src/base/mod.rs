@@ -5,6 +5,7 @@ mod convert;
 mod fetch;
 mod layout;
 mod listing;
+mod pick;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,7 @@ use crate::named_context::NamedContext;
 
 pub(crate) use fetch::{is_unpacked, unpack_cached};
 pub(crate) use listing::{known_listing, list_cached};
+pub(crate) use pick::known_or_cached;
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;

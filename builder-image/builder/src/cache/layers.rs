@@ -98,6 +98,18 @@ impl Cache {
         self.session.claim(&marker) && self.is_whole(name)
     }
 
+    /// Names of the unpacked layers that begin with `prefix`, sorted. Whether one is there, whole, is another question.
+    pub fn layers_named(&self, prefix: &str) -> Vec<String> {
+        let entries = fs_err::read_dir(self.root.join("layers"));
+        let names = entries.into_iter().flatten().filter_map(Result::ok);
+        let mut names: Vec<String> = names
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name.starts_with(prefix) && !name.ends_with(MARKER))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
     fn is_whole(&self, name: &str) -> bool {
         let marker = Marker::read(&self.marker(name));
         marker.is_some_and(|marker| marker.is_valid()) && self.layer(name).is_dir()

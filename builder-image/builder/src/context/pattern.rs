@@ -1,6 +1,8 @@
 //! Patterns of file names: Go's `filepath.Match`, and the patterns of `.dockerignore` with `**`. Text only; nothing here
 //! looks at a file.
 
+use std::ffi::OsStr;
+
 /// A pattern that breaks the grammar: an unclosed or empty `[]`, or a `\` with nothing after it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("syntax error in pattern {0:?}")]
@@ -15,6 +17,17 @@ pub struct PatternError(pub String);
 /// pattern is checked all the same.
 pub fn match_path(pattern: &str, name: &str) -> Result<bool, PatternError> {
     Pattern::parse(pattern).map(|parsed| parsed.matches(name))
+}
+
+/// Whether a component of a path is a pattern; a wildcard behind a backslash is none.
+pub fn has_wildcard(component: &OsStr) -> bool {
+    let text = component.to_string_lossy();
+    let mut escaped = false;
+    text.chars().any(|character| {
+        let wildcard = !escaped && matches!(character, '*' | '?' | '[');
+        escaped = !escaped && character == '\\';
+        wildcard
+    })
 }
 
 /// One element of a pattern.

@@ -223,6 +223,24 @@ pub struct Graph {
     pub warnings: Vec<dockerfile::Diagnostic>,
 }
 
+impl Graph {
+    /// The image at the bottom of `filesystem`, where there is one, and the steps on top of it, the lowest first.
+    pub fn line(&self, filesystem: Filesystem) -> (Option<BaseId>, Vec<StepId>) {
+        let mut steps = Vec::new();
+        let mut below = filesystem;
+        while let Filesystem::Step(id) = below {
+            steps.push(id);
+            below = self.steps[id.0].below;
+        }
+        steps.reverse();
+        let base = match below {
+            Filesystem::Base(id) => Some(id),
+            Filesystem::Scratch | Filesystem::Step(_) => None,
+        };
+        (base, steps)
+    }
+}
+
 /// One instruction that makes a layer.
 #[derive(Clone, Debug)]
 pub struct Step {

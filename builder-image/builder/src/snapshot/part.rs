@@ -3,7 +3,7 @@
 use std::{ffi::OsString, fs::File, sync::Arc};
 
 use crate::{
-    layer::{LayerDir, Listing, Root},
+    layer::{LayerDir, Listing, Picked, Root},
     tree::{Entry, ImagePath, Kind, TreeError, Xattrs},
 };
 
@@ -12,8 +12,11 @@ use crate::{
 pub(super) enum Part {
     /// Everything is there.
     Unpacked(Arc<LayerDir>),
-    /// Only what it looks like is known.
-    Listed(Arc<Listing>),
+    /// Only what it looks like is known, and the contents of some files.
+    Listed {
+        listing: Arc<Listing>,
+        picked: Vec<Arc<Picked>>,
+    },
 }
 
 impl Part {
@@ -22,7 +25,7 @@ impl Part {
         match self {
             Self::Unpacked(layer) if !layer.may_have(path)? => Ok(None),
             Self::Unpacked(layer) => layer.entry(path),
-            Self::Listed(listing) => Ok(listing.entry(path)),
+            Self::Listed { listing, .. } => Ok(listing.entry(path)),
         }
     }
 
@@ -34,7 +37,7 @@ impl Part {
         match self {
             Self::Unpacked(layer) if !layer.may_have(path)? => Ok(None),
             Self::Unpacked(layer) => layer.entries(path),
-            Self::Listed(listing) => Ok(listing.entries(path)),
+            Self::Listed { listing, .. } => Ok(listing.entries(path)),
         }
     }
 
@@ -43,7 +46,7 @@ impl Part {
         match self {
             Self::Unpacked(layer) if path.is_root() => layer.is_opaque_at_top(),
             Self::Unpacked(layer) => layer.is_opaque(path),
-            Self::Listed(listing) => Ok(listing.is_opaque(path)),
+            Self::Listed { listing, .. } => Ok(listing.is_opaque(path)),
         }
     }
 
@@ -51,7 +54,7 @@ impl Part {
     pub(super) fn is_implied(&self, path: &ImagePath) -> bool {
         match self {
             Self::Unpacked(layer) => layer.index().is_implied(path),
-            Self::Listed(listing) => listing.is_implied(path),
+            Self::Listed { listing, .. } => listing.is_implied(path),
         }
     }
 
@@ -59,7 +62,19 @@ impl Part {
     pub(super) fn xattrs(&self, path: &ImagePath, kind: &Kind) -> Result<Xattrs, TreeError> {
         match self {
             Self::Unpacked(layer) => layer.xattrs(path, kind),
-            Self::Listed(listing) => Ok(listing.xattrs(path)),
+            Self::Listed { listing, .. } => Ok(listing.xattrs(path)),
+        }
+    }
+
+    /// The listing of this layer, where the content of its file `path` is not known.
+    pub(super) fn lacking(&self, path: &ImagePath) -> Option<&Arc<Listing>> {
+        match self {
+            Self::Listed { listing, picked } => {
+                let known = listing.has_content(path)
+                    || picked.iter().any(|picked| picked.has(listing, path));
+                (!known).then_some(listing)
+            }
+            Self::Unpacked(_) => None,
         }
     }
 
@@ -73,7 +88,7 @@ impl Part {
                 .and_then(|root| layer.open_in(&root, path))
                 .map(Some)
                 .map_err(|error| TreeError::io(path, error)),
-            Self::Listed(listing) => {
+            Self::Listed { listing, .. } => {
                 let file = self.open(path)?;
                 Ok(file.map(|file| (file, listing.xattrs(path))))
             }
@@ -86,8 +101,22 @@ impl Part {
             Self::Unpacked(layer) => Root::open(&layer.path)
                 .and_then(|root| root.file(path))
                 .map(Some),
-            Self::Listed(listing) => listing.open(path),
+            Self::Listed { listing, picked } => open_listed(listing, picked, path),
         };
         opened.map_err(|error| TreeError::io(path, error))
     }
+}
+
+/// The content of the file `path` of a listed layer, where somebody has kept it.
+fn open_listed(
+    listing: &Listing,
+    picked: &[Arc<Picked>],
+    path: &ImagePath,
+) -> std::io::Result<Option<File>> {
+    for picked in picked {
+        if let Some(file) = picked.open(listing, path)? {
+            return Ok(Some(file));
+        }
+    }
+    listing.open(path)
 }

@@ -26,7 +26,7 @@ use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
 use crate::step::missing::hint;
 use crate::step::run::{RunSpec, run};
 use crate::step::workdir::workdir;
-use crate::step::{StepError, digest_inputs};
+use crate::step::{LackingFiles, StepError, digest_inputs, lacked};
 use crate::tree::{Timestamp, Tree};
 
 /// What a COPY or ADD needs, found out for its key and used again when it is executed.
@@ -60,11 +60,13 @@ impl Solve {
         action: &CopyAction,
         from: Filesystem,
     ) -> Shared<Inputs> {
-        if let Filesystem::Step(_) = from {
-            // What a stage made itself is there, and mostly that is what is copied.
-            let listed = Arc::new(self.snapshot(from, Need::Listing).await?);
-            let inputs = self.inputs(step, action, listed.clone()).await;
-            if !listed.lacked_content() {
+        let paths = action.sources.iter().cloned().map(CopySource::Path);
+        let spec = copy_spec(action, paths.collect());
+        // What of images nobody has unpacked is taken out of their layers, file by file.
+        if let Some(files) = self.picked(from, spec).await? {
+            let files = Arc::new(files);
+            let inputs = self.inputs(step, action, files.clone()).await;
+            if !files.lacked_content() {
                 return inputs;
             }
         }
@@ -102,22 +104,7 @@ impl Solve {
             name,
             content: content.into_bytes(),
         }));
-        let spec = CopySpec {
-            chown: action.chown.clone(),
-            chmod: action
-                .chmod
-                .as_deref()
-                .and_then(|mode| Mode::parse(mode).ok()),
-            link: action.link,
-            parents: action.parents,
-            exclude: action.exclude.clone(),
-            unpack: match action.unpack {
-                Some(true) => Unpack::All,
-                None if action.add => Unpack::Local,
-                _ => Unpack::Never,
-            },
-            ..CopySpec::new(sources, &action.destination)
-        };
+        let spec = copy_spec(action, sources);
         let (tree, wanted) = (from.clone(), spec.clone());
         let digest = blocking(move || digest_inputs(&wanted, tree.as_ref()));
         let digest = digest.await?.map_err(|error| fail(error.into()))?;
@@ -148,18 +135,25 @@ impl Solve {
         if let Some(cause) = &keyed.cause {
             vertex.missed(&cause.to_string());
         }
-        let work = self.work(step, keyed, below, &vertex);
-        let mut made = blocking(move || work.layer()).await?;
-        if matches!(made, Ok(None)) {
-            let below = self.snapshot(step.below, Need::Contents).await?;
-            let work = self.work(step, keyed, below, &vertex);
-            made = blocking(move || work.layer()).await?;
+        let mut made = self.make(step, keyed, below.clone(), &vertex).await?;
+        if let Ok(Made::Lacking(files)) = made {
+            let picked = self.pick(step.below, below, files).await?;
+            let below = match picked {
+                Some(picked) => picked,
+                None => self.snapshot(step.below, Need::Contents).await?,
+            };
+            made = self.make(step, keyed, below, &vertex).await?;
         }
-        let made = made.and_then(|done| {
-            done.ok_or(StepFailure::Io {
+        if let Ok(Made::Lacking(_)) = made {
+            let below = self.snapshot(step.below, Need::Contents).await?;
+            made = self.make(step, keyed, below, &vertex).await?;
+        }
+        let made = made.and_then(|made| match made {
+            Made::Layer(done) => Ok(*done),
+            Made::Lacking(_) => Err(StepFailure::Io {
                 doing: "reading the layers below the step",
                 source: std::io::ErrorKind::NotFound.into(),
-            })
+            }),
         });
         match made {
             Ok((record, keys, layer)) => {
@@ -180,6 +174,18 @@ impl Solve {
                 Err(error)
             }
         }
+    }
+
+    /// Does the work of a step on what is below it.
+    async fn make(
+        &self,
+        step: &Step,
+        keyed: &Arc<Keyed>,
+        below: Snapshot,
+        vertex: &Arc<Vertex>,
+    ) -> Shared<Result<Made, StepFailure>> {
+        let work = self.work(step, keyed, below, vertex);
+        blocking(move || work.layer()).await
     }
 
     fn work(&self, step: &Step, keyed: &Arc<Keyed>, below: Snapshot, vertex: &Arc<Vertex>) -> Work {
@@ -229,6 +235,26 @@ impl Solve {
     }
 }
 
+/// What a COPY or ADD of these sources is asked for.
+fn copy_spec(action: &CopyAction, sources: Vec<CopySource>) -> CopySpec {
+    CopySpec {
+        chown: action.chown.clone(),
+        chmod: action
+            .chmod
+            .as_deref()
+            .and_then(|mode| Mode::parse(mode).ok()),
+        link: action.link,
+        parents: action.parents,
+        exclude: action.exclude.clone(),
+        unpack: match action.unpack {
+            Some(true) => Unpack::All,
+            None if action.add => Unpack::Local,
+            _ => Unpack::Never,
+        },
+        ..CopySpec::new(sources, &action.destination)
+    }
+}
+
 /// One step with all that it needs, to be done on a thread.
 pub(super) struct Work {
     pub(super) engine: Arc<super::Engine>,
@@ -246,10 +272,17 @@ pub(super) struct Work {
 
 type Done = (Record, Vec<crate::cache_key::CacheKey>, LayerDir);
 
+/// What came of a step.
+enum Made {
+    /// Its layer.
+    Layer(Box<Done>),
+    /// Nothing yet: contents of files are needed that are only listed.
+    Lacking(LackingFiles),
+}
+
 impl Work {
-    /// Makes the layer, puts it where layers are, and says what is to be recorded of it. None where it turned out that the content of a file is
-    /// needed that is only listed.
-    fn layer(self) -> Result<Option<Done>, StepFailure> {
+    /// Makes the layer, puts it where layers are, and says what is to be recorded of it.
+    fn layer(self) -> Result<Made, StepFailure> {
         let io = |doing| move |source| StepFailure::Io { doing, source };
         let cache = &self.engine.cache;
         let scratch = cache
@@ -264,7 +297,8 @@ impl Work {
             }
         };
         if self.below.lacked_content() {
-            return Ok(None);
+            let lacking = lacked(&self.below).map_err(crate::step::StepError::from)?;
+            return Ok(Made::Lacking(lacking));
         }
         let layer = made?;
         let nonce = scratch
@@ -286,7 +320,7 @@ impl Work {
             .chain(&self.keyed.source_key)
             .cloned()
             .collect();
-        Ok(Some((record, keys, layer)))
+        Ok(Made::Layer(Box::new((record, keys, layer))))
     }
 
     fn onto(&self) -> Onto<'_> {

@@ -1,6 +1,7 @@
 //! The files of a base or of a step, made ready as far as somebody needs them: unpacked for a command that runs, or only
 //! listed for a step that never reads them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
@@ -9,8 +10,9 @@ use tokio::sync::OnceCell;
 
 use super::{Shared, Solve};
 use crate::error::BaseError;
-use crate::graph::{Action, BaseId, Filesystem, Graph, StepId};
+use crate::graph::{Action, BaseId, Filesystem, Graph, Input, StepId};
 use crate::snapshot::Snapshot;
+use crate::wanted::Guess;
 
 /// What somebody needs of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,20 @@ pub(super) fn runs_on(graph: &Graph, bases: usize) -> Vec<Vec<StepId>> {
         }
     }
     runs
+}
+
+/// For each base the files that may be copied from it, by the texts of the sources.
+pub(super) fn guesses(graph: &Graph, bases: usize) -> Vec<Arc<[Guess]>> {
+    let mut guesses = vec![Vec::new(); bases];
+    for step in &graph.steps {
+        if let Action::Copy(copy) = &step.action
+            && let Input::Files(from) = copy.from
+            && let (Some(BaseId(base)), _) = graph.line(from)
+        {
+            guesses[base].extend(copy.sources.iter().map(|source| Guess::of(source)));
+        }
+    }
+    guesses.into_iter().map(Arc::from).collect()
 }
 
 impl Solve {
@@ -140,7 +156,7 @@ impl Solve {
         let vertex = self.engine.progress.start(&self.labels[id.0]);
         let fetched = match need {
             Need::Contents => bases.snapshot(base).await,
-            Need::Listing => match bases.listing(base).await {
+            Need::Listing => match bases.listing(base, &self.guesses[id.0]).await {
                 // What cannot be listed is unpacked, or what is wrong with it is found there.
                 Err(BaseError::Unpack { .. }) => bases.snapshot(base).await,
                 listed => listed,

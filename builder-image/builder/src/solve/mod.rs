@@ -9,6 +9,7 @@ mod contexts;
 mod execute;
 mod files;
 mod mounts;
+mod picks;
 mod shares;
 mod solved;
 mod sources;
@@ -38,6 +39,7 @@ use crate::progress::Progress;
 use crate::secret::Secrets;
 use crate::shared_cache::Imports;
 use crate::snapshot::Snapshot;
+use crate::wanted::Guess;
 
 pub use self::contexts::Contexts;
 pub use self::shares::Shares;
@@ -45,7 +47,7 @@ pub use self::solved::Solved;
 pub use self::sources::Sources;
 
 use self::execute::Inputs;
-use self::files::{BaseFiles, Need, below_run, runs_on};
+use self::files::{BaseFiles, Need, below_run, guesses, runs_on};
 use self::mounts::{ContextCopies, Shown};
 use self::step_layer::StepLayer;
 
@@ -100,6 +102,8 @@ pub struct Solve {
     below_run: Vec<bool>,
     /// For each base the RUNs that tell whether its files will be needed.
     runs_on: Vec<Vec<StepId>>,
+    /// For each base what may be copied from it.
+    guesses: Vec<Arc<[Guess]>>,
     context_copies: Arc<ContextCopies>,
 }
 
@@ -189,6 +193,7 @@ impl Solve {
             nodes: graph.steps.iter().map(|_| Node::default()).collect(),
             below_run: below_run(&graph),
             runs_on: runs_on(&graph, bases.len()),
+            guesses: guesses(&graph, bases.len()),
             base_files: base_files.collect(),
             engine,
             graph,
@@ -217,14 +222,7 @@ impl Solve {
 
     /// The steps that make the layers of the target, bottom first.
     pub fn target_steps(&self) -> Vec<StepId> {
-        let mut steps = Vec::new();
-        let mut filesystem = self.graph.target.filesystem;
-        while let Filesystem::Step(id) = filesystem {
-            steps.push(id);
-            filesystem = self.graph.steps[id.0].below;
-        }
-        steps.reverse();
-        steps
+        self.graph.line(self.graph.target.filesystem).1
     }
 
     /// The packed layer of a step. Executes it, and what it needs, where the cache has no answer.

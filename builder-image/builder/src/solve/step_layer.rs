@@ -8,12 +8,14 @@ use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{Engine, Shared, blocking};
-use crate::base::{is_unpacked, known_listing, list_cached, unpack_cached};
+use crate::base::{is_unpacked, known_listing, known_or_cached, list_cached, unpack_cached};
 use crate::cache::{Packed, Record};
 use crate::cache_key::CacheKey;
 use crate::error::Error;
-use crate::layer::{LayerDir, Listing, Recipe, pack, recompress};
+use crate::layer::{LayerDir, Listing, Picked, Recipe, pack, recompress};
 use crate::snapshot::Snapshot;
+use crate::step::Lacking;
+use crate::wanted::Wanted;
 
 /// How many layers are packed at once. Each takes all processors and some memory for each of them.
 static PACKING: Semaphore = Semaphore::const_new(4);
@@ -170,6 +172,30 @@ impl StepLayer {
         blocking(move || list_cached(&cache, &packed).ok())
             .await
             .ok()?
+    }
+
+    /// Contents of files of a layer that is only listed; none where the blob cannot be had, or is damaged.
+    pub(super) async fn pick(
+        &self,
+        engine: &Arc<Engine>,
+        lacking: Lacking,
+    ) -> Option<Vec<Arc<Picked>>> {
+        let packed = self.record.packed.clone()?;
+        let wanted = Wanted {
+            paths: lacking.paths,
+            ..Wanted::default()
+        };
+        let find = || {
+            let (cache, packed) = (engine.cache.clone(), packed.clone());
+            let (listing, wanted) = (lacking.listing.clone(), wanted.clone());
+            blocking(move || known_or_cached(&cache, &packed, &listing, &wanted))
+        };
+        if let Some(known) = find().await.ok()?.ok()? {
+            return Some(known);
+        }
+        // Another cache has it.
+        self.fetch_blob(engine, &packed).await.ok()?;
+        find().await.ok()?.ok()?
     }
 
     /// The layer as the engine packs it, which it is unless another cache has it.

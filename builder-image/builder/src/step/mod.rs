@@ -5,6 +5,7 @@ pub mod add;
 pub mod copy;
 mod digest;
 mod error;
+mod lacking;
 pub mod missing;
 mod mount;
 pub mod run;
@@ -13,6 +14,7 @@ pub mod workdir;
 
 pub use digest::{digest_inputs, digest_path};
 pub use error::StepError;
+pub use lacking::{Lacking, LackingFiles, lacked, lacking};
 
 use crate::{
     account,

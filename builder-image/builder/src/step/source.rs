@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use crate::{
     context::{
         dockerignore::{Dockerignore, Matched},
-        pattern::Pattern,
+        pattern::{Pattern, has_wildcard},
     },
     step::{StepError, copy::CopySpec},
     tree::{Entry, ImagePath, Tree},
@@ -203,17 +203,6 @@ fn matching(
         }
     }
     Ok(())
-}
-
-/// Whether the component is a pattern; a wildcard behind a backslash is none.
-fn has_wildcard(component: &OsStr) -> bool {
-    let text = component.to_string_lossy();
-    let mut escaped = false;
-    text.chars().any(|character| {
-        let wildcard = !escaped && matches!(character, '*' | '?' | '[');
-        escaped = !escaped && character == '\\';
-        wildcard
-    })
 }
 
 fn join(components: &[&OsStr]) -> Vec<u8> {

@@ -58,7 +58,7 @@ async fn base_to_look_into(bench: &Bench) -> oci::Digest {
 }
 
 /// How often a blob was fetched.
-fn fetches(bench: &Bench, digest: &oci::Digest) -> usize {
+pub(crate) fn fetches(bench: &Bench, digest: &oci::Digest) -> usize {
     let requests = bench.registry.requests();
     let of_blob = |path: &str| path.ends_with(digest.as_str());
     requests
@@ -97,12 +97,10 @@ async fn a_copy_onto_a_base_streams_it_once_and_unpacks_nothing() {
     bench.build_with(&text, &["app:2"], again).await.unwrap();
     assert_eq!(fetches(&bench, &layer), 0);
 
-    // Once something reads a file of it, it is unpacked, and its image is the same.
+    // Where it is unpacked, the image is the same.
     bench.forget();
-    let reading = format!("FROM {base}\nCOPY --from={base} /etc/passwd /p\n");
-    bench.build(&reading, &["other:1"]).await.unwrap();
-    assert_eq!(bench.layer_count(), 2, "the base and the copy");
-    assert!(!bench.has_blob(&layer), "only unpacked: it is mounted");
+    bench.unpack("base:1").await;
+    assert_eq!(bench.layer_count(), 1);
     let unpacked = bench.build_with(&text, &["app:3"], dated).await.unwrap();
     assert_eq!(listed.image().descriptor, unpacked.image().descriptor);
 }
@@ -130,7 +128,7 @@ async fn what_two_bases_have_in_common_is_fetched_once() {
 }
 
 #[tokio::test]
-async fn a_copy_that_must_compare_contents_unpacks_after_all() {
+async fn a_copy_that_must_compare_contents_takes_them_out_of_the_base() {
     let bench = Bench::start().await;
     bench.file("f", "same").date("f", 1_000_000_000);
     bench
@@ -142,6 +140,7 @@ async fn a_copy_that_must_compare_contents_unpacks_after_all() {
     let text = format!("FROM {}\nCOPY f /\n", bench.name("base:1"));
     bench.build(&text, &["app:1"]).await.unwrap();
     assert_eq!(bench.layer_names("app", "1", 1), [""; 0]);
+    assert_eq!(bench.unpacked_bases(), 0);
     bench.file("f", "else").date("f", 1_000_000_000);
     bench.forget();
     bench.build(&text, &["app:2"]).await.unwrap();

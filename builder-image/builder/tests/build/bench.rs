@@ -12,7 +12,7 @@ use builder::cache::Cache;
 use builder::context::BuildContext;
 use builder::error::{Error, SourceFile};
 use builder::export::{Destination, Export, Output, Settings};
-use builder::graph::{Options, Surroundings};
+use builder::graph::{BaseName, Options, Surroundings};
 use builder::layer::{Owners, PackOptions};
 use builder::named_context::NamedFiles;
 use builder::progress::{Progress, Style};
@@ -46,6 +46,14 @@ pub(crate) struct BenchOptions {
     pub(crate) caches: Vec<CacheTarget>,
 }
 
+fn client() -> Client {
+    Client::builder()
+        .guard(Guard::Open)
+        .retry(RetryPolicy::never())
+        .build()
+        .unwrap()
+}
+
 impl Bench {
     pub(crate) async fn start() -> Self {
         // A second installation, by another test, fails and is no matter.
@@ -63,6 +71,12 @@ impl Bench {
         fs_err::create_dir_all(path.parent().unwrap()).unwrap();
         fs_err::write(path, content).unwrap();
         self
+    }
+
+    /// Gives a file of the context a second name.
+    pub(crate) fn hard_link(&self, path: &str, target: &str) {
+        let at = |path: &str| self.context.path().join(path);
+        fs_err::hard_link(at(target), at(path)).unwrap();
     }
 
     /// Makes a symbolic link in the context.
@@ -111,6 +125,19 @@ impl Bench {
         }
     }
 
+    /// Cuts off all files that were taken out of layers.
+    pub(crate) fn damage_picks(&self) {
+        for entry in fs_err::read_dir(self.root.path().join("layers")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("pick-") && path.is_dir() {
+                for file in fs_err::read_dir(path).unwrap() {
+                    fs_err::write(file.unwrap().path(), "").unwrap();
+                }
+            }
+        }
+    }
+
     /// Removes all blobs of the cache.
     pub(crate) fn remove_blobs(&self) {
         for entry in fs_err::read_dir(self.root.path().join("blobs/sha256")).unwrap() {
@@ -131,6 +158,17 @@ impl Bench {
             .count()
     }
 
+    /// How many layers of images were unpacked: those have nothing but a digest as their name.
+    pub(crate) fn unpacked_bases(&self) -> usize {
+        let entries = fs_err::read_dir(self.root.path().join("layers")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let of_base = |name: &String| {
+            let digest = name.strip_suffix(".recorded");
+            digest.is_some_and(|digest| digest.len() == 64)
+        };
+        names.filter(of_base).count()
+    }
+
     /// Whether the engine has kept a blob.
     pub(crate) fn has_blob(&self, digest: &oci::Digest) -> bool {
         let blobs = self.root.path().join("blobs/sha256");
@@ -139,10 +177,8 @@ impl Bench {
 
     /// Whether no work in progress is left.
     pub(crate) fn is_tidy(&self) -> bool {
-        fs_err::read_dir(self.root.path().join("tmp"))
-            .unwrap()
-            .next()
-            .is_none()
+        let work = fs_err::read_dir(self.root.path().join("tmp"));
+        work.is_ok_and(|mut work| work.next().is_none()) || !self.root.path().join("tmp").exists()
     }
 
     /// The paths in a layer of an image in the registry, but for the root.
@@ -161,6 +197,15 @@ impl Bench {
         names
             .filter(|name| !matches!(name.as_str(), "" | "."))
             .collect()
+    }
+
+    /// Unpacks an image of the registry, as a RUN on it would.
+    pub(crate) async fn unpack(&self, image: &str) {
+        let cache = Cache::open(self.root.path()).unwrap();
+        let bases = Bases::new(client(), cache, Owners::Recorded, BTreeMap::new());
+        let name = BaseName::Image(self.name(image).parse().unwrap());
+        let base = bases.resolve(&name, &Platform::host()).await.unwrap();
+        bases.snapshot(&base).await.unwrap();
     }
 
     /// Builds `text` and pushes it to these images of the registry.
@@ -187,11 +232,7 @@ impl Bench {
             caches: Vec::new(),
         };
         change(&mut options);
-        let client = Client::builder()
-            .guard(Guard::Open)
-            .retry(RetryPolicy::never())
-            .build()
-            .unwrap();
+        let client = client();
         let cache = Cache::open(self.root.path()).unwrap();
         let engine = Engine {
             bases: Bases::new(

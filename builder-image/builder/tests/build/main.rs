@@ -4,6 +4,7 @@
 mod base;
 mod bench;
 mod caching;
+mod copy_from;
 mod failure;
 mod files;
 mod output;

@@ -9,8 +9,9 @@
 //! heap      names, targets of links, extended attributes, contents
 //! ```
 //!
-//! Numbers are little-endian. The reader checks what it follows, so a damaged file is an error and never a panic.
+//! Other contents may be kept beside it, where they are wanted: [`picking`]. Numbers are little-endian. The reader checks what it follows, so a damaged file is an error and never a panic.
 
+mod picking;
 mod writer;
 
 use std::{
@@ -22,6 +23,8 @@ use std::{
 
 use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Xattrs};
 
+pub use picking::Picked;
+pub(crate) use picking::Picking;
 pub(crate) use writer::ListingWriter;
 
 /// The first bytes of a listing; the number changes with the format, and with what is listed.
@@ -174,6 +177,25 @@ impl Listing {
         &self.bytes
     }
 
+    /// Tells listings of the same layer apart: by what they say, and by their version.
+    pub(crate) const fn checksum(&self) -> u32 {
+        self.checksum
+    }
+
+    /// The number of the record of the regular file `path`, and its size in bytes.
+    fn file_at(&self, path: &ImagePath) -> Option<(u32, u64)> {
+        let (number, record) = self.find(path)?;
+        (record.tag == tag::FILE).then(|| (number, joined(record.body)))
+    }
+
+    /// What the content of a record is called where it is kept beside the listing: the same for all names of a file.
+    fn content_name(&self, number: u32) -> Option<String> {
+        Some(match self.record(number)?.inode {
+            0 => number.to_string(),
+            node => picking::of_node(node),
+        })
+    }
+
     const fn contents_start(&self) -> usize {
         HEADER + self.records as usize * RECORD
     }
@@ -316,17 +338,24 @@ impl Listing {
         xattrs
     }
 
-    /// The regular file `path`, where its content was kept.
-    pub(crate) fn open(&self, path: &ImagePath) -> io::Result<Option<File>> {
-        let Some((number, _)) = self.find(path) else {
-            return Ok(None);
-        };
+    /// Where the content of the regular file `path` is, if it was kept.
+    fn content(&self, path: &ImagePath) -> Option<(u32, u32)> {
+        let (number, _) = self.find(path)?;
         let table = &self.bytes[self.contents_start()..self.heap_start()];
-        let found = table.as_chunks::<CONTENT>().0.iter().find_map(|row| {
+        table.as_chunks::<CONTENT>().0.iter().find_map(|row| {
             let [record, offset, length] = numbers(row);
             (record == number).then_some((offset, length))
-        });
-        let Some(content) = found else {
+        })
+    }
+
+    /// Whether the content of the regular file `path` was kept.
+    pub(crate) fn has_content(&self, path: &ImagePath) -> bool {
+        self.content(path).is_some()
+    }
+
+    /// The regular file `path`, where its content was kept.
+    pub(crate) fn open(&self, path: &ImagePath) -> io::Result<Option<File>> {
+        let Some(content) = self.content(path) else {
             return Ok(None);
         };
         let flags = rustix::fs::MemfdFlags::CLOEXEC;

@@ -1,7 +1,7 @@
 //! Makes a listing of a layer as if the layer were unpacked: the same operations as on a directory, in memory.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write},
@@ -10,7 +10,9 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{CONTENT, HEADER, IMPLIED, Listing, MAGIC, OPAQUE, RECORD, Record, halves, tag};
+use super::{
+    CONTENT, HEADER, IMPLIED, Listing, MAGIC, OPAQUE, Picked, Picking, RECORD, Record, halves, tag,
+};
 use crate::{
     layer::{Content, LayerError, PLAIN_DIRECTORY, WriteLayer},
     tree::{Attributes, Entry, FileId, ImagePath, Kind, Xattrs},
@@ -32,6 +34,8 @@ pub(crate) struct ListingWriter {
     nodes: Vec<Node>,
     /// About how many bytes all of this takes.
     bytes: usize,
+    /// What is kept of contents.
+    picking: Option<Picking>,
 }
 
 #[derive(Debug)]
@@ -155,11 +159,20 @@ impl Default for ListingWriter {
         Self {
             nodes: vec![Node::new(Body::Directory(Box::new(root)), &PLAIN_DIRECTORY)],
             bytes: 0,
+            picking: None,
         }
     }
 }
 
 impl ListingWriter {
+    /// An empty layer, of which contents are kept where that is asked for.
+    pub(crate) fn picking(picking: Option<Picking>) -> Self {
+        Self {
+            picking,
+            ..Self::default()
+        }
+    }
+
     fn find(&self, path: &ImagePath) -> Option<u32> {
         path.components().try_fold(0, |number, name| {
             let directory = self.nodes[number as usize].directory()?;
@@ -208,11 +221,20 @@ impl ListingWriter {
         Ok(())
     }
 
-    /// The finished listing.
-    pub(crate) fn finish(self) -> Listing {
-        let mut encoder = Encoder::default();
+    /// The finished listing, and the contents that were kept, if any.
+    pub(crate) fn finish(self) -> io::Result<(Listing, Option<Picked>)> {
+        let picking = self.picking.as_ref();
+        let mut encoder = Encoder {
+            noted: picking.map_or_else(BTreeSet::new, |picking| picking.nodes().clone()),
+            ..Encoder::default()
+        };
         encoder.nodes(&self.nodes);
-        encoder.finish()
+        let (listing, records) = encoder.finish();
+        let picked = match self.picking {
+            Some(picking) => picking.settle(&records, &listing)?,
+            None => None,
+        };
+        Ok((listing, picked))
     }
 }
 
@@ -295,9 +317,16 @@ impl WriteLayer for ListingWriter {
             .name()
             .is_some_and(|name| KEPT.contains(&name.as_bytes()));
         let mut keeper = Keeper(kept.then(Vec::new));
-        let size = content
-            .read_into(&mut keeper)
-            .map_err(|error| LayerError::write(path, error))?;
+        let picking = self.picking.as_mut().filter(|picking| picking.takes(path));
+        let size = match picking {
+            // The node that is added below.
+            Some(picking) => {
+                let number = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+                picking.keep(number, content, &mut keeper)
+            }
+            None => content.read_into(&mut keeper),
+        };
+        let size = size.map_err(|error| LayerError::write(path, error))?;
         let content = keeper.0.map(Vec::into_boxed_slice);
         self.add(path, Node::new(Body::File { size, content }, attributes))?;
         Ok(size)
@@ -390,6 +419,10 @@ struct Encoder {
     count: u32,
     contents: Vec<u8>,
     heap: Vec<u8>,
+    /// The nodes of which it is to be noted what they become.
+    noted: BTreeSet<u32>,
+    /// The first record of each of them.
+    placed: BTreeMap<u32, u32>,
 }
 
 impl Encoder {
@@ -421,6 +454,9 @@ impl Encoder {
 
     fn node(&mut self, nodes: &[Node], number: u32, name: &[u8], first: u32) {
         let node = &nodes[number as usize];
+        if self.noted.contains(&number) {
+            self.placed.entry(number).or_insert(self.count);
+        }
         let mut flags = 0;
         let (tag, body) = match &node.body {
             Body::Directory(directory) => {
@@ -484,7 +520,8 @@ impl Encoder {
         (offset, u32::try_from(bytes.len()).unwrap_or_default())
     }
 
-    fn finish(self) -> Listing {
+    /// The listing, and the first records of the nodes that were to be noted.
+    fn finish(self) -> (Listing, BTreeMap<u32, u32>) {
         let contents = u32::try_from(self.contents.len() / CONTENT).unwrap_or_default();
         let mut bytes =
             Vec::with_capacity(HEADER + self.records.len() + self.contents.len() + self.heap.len());
@@ -498,11 +535,12 @@ impl Encoder {
         }
         let checksum = crc32fast::hash(&bytes[12..]);
         bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
-        Listing {
+        let listing = Listing {
             bytes,
             checksum,
             records: self.count,
             contents,
-        }
+        };
+        (listing, self.placed)
     }
 }

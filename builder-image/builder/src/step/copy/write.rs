@@ -12,7 +12,9 @@ use crate::{
         StepError, add,
         source::{Visit, select, walk},
     },
-    tree::{Attributes, Device, Entry, FileId, ImagePath, Kind, Timestamp, Tree, Xattrs},
+    tree::{
+        Attributes, Device, Entry, FileId, ImagePath, Kind, Timestamp, Tree, TreeError, Xattrs,
+    },
     unpack::Limits,
     upper::Upper,
 };
@@ -318,8 +320,14 @@ impl<'a> Copier<'a> {
             return Ok(false);
         }
         let known = existing.attributes(self.upper.xattrs(target)?);
-        let same = || same_content(target, self.from.open(source)?, self.upper.open(target)?);
-        Ok(!self.upper.has(target)? && known == *attributes && same()?)
+        if self.upper.has(target)? || known != *attributes {
+            return Ok(false);
+        }
+        match self.upper.open(target) {
+            // It is noted that it was asked for. What is written meanwhile counts for nothing, but all is asked for at once.
+            Err(TreeError::NotUnpacked(_)) => Ok(false),
+            opened => Ok(same_content(target, self.from.open(source)?, opened?)?),
+        }
     }
 
     /// Copies what is no directory.
