@@ -68,6 +68,7 @@ test-api: cluster ## Real API server: tables of valid and invalid objects; the r
 	cargo test --locked -p tests --test cluster_lifecycle --test cluster_pull --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
+	cargo test --locked -p tests --test conformance every_way_to_build -- --nocapture
 	cargo test --locked -p tests --test e2e --test chart_lifecycle --test demo --test crash_safety --test memory -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full

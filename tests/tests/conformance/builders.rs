@@ -97,6 +97,14 @@ pub(crate) struct Builders {
 impl Builders {
     /// Starts what has to run and makes the base image with our engine.
     pub(crate) fn start() -> anyhow::Result<Self> {
+        let mut builders = Self::without_reference()?;
+        let root = builders.directory.path().join("buildkit");
+        builders.buildkit = Some(Buildkit::start(&builders.programs, &root, None)?);
+        Ok(builders)
+    }
+
+    /// All but BuildKit.
+    pub(crate) fn without_reference() -> anyhow::Result<Self> {
         let coopery = match std::env::var_os("COOPERY_PROGRAM") {
             Some(path) => path.into(),
             None => release_binary("coopery")?,
@@ -120,8 +128,6 @@ impl Builders {
         };
         std::thread::spawn(move || serve(&listener));
         builders.make_base()?;
-        let root = builders.directory.path().join("buildkit");
-        builders.buildkit = Some(Buildkit::start(&builders.programs, &root, None)?);
         Ok(builders)
     }
 
@@ -190,22 +196,6 @@ impl Builders {
                 self.base_digest
             ));
         }
-        for (name, value) in build.arguments {
-            match name.as_str() {
-                "--file" => command.arg("--file").arg(build.context.join(value)),
-                "--build-context" => {
-                    let (name, source) = value.split_once('=').context("NAME=SOURCE")?;
-                    let source = if is_directory(source) {
-                        build.context.join(source).display().to_string()
-                    } else {
-                        source.to_owned()
-                    };
-                    command.args(["--build-context", &format!("{name}={source}")])
-                }
-                "--context" => continue,
-                name => command.args([name, value]),
-            };
-        }
         command.arg("-o");
         // Nothing that is built on the base may have its annotation.
         let annotation = if with_base { "" } else { ",annotation.of=base" };
@@ -213,10 +203,56 @@ impl Builders {
             "type=oci,tar=false,dest={}{annotation}",
             build.output.display()
         ));
-        match build.remote() {
+        Self::with_arguments(&mut command, build.context, build.arguments)?;
+        run(&mut command)
+    }
+
+    /// Our engine.
+    pub(crate) fn program(&self) -> &Path {
+        &self.coopery
+    }
+
+    /// Gives a build of our engine the arguments of a case, with its context at last.
+    pub(crate) fn with_arguments(
+        command: &mut Command,
+        context: &Path,
+        arguments: &[(String, String)],
+    ) -> anyhow::Result<()> {
+        let mut remote = None;
+        for (name, value) in arguments {
+            match name.as_str() {
+                "--file" => command.arg("--file").arg(context.join(value)),
+                "--build-context" => {
+                    let (name, source) = value.split_once('=').context("NAME=SOURCE")?;
+                    let source = if is_directory(source) {
+                        context.join(source).display().to_string()
+                    } else {
+                        source.to_owned()
+                    };
+                    command.args(["--build-context", &format!("{name}={source}")])
+                }
+                "--context" => {
+                    remote = Some(value);
+                    continue;
+                }
+                name => command.args([name, value]),
+            };
+        }
+        match remote {
             Some(url) => command.arg(url),
-            None => command.arg(build.context),
+            None => command.arg(context),
         };
+        Ok(())
+    }
+
+    /// Pushes the base as `image`; `plain` is the context of a build that adds nothing to it.
+    pub(crate) fn push_base(&self, image: &str, plain: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.coopery);
+        command.args(["build", "--push", "-t", image, "--root"]);
+        command.arg(self.directory.path().join("coopery"));
+        let base = self.base();
+        let base = format!("base=oci-layout://{}@{}", base.display(), self.base_digest);
+        command.args(["--build-context", &base]).arg(plain);
         run(&mut command)
     }
 
@@ -263,17 +299,6 @@ impl Builders {
 /// Whether a named context is a directory of the case.
 fn is_directory(source: &str) -> bool {
     !source.contains(':')
-}
-
-impl Build<'_> {
-    /// The context, where it is a URL.
-    fn remote(&self) -> Option<&str> {
-        let found = self
-            .arguments
-            .iter()
-            .find(|(name, _)| name == "--context")?;
-        Some(&found.1)
-    }
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

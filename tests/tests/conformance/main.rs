@@ -7,6 +7,8 @@
 //! `tests/corpora/rows.yaml` says which row of the language each case shows; a row without a proof fails the run.
 //! `COOPERY_CASES=a,b` runs the cases whose names contain one of these, `COOPERY_PROGRAM` names another `coopery`.
 //!
+//! `determinism` builds the cases in all ways that the engine has, beside no reference.
+//!
 //! A case is a directory with a Dockerfile and its context. Two files are not part of the context: `arguments` has one flag
 //! a line (`--build-arg A=B`; `{url}` is the server of files, `{git}` that of the repository `app.git`, `{commit}` its tag `v1`), `setup` is a shell script run in the copied context, for
 //! what git cannot keep.
@@ -14,6 +16,7 @@
 
 mod builders;
 mod compare;
+mod determinism;
 mod image;
 
 use std::collections::BTreeMap;
