@@ -63,9 +63,19 @@ pub(crate) fn ignore(bytes: &[u8]) {
     let _ = ignore.may_except_below(path);
 }
 
-/// An archive.
+/// An archive: what has members that can be put into a tree is listed, and its listing can be read again.
 pub(crate) fn tar(bytes: &[u8]) {
-    let _ = builder::layer::count_members(bytes);
+    use builder::{layer, unpack};
+    let _ = layer::count_members(bytes);
+    let limits = unpack::Limits {
+        entries: 1000,
+        bytes: 1 << 20,
+        ..unpack::Limits::default()
+    };
+    if let Ok((listing, _)) = unpack::list(bytes, &oci::MediaType::OciLayer, &limits) {
+        let written = listing.as_bytes().to_vec();
+        layer::Listing::from_bytes(written).expect("what was listed can be read");
+    }
 }
 
 /// The documents of an image.

@@ -289,6 +289,7 @@ impl Limits {
         TarLimits {
             path: self.path,
             header: self.header,
+            holes: self.bytes,
         }
     }
 }

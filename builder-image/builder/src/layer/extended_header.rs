@@ -1,9 +1,12 @@
 //! Extended headers of tar archives: PAX records, read by their length as their values are any bytes, and GNU's long
 //! names. What contradicts itself is refused.
 
-use super::tar_reader::{TarError, until_nul};
+use super::sparse::SparseRecords;
+use super::tar_header::until_nul;
+use super::tar_reader::TarError;
 use crate::tree::{Timestamp, Xattrs, is_image_xattr};
 
+const SPARSE_RECORD: &[u8] = b"GNU.sparse.";
 const XATTR_RECORD: &[u8] = b"SCHILY.xattr.";
 
 /// What extended headers say of the member that follows them.
@@ -18,7 +21,7 @@ pub(super) struct Extensions {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Timestamp>,
-    pub(super) sparse: bool,
+    pub(super) sparse: SparseRecords,
     pub(super) xattrs: Xattrs,
 }
 
@@ -94,8 +97,10 @@ impl Extensions {
             b"mtime" => {
                 self.mtime = Some(parse_time(value).ok_or_else(error("a time is no number"))?);
             }
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
+                if let Some(key) = key.strip_prefix(SPARSE_RECORD) {
+                    return self.sparse.set(key, value);
+                }
                 if let Some(name) = key.strip_prefix(XATTR_RECORD)
                     && let Ok(name) = std::str::from_utf8(name)
                     && is_image_xattr(name)

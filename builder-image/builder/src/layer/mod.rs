@@ -14,7 +14,9 @@ mod owner;
 mod pack;
 mod recompress;
 mod root;
+mod sparse;
 mod squash;
+mod tar_header;
 mod tar_reader;
 mod tar_writer;
 mod write;
@@ -61,6 +63,7 @@ pub fn count_members(stream: impl std::io::Read) -> Result<usize, TarError> {
     let limits = TarLimits {
         path: 4096,
         header: 1 << 20,
+        holes: 1 << 20,
     };
     let mut reader = TarReader::new(stream, limits);
     let mut count = 0;

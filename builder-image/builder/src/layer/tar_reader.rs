@@ -1,4 +1,4 @@
-//! Reads tar archives strictly: ustar, PAX and GNU long names. What two well-known readers would take differently is
+//! Reads tar archives strictly: ustar, PAX, GNU's long names and sparse files. What two well-known readers would take differently is
 //! refused, so that nothing can hide between them. PAX records are read by their length (values are any bytes), headers
 //! are bounded, and member data is handed on as a stream: memory does not grow with the archive.
 
@@ -9,17 +9,19 @@ use std::{
 };
 
 use super::extended_header::Extensions;
+use super::sparse::{Run, SparseMap, SparseRecords, Written, map_before_data};
+use super::tar_header::{BLOCK, Header, until_nul};
 use crate::tree::{Device, Timestamp, Xattrs};
-
-const BLOCK: usize = 512;
 
 /// Bounds on the headers of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TarLimits {
     /// The longest name or link target in bytes.
     pub(crate) path: usize,
-    /// The largest extended header in bytes.
+    /// The largest extended header, or map of a sparse file, in bytes.
     pub(crate) header: u64,
+    /// How many bytes of sparse files an archive may have that are not in it.
+    pub(crate) holes: u64,
 }
 
 /// What a member of an archive is.
@@ -119,6 +121,10 @@ pub(crate) struct TarReader<R> {
     /// Data and padding of the current member that was not read yet.
     data: u64,
     padding: u64,
+    /// The current member, where it is sparse, and how much of it was read.
+    sparse: Option<(SparseMap, u64)>,
+    /// The bytes of holes so far.
+    holes: u64,
     ended: bool,
 }
 
@@ -129,6 +135,8 @@ impl<R: Read> TarReader<R> {
             limits,
             data: 0,
             padding: 0,
+            sparse: None,
+            holes: 0,
             ended: false,
         }
     }
@@ -163,9 +171,18 @@ impl<R: Read> TarReader<R> {
                 // A label of the archive as a whole.
                 b'V' if size == 0 => {}
                 _ => {
-                    let member = self.member(&header, size, extensions)?;
+                    let name = extensions.sparse.name.take();
+                    extensions.path = name.or(extensions.path);
+                    let records = std::mem::take(&mut extensions.sparse);
+                    let mut member = self.member(&header, size, extensions)?;
                     if member.kind == MemberKind::File {
                         self.begin_data(member.size);
+                        if let Some(map) = self.map(&header, &records)? {
+                            member.size = map.size;
+                            self.sparse = Some((map, 0));
+                        }
+                    } else if !records.is_empty() {
+                        return Err(TarError::Extended("what is no file is sparse"));
                     }
                     return Ok(Some(member));
                 }
@@ -189,14 +206,94 @@ impl<R: Read> TarReader<R> {
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     }
 
+    /// Some of the member's bytes that are in the archive.
+    fn stored(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        if read == 0 {
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, TarError::Truncated);
+            return Err(error);
+        }
+        self.data -= read as u64;
+        Ok(read)
+    }
+
     fn skip_data(&mut self) -> Result<(), TarError> {
         let wanted = self.data + self.padding;
         let skipped = io::copy(&mut (&mut self.stream).take(wanted), &mut io::sink())?;
-        (self.data, self.padding) = (0, 0);
+        (self.data, self.padding, self.sparse) = (0, 0, None);
         if skipped == wanted {
             Ok(())
         } else {
             Err(TarError::Truncated)
+        }
+    }
+
+    /// Where the data of a sparse file belongs; none where the member is an ordinary file, whose data comes next.
+    fn map(
+        &mut self,
+        header: &Header,
+        records: &SparseRecords,
+    ) -> Result<Option<SparseMap>, TarError> {
+        let (pieces, size) = if header.flag() == b'S' {
+            if !records.is_empty() {
+                return Err(TarError::Extended("a sparse file has two maps"));
+            }
+            self.gnu_map(header)?
+        } else if records.is_empty() {
+            return Ok(None);
+        } else {
+            match records.read()? {
+                (size, Written::Here(pieces)) => (pieces, size),
+                (size, Written::BeforeData) => {
+                    let (limit, stored) = (self.limits.header, self.data);
+                    let block = || self.block()?.ok_or(TarError::Truncated);
+                    let (pieces, length) = map_before_data(block, limit.min(stored))?;
+                    self.data -= length;
+                    (pieces, size)
+                }
+            }
+        };
+        let map = SparseMap::new(pieces, size, self.data)?;
+        self.holes = self.holes.saturating_add(map.holes());
+        if self.holes > self.limits.holes {
+            return Err(TarError::Limit {
+                what: "bytes of sparse files",
+                limit: self.limits.holes,
+            });
+        }
+        Ok(Some(map))
+    }
+
+    /// The map in an old header of GNU, and in the blocks that follow it.
+    fn gnu_map(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), TarError> {
+        let size = header.number(483..495, "size")?;
+        let mut pieces = Vec::new();
+        let (mut block, mut at, mut number, mut more) = (Header(header.0), 386, 4, 482);
+        let mut read = 0;
+        loop {
+            for piece in 0..number {
+                let start = at + piece * 24;
+                // A piece that is not there ends the map.
+                if block.0[start..start + 24].iter().all(|&byte| byte == 0) {
+                    break;
+                }
+                pieces.push((
+                    block.number(start..start + 12, "map")?,
+                    block.number(start + 12..start + 24, "map")?,
+                ));
+            }
+            if block.0[more] == 0 {
+                return Ok((pieces, size));
+            }
+            read += BLOCK as u64;
+            if read > self.limits.header {
+                return Err(TarError::Limit {
+                    what: "map of a sparse file",
+                    limit: self.limits.header,
+                });
+            }
+            block = Header(self.block()?.ok_or(TarError::Truncated)?);
+            (at, number, more) = (0, 21, 504);
         }
     }
 
@@ -275,9 +372,6 @@ impl<R: Read> TarReader<R> {
             name: shown(),
             what,
         };
-        if extensions.sparse {
-            return Err(unsupported("a sparse file"));
-        }
         let device = || -> Result<Device, TarError> {
             Ok(Device {
                 major: header.small_number(329..337, "device number")?,
@@ -304,7 +398,8 @@ impl<R: Read> TarReader<R> {
             b'4' => MemberKind::BlockDevice(device()?),
             b'5' => MemberKind::Directory,
             b'6' => MemberKind::Fifo,
-            b'S' => return Err(unsupported("a sparse file")),
+            b'S' if header.is_gnu() => MemberKind::File,
+            b'S' => return Err(unsupported("a sparse file of unknown format")),
             b'M' => return Err(unsupported("the continuation of another archive")),
             _ => return Err(unsupported("of an unknown type")),
         };
@@ -381,128 +476,29 @@ struct Data<'a, R>(&'a mut TarReader<R>);
 
 impl<R: Read> Read for Data<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.0.data)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let run = match &self.0.sparse {
+            None => Run::Data(self.0.data),
+            Some((map, position)) => map.at(*position).unwrap_or(Run::Data(0)),
+        };
+        let (Run::Data(length) | Run::Hole(length)) = run;
+        let wanted = usize::try_from(length).unwrap_or(usize::MAX);
+        let wanted = wanted.min(buffer.len());
         if wanted == 0 {
             return Ok(0);
         }
-        let read = self.0.stream.read(&mut buffer[..wanted])?;
-        if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                TarError::Truncated,
-            ));
+        let read = match run {
+            Run::Data(_) => self.0.stored(&mut buffer[..wanted])?,
+            Run::Hole(_) => {
+                crate::runtime::go_on()?;
+                buffer[..wanted].fill(0);
+                wanted
+            }
+        };
+        if let Some((_, position)) = &mut self.0.sparse {
+            *position += read as u64;
         }
-        self.0.data -= read as u64;
         Ok(read)
     }
-}
-
-/// One header block.
-struct Header([u8; BLOCK]);
-
-impl Header {
-    const fn flag(&self) -> u8 {
-        self.0[156]
-    }
-
-    fn field_error(&self, field: &'static str) -> TarError {
-        TarError::Field {
-            name: String::from_utf8_lossy(until_nul(&self.0[..100])).into_owned(),
-            field,
-        }
-    }
-
-    /// The checksum is the sum of all bytes, with blanks in its own place; some old writers summed signed bytes.
-    fn check(&self) -> Result<(), TarError> {
-        let recorded = parse_octal(&self.0[148..156]).ok_or(TarError::Checksum)?;
-        let byte = |(at, &byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { byte };
-        let bytes = || self.0.iter().enumerate().map(byte);
-        let unsigned: u64 = bytes().map(u64::from).sum();
-        let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
-        if recorded == unsigned || i64::try_from(recorded) == Ok(signed) {
-            Ok(())
-        } else {
-            Err(TarError::Checksum)
-        }
-    }
-
-    fn name(&self) -> Vec<u8> {
-        let name = until_nul(&self.0[..100]);
-        // Only the POSIX magic has a prefix: GNU's has other things in its place.
-        let prefix: &[u8] = if &self.0[257..263] == b"ustar\0" {
-            until_nul(&self.0[345..500])
-        } else {
-            &[]
-        };
-        if prefix.is_empty() {
-            name.to_vec()
-        } else {
-            [prefix, b"/", name].concat()
-        }
-    }
-
-    /// A number in octal digits, or in GNU's base-256 where it is large or negative.
-    fn signed(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<i64, TarError> {
-        let bytes = &self.0[range];
-        let error = || self.field_error(field);
-        if bytes[0] & 0x80 == 0 {
-            return i64::try_from(parse_octal(bytes).ok_or_else(error)?).map_err(|_| error());
-        }
-        let negative = bytes[0] & 0x40 != 0;
-        let first = if negative { bytes[0] } else { bytes[0] & 0x7f };
-        let mut value: i128 = if negative {
-            i128::from(first.cast_signed())
-        } else {
-            i128::from(first)
-        };
-        for &byte in &bytes[1..] {
-            value = value << 8 | i128::from(byte);
-            if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
-                return Err(error());
-            }
-        }
-        i64::try_from(value).map_err(|_| error())
-    }
-
-    fn number(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<u64, TarError> {
-        u64::try_from(self.signed(range, field)?).map_err(|_| self.field_error(field))
-    }
-
-    fn small_number(
-        &self,
-        range: std::ops::Range<usize>,
-        field: &'static str,
-    ) -> Result<u32, TarError> {
-        u32::try_from(self.number(range, field)?).map_err(|_| self.field_error(field))
-    }
-}
-
-pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
-    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-/// Octal digits, blanks or NULs before them, a blank or NUL or nothing after them; no digit at all is 0.
-fn parse_octal(bytes: &[u8]) -> Option<u64> {
-    let start = bytes
-        .iter()
-        .position(|byte| !matches!(byte, 0 | b' '))
-        .unwrap_or(bytes.len());
-    let digits = &bytes[start..];
-    let end = digits
-        .iter()
-        .position(|byte| !matches!(byte, b'0'..=b'7'))
-        .unwrap_or(digits.len());
-    if digits
-        .get(end)
-        .is_some_and(|byte| !matches!(byte, 0 | b' '))
-    {
-        return None;
-    }
-    digits[..end].iter().try_fold(0_u64, |value, digit| {
-        value.checked_mul(8)?.checked_add(u64::from(digit - b'0'))
-    })
 }
 
 impl Member {

@@ -244,6 +244,7 @@ mod tests {
         let limits = TarLimits {
             path: 8192,
             header: 1 << 20,
+            holes: 0,
         };
         TarReader::new(archive, limits).next().unwrap().unwrap()
     }

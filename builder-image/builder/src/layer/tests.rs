@@ -352,6 +352,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+    #[test]
+    fn any_attributes_survive_packing(
+        files in proptest::collection::btree_map("[a-e]{1,3}", (
+            proptest::collection::btree_map("user\\.[a-nA-Z0-9._]{1,40}", proptest::collection::vec(any::<u8>(), 0..200), 0..4),
+            // What file systems keep.
+            -2_000_000_000_i64..10_000_000_000,
+            0..u32::MAX,
+        ), 1..6),
+    ) {
+        for owners in all_owners() {
+            let dir = tempfile::tempdir().unwrap();
+            let scratch = Snapshot::empty();
+            let mut upper = Upper::create(&scratch, &dir.path().join("first"), owners).unwrap();
+            for (name, (xattrs, seconds, id)) in &files {
+                let mtime = Timestamp::from_seconds(*seconds);
+                let attributes = Attributes { mode: 0o644, uid: *id, gid: id / 2, mtime, xattrs: xattrs.clone() };
+                upper.file(&ImagePath::new(name), &attributes, &mut &b"x"[..]).unwrap();
+            }
+            let packed = pack_plain(&upper.finish().unwrap(), dir.path());
+            let (second, diff_id) = unpack(&read_blob(&packed)[..], &MediaType::OciLayer, &dir.path().join("second"), &Limits::default(), owners).unwrap();
+            prop_assert_eq!(&diff_id, &packed.diff_id);
+            let tree = Snapshot::new(vec![Arc::new(second)]);
+            for (name, (xattrs, seconds, id)) in &files {
+                let path = ImagePath::new(name);
+                prop_assert_eq!(&tree.xattrs(&path).unwrap(), xattrs);
+                let entry = tree.lookup(&path).unwrap().unwrap();
+                prop_assert_eq!((entry.mtime.seconds, entry.uid, entry.gid), (*seconds, *id, id / 2));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_file_that_was_there_is_replaced_by_the_same() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@
 use std::{io::Write, path::PathBuf, sync::Arc};
 
 mod listing;
+mod sparse;
 
 use super::*;
 use crate::fixture::{all_owners, lines, show, show_layer, snapshot};
@@ -190,8 +191,6 @@ fn what_readers_would_take_differently_is_refused() {
         ("a record of length zero", Raw::default().raw_pax(b"0 path=a\n").file("c", ""), "error: the archive has a malformed extended header: a record's length is wrong"),
         ("a negative length", Raw::default().raw_pax(b"-9 path=a\n").file("c", ""), "error: the archive has a malformed extended header: a record's length is no number"),
         ("a size that is no number", Raw::default().pax(&[("size", b"1e3")]).file("c", ""), "error: the archive has a malformed extended header: a size is no number"),
-        ("a sparse file", Raw::default().header(b"s", b'S', b"", 0, 0o644), "error: the archive's member `s` is a sparse file, which is not supported"),
-        ("a sparse file in PAX", Raw::default().pax(&[("GNU.sparse.major", b"1")]).file("s", ""), "error: the archive's member `s` is a sparse file"),
         ("an unknown type", Raw::default().header(b"u", b'Z', b"", 0, 0o644), "error: the archive's member `u` is of an unknown type"),
         ("members after a block of zeros", Raw(vec![0; 512]).file("a", ""), "error: the archive's member `` is ambiguous: a block of zeros"),
         ("an extended header for nothing", Raw::default().pax(&[("path", b"a")]), "error: the archive ends in the middle"),
