@@ -10,6 +10,7 @@ pub mod git_server;
 pub mod kstatus;
 pub mod measure;
 pub mod operator_process;
+pub mod plain_registry;
 pub mod stage;
 pub mod tls;
 pub mod upstream;

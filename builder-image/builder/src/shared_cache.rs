@@ -75,6 +75,8 @@ pub enum CachePlace {
         path: PathBuf,
         /// The name.
         tag: String,
+        /// Whether blobs that no name in the layout leads to any more are removed afterwards.
+        prune: bool,
     },
     /// The engine's directory of another place: blobs and records, never unpacked layers.
     Store(Cache),
@@ -107,7 +109,7 @@ impl std::fmt::Display for CachePlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Registry(reference) => reference.fmt(f),
-            Self::Directory { path, tag } => write!(f, "{}:{tag}", path.display()),
+            Self::Directory { path, tag, .. } => write!(f, "{}:{tag}", path.display()),
             Self::Store(cache) => cache.root().display().fmt(f),
         }
     }

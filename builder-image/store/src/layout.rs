@@ -19,6 +19,7 @@ use crate::{
     Blobs, Doing, Result, StoreError,
     durable::publish,
     image::{Naming, Parts, document, entries, read_bounded, read_small},
+    prune::NEW,
 };
 
 /// The annotation of a descriptor in `index.json` that names it: by the tag alone, or in full.
@@ -95,7 +96,7 @@ impl Layout {
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
         let directory = self.root.join("blobs").join(algorithm.as_str());
         fs::create_dir_all(&directory).doing(action)?;
-        let mut file = NamedTempFile::with_prefix_in(".new-", &directory).doing(action)?;
+        let mut file = NamedTempFile::with_prefix_in(NEW, &directory).doing(action)?;
         let mut digester = Digester::new(algorithm);
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -176,6 +177,7 @@ impl Layout {
         names: &[Reference],
         image: &Descriptor,
     ) -> Result<()> {
+        let _writing = self.writing()?;
         self.copy(source, image)?;
         self.enter(entries(image, names, Naming::Tag))
     }
@@ -186,6 +188,7 @@ impl Layout {
     /// # Errors
     /// Those of [`Self::import`].
     pub fn keep(&self, source: &impl Blobs, names: &[Reference], image: &Descriptor) -> Result<()> {
+        let _writing = self.writing()?;
         self.copy(source, image)?;
         self.enter(entries(image, names, Naming::Whole))
     }
@@ -234,7 +237,7 @@ impl Layout {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let action = "write the image layout";
-        let mut file = NamedTempFile::with_prefix_in(".new-", &self.root).doing(action)?;
+        let mut file = NamedTempFile::with_prefix_in(NEW, &self.root).doing(action)?;
         file.write_all(bytes).doing(action)?;
         publish_for_all(file, &self.root.join(name), action)
     }

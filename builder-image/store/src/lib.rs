@@ -5,6 +5,7 @@ mod archive;
 mod durable;
 mod image;
 mod layout;
+mod prune;
 
 use std::io;
 
@@ -14,6 +15,7 @@ pub use archive::{Archived, Form, Named, read_archive, write_archive};
 pub use durable::{flush, publish};
 pub use image::{Blobs, open_file};
 pub use layout::{IMAGE_NAME, Layout, REF_NAME};
+pub use prune::{Pruned, Writing};
 
 /// Why an image cannot be stored or read.
 #[derive(Debug, thiserror::Error)]

@@ -82,7 +82,40 @@ pub async fn export_caches(
             }
         }
     }
+    // Not earlier: what one cache no longer names, the next may still be made of.
+    prune(targets).await;
     Ok(())
+}
+
+/// Removes from directories what their names no longer lead to. A failure is told, and is none of the build.
+async fn prune(targets: &[CacheTarget]) {
+    for target in targets {
+        let CachePlace::Directory {
+            path, prune: true, ..
+        } = &target.place
+        else {
+            continue;
+        };
+        let directory = path.clone();
+        let pruned = blocking(move || Ok(Layout::open(directory)?.prune()?)).await;
+        match pruned {
+            Ok(Some(pruned)) if pruned.blobs > 0 => tracing::info!(
+                blobs = pruned.blobs,
+                bytes = pruned.bytes,
+                "removed from the cache in {} what no name in it leads to",
+                path.display()
+            ),
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::info!(
+                "the cache in {} is being written by another build, which removes what is old",
+                path.display()
+            ),
+            Err(error) => {
+                let told = chain(&error);
+                tracing::warn!("the cache in {} keeps what is old: {told}", path.display());
+            }
+        }
+    }
 }
 
 /// One cache on its way.
@@ -125,8 +158,9 @@ impl Writing<'_> {
                 let document = CacheDocument::new(&entries.await?);
                 self.push(reference, &document).await?;
             }
-            CachePlace::Directory { path, tag } => {
+            CachePlace::Directory { path, tag, .. } => {
                 let layout = Layout::create(path)?;
+                let _writing = layout.writing()?;
                 let entries = self.entries(steps, async |blob| self.copy(&layout, blob).await);
                 let document = CacheDocument::new(&entries.await?);
                 let (layout, tag) = (layout.clone(), tag.clone());

@@ -58,7 +58,7 @@ pub(super) async fn of_registry(
     match Document::parse(&raw.media_type, &raw.bytes)? {
         Document::Manifest(manifest) => manifests.push(manifest),
         Document::Index(index) => {
-            for child in images(&index.manifests) {
+            for child in images(&index.manifests)? {
                 let name = repository.at(child.digest.clone());
                 let raw = client.manifest(&name).await?;
                 if let Document::Manifest(manifest) = Document::parse(&raw.media_type, &raw.bytes)?
@@ -95,7 +95,7 @@ pub(super) fn of_layout(
     match layout.document(&root)? {
         Document::Manifest(manifest) => manifests.push(manifest),
         Document::Index(index) => {
-            for child in images(&index.manifests) {
+            for child in images(&index.manifests)? {
                 if let Document::Manifest(manifest) = layout.document(child)? {
                     manifests.push(manifest);
                 }
@@ -110,22 +110,29 @@ pub(super) fn of_layout(
     Ok((Origin::Layout(layout), some(documents)?))
 }
 
+/// What is said of a cache that BuildKit wrote.
+const OF_BUILDKIT: ReadError = ReadError::Other(
+    "it is a cache of BuildKit, which only BuildKit reads: export one of this engine to another tag",
+);
+
 /// The images of an index, without what is no image.
-fn images(children: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
+fn images(children: &[Descriptor]) -> Result<impl Iterator<Item = &Descriptor>, ReadError> {
+    let mut kinds = children.iter().map(|child| child.media_type.as_str());
+    if kinds.any(is_of_buildkit) {
+        return Err(OF_BUILDKIT);
+    }
     let images = children.iter().filter(|child| {
         let unknown = |platform: &oci::Platform| platform.os == "unknown";
         child.media_type.is_manifest() && !child.platform.as_ref().is_some_and(unknown)
     });
-    images.take(MAX_CHILDREN)
+    Ok(images.take(MAX_CHILDREN))
 }
 
 /// How large the configuration of a manifest may be.
 fn limit_of(manifest: &Manifest) -> Result<u64, ReadError> {
     let media_type = manifest.config.media_type.as_str();
     if is_of_buildkit(media_type) {
-        return Err(ReadError::Other(
-            "it is a cache of BuildKit, which only BuildKit reads: export one of this engine to another tag",
-        ));
+        return Err(OF_BUILDKIT);
     }
     let limit = if media_type == MEDIA_TYPE {
         MAX_DOCUMENT

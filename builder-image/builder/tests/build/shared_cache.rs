@@ -192,6 +192,7 @@ async fn a_directory_is_a_cache_as_well() {
     let place = |tag: &str| CachePlace::Directory {
         path: path.clone(),
         tag: tag.into(),
+        prune: true,
     };
     let first = build(&bench, TEXT, |options| {
         options.imports = vec![directory(&path)];
@@ -231,6 +232,52 @@ async fn a_directory_is_a_cache_as_well() {
             options.imports = vec![CacheSource::Directory { path, wanted }];
         });
         assert_eq!(built.await.counts.cached, cached);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_keeps_what_its_names_lead_to_and_no_more() {
+    let bench = Bench::start().await;
+    files(&bench);
+    let outside = tempfile::tempdir().unwrap();
+    let path = outside.path().join("cache");
+    let count = || {
+        let blobs = fs_err::read_dir(path.join("blobs/sha256")).unwrap();
+        blobs.count()
+    };
+    let write = async |content: &str, tag: &str, prune| {
+        bench.file("b", content);
+        let place = CachePlace::Directory {
+            path: path.clone(),
+            tag: tag.into(),
+            prune,
+        };
+        // The directory is read and written by one build, as by a job that keeps it.
+        build(&bench, TEXT, |options| {
+            dated(options);
+            options.imports = vec![directory(&path)];
+            options.caches = vec![target(place, CacheMode::Max)];
+        })
+        .await;
+        count()
+    };
+    let kept = write("one", "kept", true).await;
+    // A layer, a document and a manifest are new each time.
+    assert_eq!(write("two", "latest", true).await, kept + 3);
+    assert_eq!(write("three", "latest", false).await, kept + 6);
+    assert_eq!(write("four", "latest", true).await, kept + 3);
+    for (content, tag) in [("one", "kept"), ("four", "latest")] {
+        bench.forget();
+        bench.file("b", content);
+        let source = CacheSource::Directory {
+            path: path.clone(),
+            wanted: Wanted::Tag(tag.into()),
+        };
+        let built = build(&bench, TEXT, |options| {
+            dated(options);
+            options.imports = vec![source];
+        });
+        assert_eq!(built.await.counts.cached, STEPS, "{tag}");
     }
 }
 
@@ -322,8 +369,16 @@ async fn what_is_damaged_or_absent_is_left_aside() {
         let it = request.method == Method::GET && request.path.ends_with(lie.as_str());
         it.then_some(Fault::Corrupt)
     });
+    // A cache of BuildKit is an index of layers, with the configuration among them.
+    let layers = good.layers.iter().cloned();
+    let kind = "application/vnd.buildkit.cacheconfig.v0";
+    let config = oci::Descriptor::new(kind.into(), good.config.digest.clone(), good.config.size);
+    let index = oci::Index::new(layers.chain([config]).collect());
+    let bytes = serde_json::to_vec(&index).unwrap();
+    registry.add_manifest("cache", Some("buildkit"), oci::MediaType::OciIndex, bytes);
     for name in [
         "absent",
+        "buildkit",
         "truncated",
         "nonsense",
         "version",

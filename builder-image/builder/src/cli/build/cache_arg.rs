@@ -203,18 +203,19 @@ impl FromStr for CacheToArg {
         };
         let (place_key, more): (&str, &[&str]) = match kind.as_str() {
             "registry" => ("ref", &["ref"]),
-            "local" => ("dest", &["dest", "tag"]),
+            "local" => ("dest", &["dest", "tag", "prune"]),
             "inline" => return inline(&others),
             other => return Err(unknown_type(other, &["registry", "local", "inline"])),
         };
         let known: Vec<_> = more.iter().chain(&TO_ANY).copied().collect();
         let (mut place, mut tag, mut format, mut level) = (None, None, None, None);
         let mut mode = CacheMode::default();
-        let mut ignore_error = false;
+        let (mut ignore_error, mut prune) = (false, true);
         for (key, value) in others {
             match key.as_str() {
                 key if key == place_key => place = Some(value),
                 "tag" if kind == "local" => tag = Some(value),
+                "prune" if kind == "local" => prune = boolean(&key, &value)?,
                 "mode" => mode = parse_mode(&value)?,
                 "compression" => format = Some(value),
                 "compression-level" => {
@@ -244,6 +245,7 @@ impl FromStr for CacheToArg {
             (_, Some(path)) => CachePlace::Directory {
                 path: path.into(),
                 tag: tag.unwrap_or_else(|| LATEST.into()),
+                prune,
             },
             (_, None) => return Err("type=local needs dest=DIRECTORY".into()),
         };
@@ -415,8 +417,15 @@ mod tests {
             ),
             ("type=inline", "inline"),
             ("type=inline,mode=min", "inline"),
+            ("type=local,dest=d,prune=true", "d:latest Min - false"),
         ] {
             assert_eq!(to(text).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, expected) in [("", true), (",prune=false", false), (",prune=1", true)] {
+            let parsed: CacheToArg = format!("type=local,dest=d{text}").parse().unwrap();
+            let place = &parsed.0[0].as_ref().unwrap().place;
+            let prunes = matches!(place, CachePlace::Directory { prune: true, .. });
+            assert_eq!(prunes, expected, "{text}");
         }
         for (text, message) in [
             ("type=registry,mode=max", "needs ref=NAME"),
@@ -428,6 +437,10 @@ mod tests {
             (
                 "type=registry,ref=h:1/a,oci-mediatypes=false",
                 "an image manifest of OCI",
+            ),
+            (
+                "type=registry,ref=h:1/a,prune=true",
+                "`prune` is not known in type=registry",
             ),
             (
                 "type=registry,ref=h:1/a,tag=x",
