@@ -1,7 +1,8 @@
 //! The node of an embedded cluster resolves Service names, and pulls from a registry that runs in
-//! the cluster by plain HTTP once told to. Pods reach servers of the test, on the host and on the node.
+//! the cluster by plain HTTP once told to. Pods reach servers of the test, on the host and on the node. Images that our engine
+//! made in every form start as pods.
 //!
-//! Needs root, and the programs that `tests/cluster/build` builds; without root it says so and checks nothing.
+//! Needs root, and the programs of `make build cluster`; without root it says so and checks nothing.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::cluster::{Cluster, ImageArchive, Options, left_out};
+use tests::plain_registry::PlainRegistry;
+use tests::stage::release_binary;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CONFIG: &str =
@@ -128,6 +131,8 @@ async fn the_node_pulls_from_a_registry_of_the_cluster() {
     )
     .await;
 
+    images_of_every_form_start_as_pods(&cluster).await;
+
     let host = serve_once(&cluster.addresses().host().to_string()).await;
     let mut server = std::process::Command::new("busybox");
     server.args([
@@ -151,6 +156,62 @@ async fn the_node_pulls_from_a_registry_of_the_cluster() {
     )
     .await;
     cluster.stop().await.unwrap();
+}
+
+/// What our engine makes, form by form, is pulled from a registry and run by the node's containerd.
+async fn images_of_every_form_start_as_pods(cluster: &Cluster) {
+    let programs = Options::new("pull").cache.join("bin");
+    let registry = PlainRegistry::start_on(&programs, cluster.addresses().host().into()).unwrap();
+    cluster.trust_plain_http(registry.host()).unwrap();
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let context = directory.path().join("context");
+    fs_err::create_dir(&context).unwrap();
+    fs_err::copy("/bin/busybox", context.join("busybox")).unwrap();
+    let dockerfile =
+        "FROM scratch\nCOPY busybox /bin/busybox\nCOPY <<made /made\nby the engine\nmade\n";
+    fs_err::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let forms = [
+        ("gzip", "compression=gzip"),
+        ("zstd", "compression=zstd"),
+        ("zstd-19", "compression=zstd,compression-level=19"),
+        ("uncompressed", "compression=uncompressed"),
+        ("docker", "oci-mediatypes=false"),
+        ("docker-zstd", "oci-mediatypes=false,compression=zstd"),
+        (
+            "docker-uncompressed",
+            "oci-mediatypes=false,compression=uncompressed",
+        ),
+        (
+            "annotated-index",
+            "compression=zstd,annotation-index.of=index,annotation.of=manifest",
+        ),
+    ];
+    for (form, attributes) in forms {
+        let name = format!("{}/{form}:1", registry.host());
+        let built = tokio::process::Command::new(release_binary("coopery").unwrap())
+            .args(["build", "--root"])
+            .arg(directory.path().join("root"))
+            .args(["--plain-http", registry.host(), "-o"])
+            .arg(format!("type=registry,name={name},{attributes}"))
+            .arg(&context)
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            built.status.success(),
+            "{form}: {}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        let command = ["/bin/busybox", "grep", "-q", "by the engine", "/made"];
+        apply(cluster, &pod(form, &name, &command)).await;
+    }
+    for (form, _) in forms {
+        let started = [
+            &format!("pod/{form}"),
+            "--for=jsonpath={.status.phase}=Succeeded",
+        ];
+        wait(cluster, &started).await;
+    }
 }
 
 /// Answers one request at a free port of this address; the port.

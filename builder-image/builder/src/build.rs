@@ -171,6 +171,7 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
         .await
         .inspect_err(|error| loading.failed(&error.to_string()))?;
     let options = of_platforms(&options, &job.platforms);
+    check_annotations(&job.exports, &options)?;
     let several = options.len() > 1;
     loading.done();
 
@@ -203,6 +204,23 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
         counts,
         misses: Solve::misses(&solves),
     })
+}
+
+/// Refuses an annotation for a platform that is not built: its image could not have it.
+fn check_annotations(exports: &[Export], options: &[Options]) -> Result<(), Error> {
+    let platforms: Vec<_> = options.iter().map(|o| o.platform.clone()).collect();
+    for export in exports {
+        let annotations = &export.settings.documents.annotations;
+        if let Some(annotation) = annotations.of_absent_platform(&platforms)
+            && let Some(platform) = &annotation.platform
+        {
+            return Err(Error::Request(format!(
+                "the annotation `{}` is for {platform}, which is not built: add it to --platform",
+                annotation.key
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Says so where times are to be cut off at an epoch that nobody gave.

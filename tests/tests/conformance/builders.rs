@@ -76,8 +76,17 @@ pub(crate) struct Build<'a> {
     /// `--build-arg`, `--target`, `--label`, `--file`, `--build-context` (a directory as seen from the context) and `--context`
     /// (a URL in place of the context) with their values.
     pub(crate) arguments: &'a [(String, String)],
-    /// Where the image goes: a directory that does not exist.
-    pub(crate) output: &'a Path,
+    /// Where the image goes.
+    pub(crate) goes: Goes<'a>,
+}
+
+/// Where what is built goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Goes<'a> {
+    /// Into a layout: a directory that does not exist.
+    Layout(&'a Path),
+    /// Where the arguments say, standard output into the file `stdout` of this directory.
+    AsSaid(&'a Path),
 }
 
 /// Both builders, ready.
@@ -167,7 +176,7 @@ impl Builders {
         let build = Build {
             context: &context,
             arguments: &[epoch],
-            output: &self.base(),
+            goes: Goes::Layout(&self.base()),
         };
         self.coopery(&build, false)?;
         let index: serde_json::Value =
@@ -196,15 +205,15 @@ impl Builders {
                 self.base_digest
             ));
         }
-        command.arg("-o");
-        // Nothing that is built on the base may have its annotation.
-        let annotation = if with_base { "" } else { ",annotation.of=base" };
-        command.arg(format!(
-            "type=oci,tar=false,dest={}{annotation}",
-            build.output.display()
-        ));
+        if let Goes::Layout(output) = build.goes {
+            // Nothing that is built on the base may have its annotation.
+            let annotation = if with_base { "" } else { ",annotation.of=base" };
+            let output = output.display();
+            command.arg("-o");
+            command.arg(format!("type=oci,tar=false,dest={output}{annotation}"));
+        }
         Self::with_arguments(&mut command, build.context, build.arguments)?;
-        run(&mut command)
+        build.run(&mut command)
     }
 
     /// Our engine.
@@ -235,6 +244,7 @@ impl Builders {
                     remote = Some(value);
                     continue;
                 }
+                name if value.is_empty() => command.arg(name),
                 name => command.args([name, value]),
             };
         }
@@ -256,15 +266,26 @@ impl Builders {
         run(&mut command)
     }
 
-    /// Builds with the reference.
-    pub(crate) fn buildkit(&self, build: &Build<'_>) -> anyhow::Result<()> {
+    /// Builds with the reference. `words` of its own client stand in place of the arguments, where there are some.
+    pub(crate) fn buildkit(
+        &self,
+        build: &Build<'_>,
+        words: Option<&[(String, String)]>,
+    ) -> anyhow::Result<()> {
         let daemon = self.buildkit.as_ref().context("buildkitd is not running")?;
         let mut command = daemon.build(build.context);
         command.args(["--oci-layout", &format!("base={}", self.base().display())]);
         let base = format!("context:base=oci-layout://base@{}", self.base_digest);
         command.args(["--opt", &base]);
-        for (name, value) in build.arguments {
-            if name == "--secret" {
+        for (name, value) in words.unwrap_or_default() {
+            command.args([name, value]);
+        }
+        let translated = match words {
+            Some(_) => &[],
+            None => build.arguments,
+        };
+        for (name, value) in translated {
+            if matches!(name.as_str(), "--secret" | "--output" | "--metadata-file") {
                 command.args([name, value]);
                 continue;
             }
@@ -285,20 +306,35 @@ impl Builders {
                 "--build-arg" => format!("build-arg:{value}"),
                 "--label" => format!("label:{value}"),
                 "--target" => format!("target={value}"),
+                "--platform" => format!("platform={value}"),
                 "--file" => format!("filename={value}"),
                 other => anyhow::bail!("arguments: {other} is not known"),
             };
             command.args(["--opt", &option]);
         }
-        let output = build.output.display();
-        command.args(["--output", &format!("type=oci,tar=false,dest={output}")]);
-        run(&mut command)
+        if let Goes::Layout(output) = build.goes {
+            let output = output.display();
+            command.args(["--output", &format!("type=oci,tar=false,dest={output}")]);
+        }
+        build.run(&mut command)
     }
 }
 
 /// Whether a named context is a directory of the case.
 fn is_directory(source: &str) -> bool {
     !source.contains(':')
+}
+
+impl Build<'_> {
+    fn run(&self, command: &mut Command) -> anyhow::Result<()> {
+        match self.goes {
+            Goes::Layout(_) => run(command),
+            Goes::AsSaid(directory) => {
+                let output = fs_err::File::create(directory.join("stdout"))?.into_file();
+                run(command.stdout(output))
+            }
+        }
+    }
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

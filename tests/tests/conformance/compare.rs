@@ -1,10 +1,11 @@
 //! What two images differ in, as lines for people. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::image::{Entry, Image};
+use crate::entry::{Entry, Layer};
+use crate::image::Image;
 
 /// Every difference, ours first.
 pub(crate) fn compare(ours: &Image, theirs: &Image) -> Vec<String> {
@@ -21,12 +22,8 @@ pub(crate) fn compare(ours: &Image, theirs: &Image) -> Vec<String> {
     found
 }
 
-fn entries(
-    place: &str,
-    ours: &BTreeMap<String, Entry>,
-    theirs: &BTreeMap<String, Entry>,
-    found: &mut Vec<String>,
-) {
+/// Differences of two layers, archives or directories.
+pub(crate) fn entries(place: &str, ours: &Layer, theirs: &Layer, found: &mut Vec<String>) {
     let paths: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
     for path in paths {
         let (ours, theirs) = (ours.get(path), theirs.get(path));
@@ -46,7 +43,8 @@ fn entries(
     }
 }
 
-fn values(place: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+/// Differences of two documents.
+pub(crate) fn values(place: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
     match (ours, theirs) {
         (Value::Object(a), Value::Object(b)) => {
             let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();

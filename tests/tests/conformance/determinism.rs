@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use distribution::memory::MemoryRegistry;
 
 use crate::builders::Builders;
-use crate::image::CONTEXT_TIME;
-use crate::{Case, cases, each};
+use crate::case::{Case, cases};
+use crate::each;
+use crate::entry::CONTEXT_TIME;
 
 /// Where the cases begin in time: no two tests date files alike.
 const TIME: u64 = CONTEXT_TIME + 3000;

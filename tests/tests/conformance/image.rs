@@ -1,8 +1,7 @@
-//! An image as it lies in an OCI layout: its configuration, its layers as lists of tar entries, and the
+//! An image as it lies in an OCI layout: its configuration, its layers as lists of entries, and the
 //! tree that the layers make. Reading only; what is compared with what is not decided here.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -10,86 +9,14 @@ use anyhow::Context as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::entry::{Entry, Layer, entries};
+
 /// An image, in the terms that two builders can agree on.
 pub(crate) struct Image {
     /// The configuration, and the annotations of the manifest. Times of the build are `now`, and of the layers that were built there is no digest.
     pub(crate) config: Value,
     /// The layers, bottom first.
     pub(crate) layers: Vec<Layer>,
-}
-
-/// The entries of a layer by path.
-pub(crate) type Layer = BTreeMap<String, Entry>;
-
-/// One header of a layer's archive, and what follows it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    kind: char,
-    mode: u32,
-    uid: u64,
-    gid: u64,
-    size: u64,
-    device: Option<(u32, u32)>,
-    link: String,
-    names: String,
-    attributes: BTreeMap<String, String>,
-    content: String,
-    /// Seconds since 1970; the moment of the build is the same for all.
-    mtime: u64,
-}
-
-/// The first of the times that files of contexts have.
-pub(crate) const CONTEXT_TIME: u64 = 1_500_100_000;
-const CONTEXT_TIMES_END: u64 = 1_500_200_000;
-
-/// The moment of the commits of `app.git`. Files of repositories have the time of their commit, as with newer BuildKit; that
-/// of today dates them to the moment of the build.
-const COMMIT_TIME: u64 = 1_588_655_105;
-
-/// What stands for "while this was built".
-const NOW: u64 = u64::MAX;
-
-impl Entry {
-    /// Whether both are the same to whoever uses the image. Directories that the reference dates to the moment of the
-    /// build may have another time: ours depends on the inputs alone.
-    pub(crate) fn agrees(&self, theirs: &Self) -> bool {
-        let mut ours = self.clone();
-        if (ours.kind == 'd' || ours.mtime == COMMIT_TIME) && theirs.mtime == NOW {
-            ours.mtime = NOW;
-        }
-        ours == *theirs
-    }
-}
-
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind,
-            mode,
-            uid,
-            gid,
-            size,
-            ..
-        } = self;
-        write!(f, "{kind}{mode:04o} {uid}:{gid} {size}")?;
-        match self.mtime {
-            NOW => write!(f, " now")?,
-            seconds => write!(f, " @{seconds}")?,
-        }
-        if !self.link.is_empty() {
-            write!(f, " -> {}", self.link)?;
-        }
-        if let Some((major, minor)) = self.device {
-            write!(f, " {major},{minor}")?;
-        }
-        if !self.names.is_empty() {
-            write!(f, " names {}", self.names)?;
-        }
-        for (name, value) in &self.attributes {
-            write!(f, " {name}={value:?}")?;
-        }
-        write!(f, " {}", self.content)
-    }
 }
 
 impl Image {
@@ -201,7 +128,7 @@ pub(crate) fn layers_of(directory: &Path) -> anyhow::Result<Vec<String>> {
 
 /// The configuration with what two builds of the same image agree on: a moment of the build is `now`, and of the layers
 /// only that of the `base` has a digest, because archives of the same entries may differ in bytes.
-fn comparable(mut config: Value, begin: u64, base: &str) -> anyhow::Result<Value> {
+pub(crate) fn comparable(mut config: Value, begin: u64, base: &str) -> anyhow::Result<Value> {
     let moment = |members: &mut Value| -> anyhow::Result<()> {
         if let Some(text) = members["created"].as_str() {
             let seconds = text.parse::<jiff::Timestamp>()?.as_second();
@@ -231,82 +158,4 @@ fn comparable(mut config: Value, begin: u64, base: &str) -> anyhow::Result<Value
         config["rootfs"]["diff_ids"] = Value::Array(Vec::new());
     }
     Ok(config)
-}
-
-fn entries(reader: impl Read, begin: u64) -> anyhow::Result<Layer> {
-    let mut layer = Layer::new();
-    let mut archive = tar::Archive::new(reader);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = String::from_utf8_lossy(&entry.path_bytes())
-            .trim_start_matches("./")
-            .trim_matches('/')
-            .to_owned();
-        let mut attributes = BTreeMap::new();
-        if let Some(extensions) = entry.pax_extensions()? {
-            for extension in extensions {
-                let extension = extension?;
-                if let Ok(key) = extension.key()
-                    && let Some(name) = key.strip_prefix("SCHILY.xattr.")
-                {
-                    let value = String::from_utf8_lossy(extension.value_bytes()).into_owned();
-                    attributes.insert(name.to_owned(), value);
-                }
-            }
-        }
-        let link = (entry.link_name_bytes())
-            .map(|link| String::from_utf8_lossy(&link).into_owned())
-            .unwrap_or_default();
-        let header = entry.header();
-        let kind = match header.entry_type() {
-            tar::EntryType::Directory => 'd',
-            tar::EntryType::Symlink => 'l',
-            tar::EntryType::Link => 'h',
-            tar::EntryType::Fifo => 'p',
-            tar::EntryType::Char => 'c',
-            tar::EntryType::Block => 'b',
-            _ => '-',
-        };
-        let names = [header.username(), header.groupname()]
-            .map(|name| name.ok().flatten().unwrap_or_default().to_owned())
-            .join(" ");
-        let mtime = header.mtime()?;
-        let read = Entry {
-            kind,
-            mode: header.mode()? & 0o7777,
-            uid: header.uid()?,
-            gid: header.gid()?,
-            size: header.size()?,
-            device: matches!(kind, 'c' | 'b')
-                .then(|| -> std::io::Result<_> {
-                    let (major, minor) = (header.device_major()?, header.device_minor()?);
-                    Ok((major.unwrap_or_default(), minor.unwrap_or_default()))
-                })
-                .transpose()?,
-            link,
-            names: names.trim().to_owned(),
-            attributes,
-            content: String::new(),
-            mtime: match mtime {
-                mtime if mtime >= begin => NOW,
-                // The daemon keeps the directories of earlier cases, and their times with them.
-                CONTEXT_TIME..CONTEXT_TIMES_END if kind == 'd' => CONTEXT_TIME,
-                mtime => mtime,
-            },
-        };
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        let content = match std::str::from_utf8(&bytes) {
-            Ok("") => String::new(),
-            Ok(text) if text.len() < 1024 => format!("{text:?}"),
-            _ => hex::encode(Sha256::digest(&bytes)),
-        };
-        anyhow::ensure!(
-            layer
-                .insert(path.clone(), Entry { content, ..read })
-                .is_none(),
-            "{path} is in a layer twice"
-        );
-    }
-    Ok(layer)
 }

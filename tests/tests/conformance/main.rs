@@ -4,6 +4,7 @@
 //!
 //! What is newer than that BuildKit, or cannot be asked of it without a network, is in `expected`: only the engine builds it,
 //! and the image must be as the file `expected` of the case says, which is written by hand (`UPDATE=1` prints it).
+//! In `outputs` are cases of what becomes of an image; `outputs.rs` says how they are compared.
 //! `tests/corpora/rows.yaml` says which row of the language each case shows; a row without a proof fails the run.
 //! `COOPERY_CASES=a,b` runs the cases whose names contain one of these, `COOPERY_PROGRAM` names another `coopery`.
 //!
@@ -15,21 +16,25 @@
 #![expect(clippy::print_stderr, reason = "what is compared is worth a line")]
 
 mod builders;
+mod caches;
+mod case;
 mod compare;
 mod determinism;
+mod entry;
 mod image;
+mod outputs;
+mod written;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use builders::{Build, Builders};
-use image::{CONTEXT_TIME, Image};
-use tests::stage::repository;
+use builders::{Build, Builders, Goes};
+use case::{Case, cases};
+use entry::CONTEXT_TIME;
+use image::Image;
 
 /// Differences that are meant: the case, what the line of the difference contains, and why.
 const DELIBERATE: &[(&str, &str, &str)] = &[
@@ -106,86 +111,6 @@ const LENIENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// The copied context: modes and times do not depend on how the repository was checked out.
-const COPY: &str = r#"
-set -eu
-cp -R "$1/." "$2"
-rm -f "$2/arguments" "$2/setup" "$2/expected"
-find "$2" -type d -exec chmod 755 {} +
-find "$2" -type f -perm -u+x -exec chmod 755 {} +
-find "$2" -type f ! -perm -u+x -exec chmod 644 {} +
-if [ -f "$1/setup" ]; then (cd "$2" && sh -eu "$1/setup"); fi
-find "$2" -exec touch -h -d "@$3" {} +
-"#;
-
-struct Case {
-    name: String,
-    /// When its files were changed, in seconds since 1970. No two cases have the same: the daemon would take files of
-    /// equal size and time for those of the case before.
-    time: u64,
-    directory: PathBuf,
-    arguments: Vec<(String, String)>,
-}
-
-impl Case {
-    fn read(directory: PathBuf, words: &[(&str, String)]) -> anyhow::Result<Self> {
-        let name = directory
-            .file_name()
-            .context("no name")?
-            .to_string_lossy()
-            .into_owned();
-        let file = directory.join("arguments");
-        let mut text = if file.exists() {
-            fs_err::read_to_string(&file)?
-        } else {
-            String::new()
-        };
-        for (word, value) in words {
-            text = text.replace(word, value);
-        }
-        let arguments = text.lines().filter_map(|line| line.split_once(' '));
-        let arguments = arguments
-            .map(|(flag, value)| (flag.to_owned(), value.to_owned()))
-            .collect();
-        Ok(Self {
-            name,
-            time: 0,
-            directory,
-            arguments,
-        })
-    }
-
-    /// Copies the context into the new directory `into`.
-    fn prepare(&self, into: &Path) -> anyhow::Result<()> {
-        fs_err::create_dir_all(into)?;
-        let status = Command::new("sh")
-            .args(["-c", COPY, "sh"])
-            .args([&self.directory, into])
-            .arg(self.time.to_string())
-            .env("TZ", "UTC")
-            .status()?;
-        anyhow::ensure!(status.success(), "the context cannot be made");
-        Ok(())
-    }
-}
-
-/// Everything in `corpora/KIND`, or what `COOPERY_CASES` names: parts of names, with commas.
-fn cases(kind: &str, words: &[(&str, String)], from: u64) -> anyhow::Result<Vec<Case>> {
-    let wanted = std::env::var("COOPERY_CASES").unwrap_or_default();
-    let mut cases = Vec::new();
-    for entry in fs_err::read_dir(repository().join("tests/corpora").join(kind))? {
-        let case = Case::read(entry?.path(), words)?;
-        if wanted.split(',').any(|part| case.name.contains(part)) {
-            cases.push(case);
-        }
-    }
-    cases.sort_by(|a, b| a.name.cmp(&b.name));
-    for (case, time) in cases.iter_mut().zip(from..) {
-        case.time = time;
-    }
-    Ok(cases)
-}
-
 /// Works on all cases, two at a time, and returns what is wrong by case.
 fn each(
     cases: &[Case],
@@ -222,10 +147,10 @@ fn differences(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
     let with = |output| Build {
         context: &context,
         arguments: &case.arguments,
-        output,
+        goes: Goes::Layout(output),
     };
     builders
-        .buildkit(&with(&theirs))
+        .buildkit(&with(&theirs), None)
         .context("BuildKit fails")?;
     builders
         .coopery(&with(&ours), true)
@@ -233,8 +158,13 @@ fn differences(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
     // Layers of the reference come from its cache where another case has the same step, so now is since the start.
     let begin = begin.saturating_sub(3600);
     let read = |image| Image::read(image, begin, builders.base_layer());
-    let mut found = compare::compare(&read(&ours)?, &read(&theirs)?);
-    for (_, part, reason) in DELIBERATE.iter().filter(|(name, ..)| *name == case.name) {
+    let found = compare::compare(&read(&ours)?, &read(&theirs)?);
+    Ok(without_meant(case, DELIBERATE, found))
+}
+
+/// The differences that are not meant; a meant one that is gone is a difference of its own.
+fn without_meant(case: &Case, meant: &[(&str, &str, &str)], mut found: Vec<String>) -> Vec<String> {
+    for (_, part, reason) in meant.iter().filter(|(name, ..)| *name == case.name) {
         let before = found.len();
         found.retain(|line| !line.contains(part));
         if found.len() == before {
@@ -243,7 +173,7 @@ fn differences(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
             ));
         }
     }
-    Ok(found)
+    found
 }
 
 /// What is wrong with a case that neither must build.
@@ -255,7 +185,7 @@ fn acceptance(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> {
     let with = |output| Build {
         context: &context,
         arguments: &case.arguments,
-        output,
+        goes: Goes::Layout(output),
     };
     let mut found = Vec::new();
     let mut expect = |who, built: bool, exceptions: &[(&str, &str)]| {
@@ -268,7 +198,7 @@ fn acceptance(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> {
     };
     expect(
         "BuildKit",
-        builders.buildkit(&with(&theirs)).is_ok(),
+        builders.buildkit(&with(&theirs), None).is_ok(),
         STRICTER,
     );
     let built = builders.coopery(&with(&ours), true).is_ok();
@@ -288,7 +218,7 @@ fn expectation(builders: &Builders, case: &Case) -> anyhow::Result<Vec<String>> 
     let build = Build {
         context: &context,
         arguments: &case.arguments,
-        output: &ours,
+        goes: Goes::Layout(&ours),
     };
     let begin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     builders.coopery(&build, true).context("the engine fails")?;
@@ -351,10 +281,13 @@ fn the_engine_builds_what_buildkit_builds() -> anyhow::Result<()> {
     wrong.extend(each(&invalid, |case| acceptance(&builders, case)));
     let expected = cases("expected", &words, CONTEXT_TIME + 2000)?;
     wrong.extend(each(&expected, |case| expectation(&builders, case)));
+    let outputs = cases("outputs", &words, CONTEXT_TIME + 4000)?;
+    wrong.extend(each(&outputs, |case| outputs::check(&builders, case)));
     eprintln!(
-        "conformance: {} images and {} errors compared, {} images beside files, {} differ",
+        "conformance: {} images, {} errors and {} outputs compared, {} images beside files, {} differ",
         images.len(),
         invalid.len(),
+        outputs.len(),
         expected.len(),
         wrong.len()
     );

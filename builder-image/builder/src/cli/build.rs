@@ -38,6 +38,7 @@ use crate::context::{BuildContext, git_dir};
 use crate::error::{Error, SourceFile};
 use crate::exec::{Entered, Runtime, enter_user_namespace};
 use crate::graph::Options;
+use crate::image::Documents;
 use crate::layer::{Owners, PackOptions};
 use crate::named_context::{NamedContext, NamedFiles};
 use crate::progress::{Progress, Style};
@@ -376,10 +377,12 @@ fn metadata(built: &Built, names: &[String]) -> serde_json::Value {
     let digest = &product.descriptor().digest;
     let mut metadata = serde_json::json!({
         "buildx.build.ref": format!("coopery/coopery/{}", &digest.hex()[..25]),
-        "containerimage.descriptor": product.descriptor(),
+        "containerimage.descriptor": product.entry(&Documents::default()),
         "containerimage.digest": digest,
-        "image.name": names.join(","),
     });
+    if !names.is_empty() {
+        metadata["image.name"] = names.join(",").into();
+    }
     if product.index.is_none() {
         metadata["containerimage.config.digest"] =
             serde_json::json!(built.image().config_descriptor.digest);

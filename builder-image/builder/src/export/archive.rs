@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use oci::{Descriptor, Digest};
 use store::{Blobs, Layout, Named, StoreError};
 
 use super::{FilesError, Form, Output};
 use crate::image::{Documents, Product};
 use crate::runtime::UntilOver;
+
+/// The annotation that says when an image was made (image-spec, annotations.md).
+const CREATED: &str = "org.opencontainers.image.created";
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +55,13 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// The blobs of `product`, whose layers are in the files `layers`.
+    /// The blobs of `product`, whose layers are in the files `layers`. What stands for the image in the index of a layout
+    /// says that it was made at `epoch`, where there is one: without it, no moment would be the same in the next build.
     pub fn new(
         product: &Product,
         documents: &Documents,
         layers: BTreeMap<Digest, PathBuf>,
+        epoch: Option<i64>,
     ) -> Self {
         let index = product.index.iter();
         let mut known: BTreeMap<_, _> = index
@@ -66,10 +72,16 @@ impl Contents {
             known.insert(manifest.digest.clone(), image.manifest.clone());
             known.insert(config.digest.clone(), image.config.clone());
         }
+        let mut entry = product.entry(documents);
+        if let Some(moment) = epoch.and_then(|epoch| Timestamp::from_second(epoch).ok()) {
+            let annotations = &mut entry.annotations;
+            let created = annotations.entry(CREATED.to_owned());
+            created.or_insert_with(|| moment.to_string());
+        }
         Self {
             documents: known,
             layers,
-            entry: product.entry(documents),
+            entry,
         }
     }
 
@@ -209,7 +221,7 @@ mod tests {
         let documents = Documents::default();
         let files = [(image.layers[0].digest.clone(), path("layer"))];
         let product = Product::new(vec![image], false, &documents);
-        let made = Contents::new(&product, &documents, files.into());
+        let made = Contents::new(&product, &documents, files.into(), Some(7));
         for (form, entries) in [(Form::OciArchive, 5), (Form::DockerArchive, 6)] {
             let write = |name| {
                 write_archive(&made, &output(form, name)).unwrap();
@@ -233,6 +245,8 @@ mod tests {
                 let index = layout.index().unwrap();
                 assert_eq!(index.manifests.len(), 1);
                 assert_eq!(index.manifests[0].platform, Some(Platform::host()));
+                let created = &index.manifests[0].annotations[CREATED];
+                assert_eq!(created, "1970-01-01T00:00:07Z");
                 let found = layout.find(called).unwrap();
                 assert_eq!(found, Some(index.manifests[0].clone()));
             }

@@ -12,6 +12,7 @@ use super::{
     ArchiveError, Contents, Export, Form, Layers, Output, Pusher, Settings, Source, write_archive,
     write_aside, write_files, write_layout, write_root_tar,
 };
+use super::{files::write_files_below, merge::check_disjoint};
 use crate::error::Error;
 use crate::graph::StepId;
 use crate::image::{Layer, Product, assemble};
@@ -52,7 +53,7 @@ pub async fn export(
     let carried = async {
         for (form, product) in forms.iter().zip(&products) {
             tell(&vertex, product);
-            form.write(solves, product, &vertex).await?;
+            form.write(solves, product, indexed, &vertex).await?;
         }
         // No name changes before all manifests are everywhere.
         let pairs = || forms.iter().zip(&products);
@@ -107,7 +108,7 @@ impl<'a> Making<'a> {
             let base = try_join_all(base_layers(solve).map(|layer| self.base_layer(solve, layer)));
             let ids = solve.target_steps();
             let squash = self.settings.layers == Layers::Squashed && !ids.is_empty();
-            let epoch = self.settings.epoch.or(solve.graph().source_date_epoch);
+            let epoch = self.settings.epoch(solve.graph().source_date_epoch);
             let target = &solve.graph().target;
             Ok::<_, Error>(if squash {
                 let (base, layer) = try_join(base, self.squashed_layer(solve)).await?;
@@ -170,6 +171,7 @@ impl<'a> Making<'a> {
         &self,
         solves: &[Solve],
         product: &Product,
+        indexed: bool,
         vertex: &Vertex,
     ) -> Result<(), Error> {
         if self.outputs.is_empty() {
@@ -184,9 +186,11 @@ impl<'a> Making<'a> {
             };
             vertex.output(format!("writing {shown}").as_bytes());
         };
+        let epoch = self.settings.epoch(solves[0].graph().source_date_epoch);
         if !of_blobs.is_empty() {
             let files = self.files(solves, product).await?;
-            let made = Arc::new(Contents::new(product, &self.settings.documents, files));
+            let made = Contents::new(product, &self.settings.documents, files, epoch);
+            let made = Arc::new(made);
             for output in of_blobs {
                 told(output);
                 let (made, output) = (made.clone(), output.clone());
@@ -200,13 +204,11 @@ impl<'a> Making<'a> {
         if of_files.is_empty() {
             return Ok(());
         }
-        let trees = Arc::new(self.trees(solves).await?);
-        let clamp = self.settings.recipe(solves[0].graph().source_date_epoch);
+        let trees = Arc::new(self.trees(solves, indexed).await?);
         for output in of_files {
             told(output);
             let (trees, output) = (trees.clone(), output.clone());
-            let left_out =
-                blocking(move || write_trees(&trees, &output, clamp.clamp_mtime)).await?;
+            let left_out = blocking(move || write_trees(&trees, &output, epoch)).await?;
             if left_out > 0 {
                 let told = format!("left out {left_out} devices, which only root may make");
                 vertex.output(told.as_bytes());
@@ -216,16 +218,15 @@ impl<'a> Making<'a> {
     }
 
     /// The files of the image, for each platform, with the directory that they come into.
-    async fn trees(&self, solves: &[Solve]) -> Result<Vec<(String, Snapshot)>, Error> {
-        let split = solves.len() > 1 && !self.settings.merge_platforms;
+    async fn trees(&self, solves: &[Solve], indexed: bool) -> Result<Vec<PlatformFiles>, Error> {
+        let split = self.settings.split_platforms.unwrap_or(indexed);
         let trees = solves.iter().map(|solve| async move {
             let platform = solve.graph().target.platform.to_string();
-            let name = if split {
-                platform.replace('/', "_")
-            } else {
-                String::new()
-            };
-            Ok::<_, Error>((name, solve.target_snapshot().await?))
+            Ok::<_, Error>(PlatformFiles {
+                directory: split.then(|| platform.replace('/', "_")),
+                platform,
+                files: solve.target_snapshot().await?,
+            })
         });
         try_join_all(trees).await
     }
@@ -266,29 +267,52 @@ impl<'a> Making<'a> {
     }
 }
 
+/// The files of an image for one platform.
+struct PlatformFiles {
+    platform: String,
+    /// The directory that they come into; none where all platforms share one.
+    directory: Option<String>,
+    files: Snapshot,
+}
+
 /// Writes the files of an image; returns how many were left out.
 fn write_trees(
-    trees: &[(String, Snapshot)],
+    trees: &[PlatformFiles],
     output: &Output,
-    clamp: Option<i64>,
+    epoch: Option<i64>,
 ) -> Result<usize, ArchiveError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| ArchiveError::Files { path, source }
     };
+    if trees.iter().all(|tree| tree.directory.is_none()) {
+        let named = trees.iter();
+        let named = named.map(|tree| (tree.platform.as_str(), &tree.files as &dyn Tree));
+        let path = output
+            .path
+            .as_deref()
+            .unwrap_or(Path::new("standard output"));
+        check_disjoint(&named.collect::<Vec<_>>()).map_err(failed(path))?;
+    }
     if let (Form::Files, Some(path)) = (output.form, &output.path) {
-        let written = trees.iter().map(|(name, tree)| {
-            let directory = path.join(name);
-            write_files(tree, &directory, clamp).map_err(failed(&directory))
+        let written = trees.iter().map(|tree| {
+            let failed = failed(path);
+            match &tree.directory {
+                None => write_files(&tree.files, path, epoch).map_err(failed),
+                Some(name) => {
+                    write_files_below(&tree.files, &path.join(name), epoch).map_err(failed)
+                }
+            }
         });
         return written.sum();
     }
-    let trees = trees
-        .iter()
-        .map(|(name, tree)| (name.clone(), tree as &dyn Tree));
+    let trees = trees.iter().map(|tree| {
+        let directory = tree.directory.clone().unwrap_or_default();
+        (directory, &tree.files as &dyn Tree)
+    });
     let trees: Vec<_> = trees.collect();
     write_aside(output.path.as_deref(), |to, path| {
-        write_root_tar(&trees, clamp, to).map_err(failed(path))
+        write_root_tar(&trees, epoch, to).map_err(failed(path))
     })?;
     Ok(0)
 }

@@ -11,8 +11,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
+use super::root_tar::TOP_MODE;
 use crate::runtime::go_on;
-use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Tree, TreeError};
+use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Tree, TreeError, Xattrs};
 
 /// Why the files of an image could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,18 @@ pub enum FilesError {
     /// A directory is where the image has something else.
     #[error("{0}: a directory is there already, which is not removed: name an empty directory")]
     InTheWay(ImagePath),
+    /// Images of several platforms have it, and have but one directory.
+    #[error(
+        "{path}: the images of {first} and {second} have it: leave platform-split=false out, or give files names of their platforms"
+    )]
+    OfSeveral {
+        /// The entry.
+        path: ImagePath,
+        /// One platform.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// An entry cannot be written.
     #[error("{path}: writing failed")]
     Write {
@@ -36,15 +49,15 @@ pub enum FilesError {
     },
 }
 
-/// Writes all files of `tree` below `directory`, which is made where it is absent. Times after `clamp` are set to it.
-/// Returns how many devices were left out because only root may make them.
+/// Writes all files of `tree` below `directory`, which is made where it is absent. All of them get the time `epoch` where
+/// there is one. Returns how many devices were left out because only root may make them.
 ///
 /// # Errors
 /// When an entry cannot be read or written. What was written before stays.
 pub fn write_files(
     tree: &dyn Tree,
     directory: &Path,
-    clamp: Option<i64>,
+    epoch: Option<i64>,
 ) -> Result<usize, FilesError> {
     fs_err::create_dir_all(directory).map_err(FilesError::Directory)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -53,7 +66,7 @@ pub fn write_files(
     let mut writer = Writer {
         tree,
         root: root.try_clone().map_err(FilesError::Directory)?,
-        clamp,
+        epoch,
         links: HashMap::new(),
         left_out: 0,
     };
@@ -61,10 +74,35 @@ pub fn write_files(
     Ok(writer.left_out)
 }
 
+/// As [`write_files`], into a directory that is no part of the image: it holds the files of one platform. It has the time
+/// `epoch` in the end, or 0.
+///
+/// # Errors
+/// Those of [`write_files`].
+pub(super) fn write_files_below(
+    tree: &dyn Tree,
+    directory: &Path,
+    epoch: Option<i64>,
+) -> Result<usize, FilesError> {
+    let left_out = write_files(tree, directory, epoch)?;
+    let top = rustix::fs::open(
+        directory,
+        OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let time = Timestamp::from_seconds(epoch.unwrap_or_default());
+    top.and_then(|top| {
+        rustix::fs::fchmod(&top, Mode::from_raw_mode(TOP_MODE))?;
+        rustix::fs::futimens(&top, &times(time))
+    })
+    .map_err(|error| FilesError::Directory(error.into()))?;
+    Ok(left_out)
+}
+
 struct Writer<'a> {
     tree: &'a dyn Tree,
     root: OwnedFd,
-    clamp: Option<i64>,
+    epoch: Option<i64>,
     /// The first name of each file with several.
     links: HashMap<FileId, ImagePath>,
     left_out: usize,
@@ -106,6 +144,7 @@ impl Writer<'_> {
             Kind::Directory => match open_directory(into, name) {
                 Ok(opened) => {
                     self.children(path, &opened)?;
+                    set_xattrs(&opened, &self.tree.xattrs(path)?);
                     rustix::fs::fchmod(&opened, mode)
                         .and_then(|()| rustix::fs::futimens(&opened, &times))
                 }
@@ -117,12 +156,14 @@ impl Writer<'_> {
                 .and_then(|()| {
                     rustix::fs::utimensat(into, name, &times, AtFlags::SYMLINK_NOFOLLOW)
                 }),
-            Kind::Fifo => make_node(into, name, FileType::Fifo, mode, None),
+            Kind::Fifo => self.node(into, name, FileType::Fifo, None, mode, &times),
             Kind::CharDevice(device) => {
-                self.device(into, name, FileType::CharacterDevice, mode, *device)
+                let kind = FileType::CharacterDevice;
+                self.node(into, name, kind, Some(*device), mode, &times)
             }
             Kind::BlockDevice(device) => {
-                self.device(into, name, FileType::BlockDevice, mode, *device)
+                let kind = FileType::BlockDevice;
+                self.node(into, name, kind, Some(*device), mode, &times)
             }
             Kind::Socket | Kind::Whiteout => Ok(()),
         };
@@ -160,45 +201,63 @@ impl Writer<'_> {
             path: path.clone(),
             source,
         })?;
-        for (name, value) in &xattrs {
-            // Not every file system keeps them, and capabilities are root's to give.
-            let _ = rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty());
-        }
+        set_xattrs(&file, &xattrs);
         let done = rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
             .and_then(|()| rustix::fs::futimens(&file, &self.times(entry.mtime)));
         self.remember(path, entry);
         Ok(done)
     }
 
-    fn device(
+    /// Makes a pipe, or a device where this process may.
+    fn node(
         &mut self,
         into: &OwnedFd,
         name: &OsStr,
         kind: FileType,
+        device: Option<Device>,
         mode: Mode,
-        device: Device,
+        times: &Timestamps,
     ) -> Result<(), Errno> {
-        match make_node(into, name, kind, mode, Some(device)) {
-            Err(Errno::PERM) => {
+        make_room(into, name)?;
+        let number = device.map_or(0, |device| rustix::fs::makedev(device.major, device.minor));
+        match rustix::fs::mknodat(into, name, kind, Mode::RUSR | Mode::WUSR, number) {
+            Err(Errno::PERM) if device.is_some() => {
                 self.left_out += 1;
                 Ok(())
             }
-            done => done,
+            Err(error) => Err(error),
+            Ok(()) => {
+                // The umask has taken bits of what it was made with.
+                rustix::fs::chmodat(into, name, mode, AtFlags::empty())?;
+                rustix::fs::utimensat(into, name, times, AtFlags::SYMLINK_NOFOLLOW)
+            }
         }
     }
 
     fn times(&self, mtime: Timestamp) -> Timestamps {
-        let clamp = self.clamp.filter(|clamp| mtime.seconds > *clamp);
-        Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: clamp.unwrap_or(mtime.seconds),
-                tv_nsec: clamp.map_or(mtime.nanos.into(), |_| 0),
-            },
-        }
+        times(self.epoch.map_or(mtime, Timestamp::from_seconds))
+    }
+}
+
+/// A time of change, as the system takes it.
+fn times(mtime: Timestamp) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime.seconds,
+            tv_nsec: mtime.nanos.into(),
+        },
+    }
+}
+
+/// Gives an open file or directory its extended attributes, as far as it takes them: not every file system keeps them, and
+/// capabilities are root's to give.
+fn set_xattrs(file: &impl AsFd, xattrs: &Xattrs) {
+    for (name, value) in xattrs {
+        let _ = rustix::fs::fsetxattr(file, name, value, XattrFlags::empty());
     }
 }
 
@@ -233,18 +292,6 @@ fn open_directory(into: &impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn make_node(
-    into: &OwnedFd,
-    name: &OsStr,
-    kind: FileType,
-    mode: Mode,
-    device: Option<Device>,
-) -> Result<(), Errno> {
-    make_room(into, name)?;
-    let device = device.map_or(0, |device| rustix::fs::makedev(device.major, device.minor));
-    rustix::fs::mknodat(into, name, kind, mode, device)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -259,7 +306,7 @@ mod tests {
             let tree = snapshot(
                 &[
                     "/etc/; 600 5:7 /etc/secret = x; /gone = 1; /usr/bin/tool = tool; /usr/bin/other == /usr/bin/tool; 555 /locked/; /locked/a = a",
-                    "/gone whiteout; /bin -> usr/bin; /pipe fifo",
+                    "/gone whiteout; /bin -> usr/bin; 666 /pipe fifo",
                 ],
                 directory.path(),
                 owners,
@@ -277,6 +324,10 @@ mod tests {
                 assert_eq!(at("etc/secret").mtime(), 1_000_000);
                 assert_eq!(at("locked").permissions().mode() & 0o7777, 0o555);
                 assert_eq!(
+                    (at("pipe").permissions().mode() & 0o7777, at("pipe").mtime()),
+                    (0o666, 1_000_000)
+                );
+                assert_eq!(
                     fs_err::read_link(out.join("bin")).unwrap(),
                     Path::new("usr/bin")
                 );
@@ -284,8 +335,14 @@ mod tests {
                 assert_eq!(at("usr/bin/other").ino(), at("usr/bin/tool").ino());
                 assert!(!out.join("gone").exists());
             }
-            write_files(&tree, &out, Some(7)).unwrap();
-            assert_eq!(fs_err::metadata(out.join("etc")).unwrap().mtime(), 7);
+            // An epoch is the time of everything, also of what is older.
+            for epoch in [7, 2_000_000] {
+                write_files(&tree, &out, Some(epoch)).unwrap();
+                for name in ["etc", "usr/bin/tool", "bin", "pipe"] {
+                    let found = fs_err::symlink_metadata(out.join(name)).unwrap();
+                    assert_eq!(found.mtime(), epoch, "{name}");
+                }
+            }
         }
     }
 

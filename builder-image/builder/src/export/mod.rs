@@ -4,6 +4,7 @@
 mod archive;
 mod carry_out;
 mod files;
+mod merge;
 mod push;
 mod root_tar;
 
@@ -33,10 +34,6 @@ pub struct Export {
 
 /// What decides the bytes of an image besides what was built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an attribute of --output or --cache-to"
-)]
 pub struct Settings {
     /// How the layers of the build are compressed.
     pub compression: Compression,
@@ -46,8 +43,8 @@ pub struct Settings {
     pub rewrite_timestamp: bool,
     /// The epoch, in seconds since 1970, in place of the build's SOURCE_DATE_EPOCH.
     pub epoch: Option<i64>,
-    /// Whether the files of all platforms come into one directory, not each into its own.
-    pub merge_platforms: bool,
+    /// Whether the files of each platform come into a directory of their own; where absent, those of an index do.
+    pub split_platforms: Option<bool>,
     /// Whether the layers of the build become one.
     pub layers: Layers,
     /// Whether the configuration says which steps the layers stand for, so that the image is a cache.
@@ -67,9 +64,14 @@ pub enum Layers {
 }
 
 impl Settings {
+    /// When what is exported was made, in seconds since 1970; `epoch` is that of the build.
+    pub fn epoch(&self, epoch: Option<i64>) -> Option<i64> {
+        self.epoch.or(epoch)
+    }
+
     /// How the layers of the build are packed; `epoch` is that of the build.
     pub fn recipe(&self, epoch: Option<i64>) -> Recipe {
-        let clamp_mtime = self.epoch.or(epoch).filter(|_| self.rewrite_timestamp);
+        let clamp_mtime = self.epoch(epoch).filter(|_| self.rewrite_timestamp);
         Recipe {
             compression: self.compression,
             clamp_mtime,

@@ -9,14 +9,15 @@ use crate::layer::{TarHeader, TarKind, write_end, write_header, write_padding};
 use crate::runtime::go_on;
 use crate::tree::{Entry, FileId, ImagePath, Tree, Xattrs};
 
-/// Writes the files of each of `trees` below its directory; an empty name is the top of the archive. Times after `clamp`
-/// are set to it.
+/// Writes the files of each of `trees` below its directory; an empty name is the top of the archive. All of them get the
+/// time `epoch` where there is one. The directories that hold the trees are no part of any image: they belong to root and
+/// have the time 0 without an epoch.
 ///
 /// # Errors
 /// When a file cannot be read, or the archive not be written.
 pub fn write_root_tar(
     trees: &[(String, &dyn Tree)],
-    clamp: Option<i64>,
+    epoch: Option<i64>,
     out: &mut dyn Write,
 ) -> Result<(), FilesError> {
     for (name, tree) in trees {
@@ -27,15 +28,12 @@ pub fn write_root_tar(
             } else {
                 format!("{name}/").into_bytes()
             },
-            clamp,
+            epoch,
             out,
             links: HashMap::new(),
         };
         if !name.is_empty() {
-            let root = tree.lookup(&ImagePath::root())?;
-            if let Some(root) = root {
-                writer.entry(&ImagePath::root(), &root)?;
-            }
+            writer.top()?;
         }
         writer.children(&ImagePath::root())?;
     }
@@ -48,16 +46,33 @@ fn failed(path: &ImagePath) -> impl FnOnce(io::Error) -> FilesError + use<> {
     move |source| FilesError::Write { path, source }
 }
 
+/// The mode of the directory of one platform.
+pub(super) const TOP_MODE: u32 = 0o755;
+
 struct Writer<'a> {
     tree: &'a dyn Tree,
     prefix: Vec<u8>,
-    clamp: Option<i64>,
+    epoch: Option<i64>,
     out: &'a mut dyn Write,
     /// The first name of each file with several.
     links: HashMap<FileId, Vec<u8>>,
 }
 
 impl Writer<'_> {
+    /// The directory that holds the tree.
+    fn top(&mut self) -> Result<(), FilesError> {
+        let header = TarHeader {
+            name: self.prefix.clone(),
+            kind: TarKind::Directory,
+            mode: TOP_MODE,
+            uid: 0,
+            gid: 0,
+            mtime: self.epoch.unwrap_or_default(),
+            xattrs: &Xattrs::new(),
+        };
+        write_header(&mut self.out, &header).map_err(failed(&ImagePath::root()))
+    }
+
     fn children(&mut self, path: &ImagePath) -> Result<(), FilesError> {
         for (name, entry) in self.tree.read_dir(path)? {
             let below = path.child(&name);
@@ -82,14 +97,13 @@ impl Writer<'_> {
             Some(_) => Xattrs::new(),
             None => self.tree.xattrs(path)?,
         };
-        let mtime = entry.mtime.seconds;
         let header = TarHeader {
             name: name.clone(),
             kind,
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
-            mtime: self.clamp.map_or(mtime, |clamp| mtime.min(clamp)),
+            mtime: self.epoch.unwrap_or(entry.mtime.seconds),
             xattrs: &xattrs,
         };
         write_header(&mut self.out, &header).map_err(failed(path))?;

@@ -54,6 +54,15 @@ pub struct Annotation {
 pub struct Annotations(pub Vec<Annotation>);
 
 impl Annotations {
+    /// The first that is for a platform of which there is no image.
+    pub fn of_absent_platform(&self, platforms: &[Platform]) -> Option<&Annotation> {
+        let is_absent = |annotation: &&Annotation| {
+            let wanted = annotation.platform.as_ref();
+            wanted.is_some_and(|wanted| !platforms.iter().any(|platform| wanted.matches(platform)))
+        };
+        self.0.iter().find(is_absent)
+    }
+
     /// Those of `level` for an image of `platform`.
     pub fn of(&self, level: Level, platform: Option<&Platform>) -> BTreeMap<String, String> {
         let applies = |annotation: &&Annotation| {
@@ -98,5 +107,8 @@ mod tests {
             let found = all.of(level, platform.as_ref());
             assert_eq!(found.get("k").map(String::as_str), expected, "{level:?}");
         }
+        let absent = |platform: &str| all.of_absent_platform(&[platform.parse().unwrap()]);
+        assert_eq!(absent("linux/arm64"), None);
+        assert_eq!(absent("linux/amd64").unwrap().value, "arm");
     }
 }

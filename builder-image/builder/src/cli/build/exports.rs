@@ -73,10 +73,13 @@ impl Exports {
             let annotations = &mut settings.documents.annotations.0;
             annotations.extend(flags.annotation.iter().flat_map(|flag| flag.0.clone()));
             if settings.documents.docker_types && !flags.annotation.is_empty() {
-                return refuse(
-                    "--annotation needs the media types of OCI: leave oci-mediatypes=false out"
-                        .into(),
-                );
+                if output.said_types {
+                    return refuse(
+                        "--annotation needs the media types of OCI: leave oci-mediatypes=false out"
+                            .into(),
+                    );
+                }
+                settings.documents.docker_types = false;
             }
             let names = match output.names.as_slice() {
                 [] => tags.clone(),
@@ -284,7 +287,7 @@ mod tests {
                 false,
                 false,
                 &["a"],
-                format!("{gzip}: push h:1/x []; DockerArchive f [\"a:latest\"]"),
+                format!("{gzip}: push h:1/x []\n{gzip}: DockerArchive f [\"a:latest\"]"),
             ),
             (&["type=cacheonly"], false, false, &[], format!("{gzip}: ")),
         ] {
@@ -332,5 +335,11 @@ mod tests {
         );
         assert_eq!(both[0].outputs.len(), 2);
         assert!(flags("type=oci,dest=x,oci-mediatypes=false").is_err());
+        let docker = flags("type=docker,dest=x").unwrap().all;
+        assert!(
+            docker
+                .iter()
+                .all(|export| !export.settings.documents.docker_types)
+        );
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct OutputArg {
     pub(super) names: Vec<Reference>,
     /// In which form.
     pub(super) settings: Settings,
+    /// Whether the media types were asked for.
+    pub(super) said_types: bool,
 }
 
 /// What an output is.
@@ -45,6 +47,7 @@ impl OutputArg {
             kind,
             names: Vec::new(),
             settings: Settings::default(),
+            said_types: false,
         }
     }
 }
@@ -137,7 +140,7 @@ impl Attributes {
                 let wrong = |_| format!("{key}: `{value}` is not a number of seconds since 1970");
                 self.settings.epoch = Some(epoch.map_err(wrong)?);
             }
-            "platform-split" => self.settings.merge_platforms = !boolean(key, value)?,
+            "platform-split" => self.settings.split_platforms = Some(boolean(key, value)?),
             _ => return other(key, value),
         }
         Ok(())
@@ -154,6 +157,11 @@ impl Attributes {
             );
         }
         let kind = self.kind()?;
+        if matches!(kind, Kind::File(Form::DockerArchive, _)) && self.docker_types.is_none() {
+            // Docker's types know no annotations.
+            let documents = &mut self.settings.documents;
+            documents.docker_types = documents.annotations.0.is_empty();
+        }
         if matches!(kind, Kind::File(Form::Files | Form::RootTar, _)) {
             let of_documents = !self.settings.documents.annotations.0.is_empty()
                 || self.docker_types.is_some()
@@ -169,6 +177,7 @@ impl Attributes {
         Ok(OutputArg {
             kind,
             names: self.names,
+            said_types: self.docker_types.is_some(),
             settings: self.settings,
         })
     }
@@ -324,6 +333,17 @@ mod tests {
         ] {
             let found = parse(&format!("type=image,{text}")).unwrap();
             assert_eq!(found.settings.compression, expected, "{text}");
+        }
+        for (text, docker_types) in [
+            ("type=oci,dest=f", false),
+            ("type=oci,dest=f,oci-mediatypes=false", true),
+            ("type=docker", false),
+            ("type=docker,dest=f", true),
+            ("type=docker,dest=f,oci-mediatypes=true", false),
+            ("type=docker,dest=f,annotation.a=b", false),
+        ] {
+            let found = parse(text).unwrap().settings.documents;
+            assert_eq!(found.docker_types, docker_types, "{text}");
         }
         let all = parse("type=image,\"name=a:1,b\",push=true,force-compression=true,oci-mediatypes=false,rewrite-timestamp=1,source-date-epoch=7,unpack=false").unwrap();
         assert_eq!(all.names.len(), 2);
