@@ -253,6 +253,19 @@ impl Stage {
         Ok(serde_json::from_str(&config)?)
     }
 
+    /// The manifest or index `name` in `upstream`, as crane reads it.
+    ///
+    /// # Errors
+    /// crane failed.
+    pub async fn manifest(
+        &self,
+        upstream: &Upstream,
+        name: &str,
+    ) -> anyhow::Result<serde_json::Value> {
+        let manifest = self.crane("manifest", upstream, name).await?;
+        Ok(serde_json::from_str(&manifest)?)
+    }
+
     async fn crane(&self, verb: &str, upstream: &Upstream, name: &str) -> anyhow::Result<String> {
         let config = upstream.local_docker_config()?;
         let output = Command::new(self.cache.join("bin/crane"))

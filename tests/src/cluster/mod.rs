@@ -15,6 +15,7 @@ mod archive;
 mod certificates;
 mod components;
 mod error;
+mod foreign;
 mod namespace;
 mod network;
 mod options;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::ImageArchive;
 pub use error::{Error, Result};
+pub use foreign::{FOREIGN_ARCHITECTURE, ForeignNode};
 pub use network::Addresses;
 pub use options::{Disk, Lifetime, NODE_NAME, Options};
 pub use settings::HOST_DOMAIN;

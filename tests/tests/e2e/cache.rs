@@ -90,6 +90,12 @@ fn a_fresh_pod_finds_every_step_in_the_registry() {
             ("Dockerfile:5: RUN echo $WHO > /who", "argument WHO changed")
         );
         assert!(record.cached_steps >= Some(1), "{record:?}");
+        // The cache has every step of it now, and is not to be asked.
+        let mut anew = cached_build(stage, "app", "two", &cache);
+        anew["spec"]["dockerfile"]["noCache"] = json!(true);
+        let anew = newest(&built(&namespace, anew).await?)?;
+        assert_eq!((anew.steps, anew.cached_steps), (Some(4), Some(0)));
+        assert_ne!(anew.name, record.name);
         Ok(())
     });
 }

@@ -1,11 +1,12 @@
 //! What builds start from besides their source, and what starts them: arguments and labels, named contexts, images of other
-//! builds, base images that move, the time.
+//! builds, base images that move, the time; and what an image that stays says of itself.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use crds::ImageBuild;
 use crds::image_build::ImageBuildStatus;
+use crds::{ImageBuild, condition};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tests::kstatus::{is_current, reason};
@@ -27,6 +28,23 @@ pub(crate) fn status(build: ImageBuild) -> anyhow::Result<ImageBuildStatus> {
     build.status.context("the build has a status")
 }
 
+/// Status and reason of the condition `UpToDate`.
+fn up_to_date(status: &ImageBuildStatus) -> (&str, &str) {
+    let told = condition::find(&status.conditions, condition::UP_TO_DATE);
+    told.map_or(("", ""), |told| (&*told.status, &*told.reason))
+}
+
+/// Annotates the resource `app`.
+async fn annotate(namespace: &TestNamespace, key: &str, value: &str) -> anyhow::Result<()> {
+    let key = format!("reconcile.coopery.dev/{key}");
+    let patch = json!({"metadata": {"annotations": {key: value}}});
+    namespace
+        .api::<ImageBuild>()
+        .patch("app", &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    Ok(())
+}
+
 /// Waits for the end of a build that was started for this reason.
 async fn rebuilt(
     namespace: &TestNamespace,
@@ -42,7 +60,7 @@ async fn rebuilt(
 }
 
 #[test]
-fn target_arguments_labels_and_no_cache_are_honoured() {
+fn target_arguments_and_labels_are_honoured() {
     on_stage(|stage| async move {
         let namespace = stage.namespace("options", "baseline").await?;
         let dockerfile = format!(
@@ -55,12 +73,11 @@ fn target_arguments_labels_and_no_cache_are_honoured() {
             json!({
                 "imagePullSecrets": [],
                 "dockerfile": {"inline": dockerfile, "target": "wanted", "buildArgs": {"WHO": "world"},
-                    "labels": {"com.example.team": "blue"}, "noCache": true},
+                    "labels": {"com.example.team": "blue"}},
                 "destinations": [{"name": "main", "image": format!("{}/options/app", stage.public.host()), "tags": ["1"]}],
             }),
         );
-        let status = status(built(&namespace, build).await?)?;
-        assert_eq!(status.builds[0].cached_steps, Some(0));
+        built(&namespace, build).await?;
         let config = stage.config(&stage.public, "options/app:1").await?;
         assert_eq!(config["config"]["Labels"]["com.example.team"], "blue");
         let environment = config["config"]["Env"].to_string();
@@ -154,12 +171,7 @@ fn a_base_image_that_moves_is_built_from() {
         assert_eq!(first.base_images[0].digest, one);
         let two = push_moving(stage, "two").await?;
         // Who does not want to wait five minutes asks.
-        let patch =
-            json!({"metadata": {"annotations": {"reconcile.coopery.dev/requestedAt": "now"}}});
-        namespace
-            .api::<ImageBuild>()
-            .patch("app", &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
+        annotate(&namespace, "requestedAt", "now").await?;
         let second = rebuilt(&namespace, "app", "BaseImage").await?;
         assert_eq!(second.base_images[0].digest, two);
         assert_eq!(second.builds.len(), 2);
@@ -180,75 +192,62 @@ fn a_schedule_builds_though_nothing_changed() {
         let first = status(built(&namespace, build).await?)?;
         let second = rebuilt(&namespace, "app", "Schedule").await?;
         assert_eq!(first.digest, second.digest);
+        assert_eq!(up_to_date(&second), ("True", "Succeeded"));
         Ok(())
     });
 }
 
 #[test]
-fn two_platforms_make_an_index_in_one_pod() {
+fn an_image_that_stays_says_whether_it_is_up_to_date() {
     on_stage(|stage| async move {
-        let namespace = stage.namespace("platforms", "baseline").await?;
+        let namespace = stage.namespace("up-to-date", "baseline").await?;
         registry(&namespace).await?;
-        let inline = format!(
-            "FROM --platform=$BUILDPLATFORM {} AS build\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
-             FROM scratch\nCOPY --from=build /arch /arch\n",
-            stage.busybox()
-        );
-        let platforms = json!(["linux/amd64", "linux/arm64"]);
-        let build = image_build(
-            "app",
-            json!({"dockerfile": {"inline": inline, "platforms": platforms}}),
-        );
-        let status = status(built(&namespace, build).await?)?;
-        let made: Vec<&str> = status.platforms.iter().map(|p| &*p.platform).collect();
-        assert_eq!(made, ["linux/amd64", "linux/arm64"]);
-        assert_ne!(status.platforms[0].digest, status.platforms[1].digest);
-        assert_eq!(status.destinations[0].verified, "True");
-        let inline = "FROM scratch\nCOPY <<text /a\na\ntext\nRUN [\"/a\"]\n";
-        let foreign = image_build(
-            "foreign",
-            json!({"dockerfile": {"inline": inline, "platforms": ["linux/s390x"]}}),
-        );
-        namespace.apply_json::<ImageBuild>(foreign).await?;
-        namespace
-            .until::<ImageBuild>("foreign", "a node of that architecture", LIMIT, |b| {
-                reason(b) == "Unschedulable"
-                    && tests::kstatus::message(b).contains("kubernetes.io/arch=s390x")
-            })
-            .await?;
-        Ok(())
-    });
-}
-
-#[test]
-fn a_run_for_each_platform_has_a_pod_for_each() {
-    on_stage(|stage| async move {
-        let namespace = stage.namespace("parts", "baseline").await?;
-        registry(&namespace).await?;
-        let inline = format!(
-            "FROM --platform=linux/amd64 {} AS files\nFROM scratch\nCOPY --from=files / /\nRUN echo made > /made\n",
-            stage.busybox()
-        );
-        let platforms = json!(["linux/amd64", "linux/arm64"]);
-        let build = image_build(
-            "app",
-            json!({"dockerfile": {"inline": inline, "platforms": platforms}}),
-        );
-        namespace.apply_json::<ImageBuild>(build).await?;
-        let is_made = |build: &ImageBuild| {
-            let attempt = build.status.as_ref().and_then(|s| s.attempt.as_ref());
-            let mut parts = attempt.into_iter().flat_map(|attempt| &attempt.parts);
-            parts.any(|part| {
-                part.name == "linux/amd64" && part.result.as_deref() == Some("Succeeded")
-            })
+        let files = |text: &str| {
+            let dockerfile = format!("FROM {}\nCOPY message /message\n", stage.busybox());
+            namespace.apply_json::<ConfigMap>(json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"},
+                "data": {"Dockerfile": dockerfile, "message": text},
+            }))
         };
-        let build = namespace
-            .until::<ImageBuild>("app", "amd64 to be made and arm64 to wait", LIMIT, |b| {
-                is_made(b) && reason(b) == "Unschedulable"
+        let until = |what: &'static str, told: (&'static str, &'static str)| {
+            let content = move |b: &ImageBuild| {
+                is_current(b) && b.status.as_ref().map(up_to_date) == Some(told)
+            };
+            namespace.until::<ImageBuild>("app", what, LIMIT, content)
+        };
+        files("one").await?;
+        let source = json!({"configMap": {"name": "files"}});
+        let spec = json!({"source": source, "rebuild": {"triggers": []}});
+        let first = status(built(&namespace, image_build("app", spec)).await?)?;
+        assert_eq!(up_to_date(&first), ("True", "Succeeded"));
+        // Nothing changed, so nothing is built, though somebody asks.
+        annotate(&namespace, "requestedAt", "1").await?;
+        let asked = namespace
+            .until::<ImageBuild>("app", "the answer to who asked", LIMIT, |b| {
+                let handled = b
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.last_handled_requested_at.as_deref());
+                is_current(b) && handled == Some("1")
             })
             .await?;
-        let message = tests::kstatus::message(&build);
-        assert!(message.contains("kubernetes.io/arch=arm64"), "{message}");
+        let asked = status(asked)?;
+        assert_eq!(up_to_date(&asked), ("True", "Succeeded"));
+        assert_eq!(asked.builds.len(), 1);
+        // The source is another one and back, without a build.
+        files("two").await?;
+        let outdated = status(until("the change to be told", ("False", "SourceChanged")).await?)?;
+        assert_eq!(outdated.digest, first.digest);
+        files("one").await?;
+        let back = status(until("the image to be right again", ("True", "Succeeded")).await?)?;
+        assert_eq!((back.builds.len(), back.digest), (1, first.digest.clone()));
+        // What is built for another cause is built of all that is there.
+        files("two").await?;
+        until("the other change to be told", ("False", "SourceChanged")).await?;
+        annotate(&namespace, "forceAt", "1").await?;
+        let forced = status(until("the forced build", ("True", "Succeeded")).await?)?;
+        assert_eq!(forced.builds[0].reason, "Forced");
+        assert_ne!(forced.digest, first.digest);
         Ok(())
     });
 }

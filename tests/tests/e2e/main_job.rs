@@ -236,7 +236,7 @@ fn an_archive_behind_https_is_a_source_and_its_checksum_is_kept() {
 }
 
 /// A tar archive with a Dockerfile and a file below `app/`; its bytes and its digest.
-fn archive(dockerfile: &str) -> anyhow::Result<(Vec<u8>, String)> {
+pub(crate) fn archive(dockerfile: &str) -> anyhow::Result<(Vec<u8>, String)> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in [("app/Dockerfile", dockerfile), ("app/file", "content")] {
         let mut header = tar::Header::new_ustar();

@@ -1,18 +1,22 @@
-//! Sources that are neither git, an archive nor a ConfigMap: an image of a registry, whose tag moves, and a claim.
+//! Sources that are neither git, an archive nor a ConfigMap: an image of a registry, whose tag moves, and a claim. And servers
+//! of sources whose authority nobody knows but a Secret.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::ImageBuild;
 use crds::image_build::ImageBuildStatus;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::json;
-use tests::kstatus::is_current;
+use tests::certificate::Authority;
+use tests::git_server::GitServer;
+use tests::kstatus::{is_current, message};
 use tests::stage::{Stage, TestNamespace};
 
 use super::cache::claim;
 use super::inputs::status;
-use super::main_job::{built, image_build, registry, run_image};
+use super::main_job::{archive, built, image_build, registry, run_image};
 use super::on_stage;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -118,6 +122,61 @@ fn a_claim_is_the_source() {
             run_image(stage, &namespace, "run", &host, &image).await?,
             "hello\n"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_private_authority_is_trusted_by_its_secret() {
+    on_stage(|stage| async move {
+        let namespace = stage.namespace("authority", "baseline").await?;
+        registry(&namespace).await?;
+        let authority = Authority::new("of one team")?;
+        let address = stage.cluster.addresses().host().into();
+        let dockerfile = format!("FROM {}\nCOPY file /\n", stage.busybox());
+        let git = GitServer::start(&authority, address).await?;
+        let files = BTreeMap::from([
+            ("app/Dockerfile", dockerfile.clone().into_bytes()),
+            ("app/file", b"content".to_vec()),
+        ]);
+        git.commit("app", "main", &files).await?;
+        let (bytes, _) = archive(&dockerfile)?;
+        let served = move || std::future::ready(bytes.clone());
+        let router = axum::Router::new().route("/app.tar", axum::routing::get(served));
+        let identity = authority.server("files.host.test", address)?;
+        let http = tests::tls::serve(address, &identity, router).await?;
+        let url = format!("https://files.host.test:{}/app.tar", http.address.port());
+        let sources = [
+            (
+                "git",
+                json!({"url": git.url("app"), "ref": {"branch": "main"}, "interval": "5s"}),
+            ),
+            ("http", json!({"url": url})),
+        ];
+        for (kind, source) in &sources {
+            let spec = json!({"source": {*kind: source, "subdirectory": "app"}});
+            namespace
+                .apply_json::<ImageBuild>(image_build(kind, spec))
+                .await?;
+        }
+        for (kind, _) in &sources {
+            namespace
+                .until::<ImageBuild>(kind, "the authority to be refused", LIMIT, |b| {
+                    message(b).contains("certificate")
+                })
+                .await?;
+        }
+        namespace
+            .apply_json::<Secret>(json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "authority"},
+                "stringData": {"ca.crt": authority.certificate},
+            }))
+            .await?;
+        for (kind, mut source) in sources {
+            source["caSecretRef"] = json!({"name": "authority"});
+            let spec = json!({"source": {kind: source, "subdirectory": "app"}});
+            built(&namespace, image_build(kind, spec)).await?;
+        }
         Ok(())
     });
 }
