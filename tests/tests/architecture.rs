@@ -62,9 +62,17 @@ fn crates_depend_one_way() {
         ("crds", &[]),
         ("distribution", &["oci"]),
         ("store", &["oci"]),
+        ("images", &["oci", "store"]),
         (
             "builder",
-            &["dockerfile", "distribution", "oci", "protocol", "store"],
+            &[
+                "dockerfile",
+                "distribution",
+                "images",
+                "oci",
+                "protocol",
+                "store",
+            ],
         ),
         ("operator", &["crds", "distribution", "oci", "protocol"]),
     ]);

@@ -131,6 +131,12 @@ pub enum Error {
         /// What happened.
         source: std::io::Error,
     },
+    /// The images of this machine cannot be read or changed.
+    #[error(transparent)]
+    Images(images::ImagesError),
+    /// What was asked for is refused, in the words that docker has for it.
+    #[error("{0}")]
+    Refused(String),
     /// The request makes no sense.
     #[error("{0}")]
     Request(String),
@@ -313,6 +319,11 @@ impl Error {
         }
     }
 
+    /// A refusal, as docker's daemon words it.
+    pub fn refused(why: impl std::fmt::Display) -> Self {
+        Self::Refused(format!("Error response from daemon: {why}"))
+    }
+
     /// What this failure is called.
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -331,7 +342,8 @@ impl Error {
             Self::Archive(error) => disk_or(error, FailureKind::Internal),
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
-            Self::Request(_) => FailureKind::InvalidRequest,
+            Self::Images(error) => disk_or(error, FailureKind::Internal),
+            Self::Request(_) | Self::Refused(_) => FailureKind::InvalidRequest,
             Self::ForeignRun { .. } => FailureKind::ForeignPlatform,
             Self::Cancelled => FailureKind::Cancelled,
             Self::Panicked => FailureKind::Internal,
@@ -411,6 +423,7 @@ impl Error {
             )
             .help("build on a machine of that platform, register an interpreter for it (binfmt_misc, with the flag F), or use FROM --platform=$BUILDPLATFORM and cross-compile")
             .render(&place.file.name, &place.file.text, color),
+            Self::Refused(message) => message.clone(),
             other => format!("error: {}", chain(other)),
         }
     }
@@ -433,6 +446,15 @@ impl Error {
         match self {
             Self::Shared(error) => error.root(),
             error => error,
+        }
+    }
+}
+
+impl From<images::ImagesError> for Error {
+    fn from(error: images::ImagesError) -> Self {
+        match error {
+            images::ImagesError::Store(_) => Self::Images(error),
+            mistake => Self::refused(mistake),
         }
     }
 }

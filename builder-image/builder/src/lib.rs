@@ -17,7 +17,6 @@ pub mod cache_mount;
 pub mod cause;
 pub mod cli;
 pub mod context;
-mod decompress;
 pub mod diff;
 pub mod disk;
 mod epoch;

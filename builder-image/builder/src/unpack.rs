@@ -15,9 +15,9 @@ use std::{
 };
 
 use oci::{DiffId, Digester, MediaType};
+use store::decompress;
 
 use crate::{
-    decompress::decompress,
     layer::{
         LayerDir, LayerError, Listing, ListingWriter, Member, MemberKind, OPAQUE_NAME, Owners,
         PLAIN_DIRECTORY, Picked, Picking, SourceFailed, Streamed, TarError, TarLimits, TarReader,

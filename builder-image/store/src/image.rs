@@ -74,13 +74,13 @@ pub(crate) fn entries(image: &Descriptor, names: &[Reference], naming: Naming) -
         let mut entry = plain.clone();
         let full = name.to_string();
         entry.annotations.insert(IMAGE_NAME.into(), full);
-        if let Some(tag) = name.tag() {
-            let called = match naming {
-                Naming::Tag => tag.to_string(),
-                Naming::Whole => name.familiar(),
-            };
-            entry.annotations.insert(REF_NAME.into(), called);
-        }
+        let called = match naming {
+            Naming::Tag => name.tag().map(ToString::to_string),
+            Naming::Whole => Some(name.familiar()),
+        };
+        entry
+            .annotations
+            .extend(called.map(|called| (REF_NAME.to_owned(), called)));
         entry
     });
     named.collect()

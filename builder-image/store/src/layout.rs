@@ -19,6 +19,7 @@ use crate::{
     Blobs, Doing, Result, StoreError,
     durable::publish,
     image::{Naming, Parts, document, entries, read_bounded, read_small},
+    name::assign,
     prune::NEW,
 };
 
@@ -30,6 +31,8 @@ pub const IMAGE_NAME: &str = "io.containerd.image.name";
 pub(crate) const VERSION_FILE: &str = "oci-layout";
 pub(crate) const VERSION_JSON: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 pub(crate) const INDEX_FILE: &str = "index.json";
+/// The largest `index.json` that is read, in bytes: that of about a hundred thousand names.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// An OCI image layout directory.
 #[derive(Debug, Clone)]
@@ -149,7 +152,7 @@ impl Layout {
     /// All named descriptors, in the order of `index.json`.
     pub fn index(&self) -> Result<Index> {
         let file = fs::File::open(self.root.join(INDEX_FILE)).doing("read the index")?;
-        let json = read_bounded(file, INDEX_FILE, MAX_MANIFEST_BYTES)?;
+        let json = read_bounded(file, INDEX_FILE, MAX_INDEX_BYTES)?;
         parse(&json, INDEX_FILE)
     }
 
@@ -183,14 +186,14 @@ impl Layout {
     }
 
     /// As [`Self::import`], for a layout of many repositories: each of `names` stands for the image as a whole and as
-    /// people write it, `app:1` for `docker.io/library/app:1`.
+    /// people write it, `app:1` for `docker.io/library/app:1`. An image that loses its last name stays, without one.
     ///
     /// # Errors
     /// Those of [`Self::import`].
     pub fn keep(&self, source: &impl Blobs, names: &[Reference], image: &Descriptor) -> Result<()> {
         let _writing = self.writing()?;
         self.copy(source, image)?;
-        self.enter(entries(image, names, Naming::Whole))
+        self.change(|entries| assign(entries, names, image))
     }
 
     /// Copies all blobs of an image that are not here yet.
@@ -206,29 +209,35 @@ impl Layout {
     /// Writes `new` into `index.json`, in place of what has the same names.
     fn enter(&self, new: Vec<Descriptor>) -> Result<()> {
         let name_of = |entry: &Descriptor| entry.annotations.get(REF_NAME).cloned();
-        let lock = self.lock()?;
-        let mut index = self.index()?;
-        index
-            .manifests
-            .retain(|old| !new.iter().any(|new| name_of(new) == name_of(old)));
-        index.manifests.extend(new);
-        self.write_index(&index)?;
-        drop(lock);
-        Ok(())
+        self.change(|entries| {
+            entries.retain(|old| !new.iter().any(|new| name_of(new) == name_of(old)));
+            entries.extend(new);
+        })
     }
 
     /// Takes `name` away. `false` when it stood for nothing. Blobs stay.
     pub fn untag(&self, name: &str) -> Result<bool> {
+        self.change(|entries| {
+            let before = entries.len();
+            entries.retain(|entry| !has_name(entry, name));
+            entries.len() < before
+        })
+    }
+
+    /// Changes the entries of `index.json`. Other writers wait; readers see the old entries or the new ones.
+    ///
+    /// # Errors
+    /// When the index cannot be read or written. It is then what it was.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> T) -> Result<T> {
         let lock = self.lock()?;
         let mut index = self.index()?;
-        let before = index.manifests.len();
-        index.manifests.retain(|d| !has_name(d, name));
-        let removed = index.manifests.len() < before;
-        if removed {
+        let before = index.manifests.clone();
+        let result = change(&mut index.manifests);
+        if index.manifests != before {
             self.write_index(&index)?;
         }
         drop(lock);
-        Ok(removed)
+        Ok(result)
     }
 
     fn write_index(&self, index: &Index) -> Result<()> {

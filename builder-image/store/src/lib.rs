@@ -2,9 +2,11 @@
 //! read and write. All calls block. It neither unpacks layers nor talks to registries.
 
 mod archive;
+mod decompress;
 mod durable;
 mod image;
 mod layout;
+mod name;
 mod prune;
 
 use std::io;
@@ -12,9 +14,11 @@ use std::io;
 use oci::{Digest, DocumentError};
 
 pub use archive::{Archived, Form, Named, read_archive, write_archive};
+pub use decompress::{Format, decompress};
 pub use durable::{flush, publish};
 pub use image::{Blobs, open_file};
 pub use layout::{IMAGE_NAME, Layout, REF_NAME};
+pub use name::assign;
 pub use prune::{Pruned, Writing};
 
 /// Why an image cannot be stored or read.

@@ -5,15 +5,20 @@ mod build;
 mod cache;
 mod copy;
 mod digest;
+mod human;
+mod image;
 mod network;
 mod output;
+#[cfg(test)]
+mod reference;
 mod root;
 mod size;
+mod template;
 mod usage;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::Error;
 use crate::pod;
@@ -37,6 +42,30 @@ enum Command {
     Copy(copy::CopyArgs),
     /// Print the digest that a tag stands for
     Digest(digest::DigestArgs),
+    /// Show the history of an image
+    History(image::HistoryArgs),
+    /// Manage images
+    Image {
+        #[command(subcommand)]
+        command: Option<ImageCommand>,
+    },
+    /// List images
+    Images(image::ListArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(Box<image::ImportArgs>),
+    /// Display detailed information on one or more images
+    Inspect(image::InspectArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(image::LoadArgs),
+    /// Remove unused images
+    Prune(image::PruneArgs),
+    /// Remove one or more images
+    #[command(visible_alias = "rmi")]
+    Rm(image::RemoveArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image::SaveArgs),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(image::TagArgs),
     /// Carry out the request of a builder pod
     Pod(PodArgs),
     /// Print whether RUN can be isolated here, as JSON
@@ -47,6 +76,51 @@ enum Command {
     },
     /// Print the version
     Version,
+}
+
+/// The verbs of `docker image`.
+#[derive(Subcommand)]
+enum ImageCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+    /// Show the history of an image
+    History(image::HistoryArgs),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(Box<image::ImportArgs>),
+    /// Display detailed information on one or more images
+    Inspect(image::InspectArgs),
+    /// Load an image from a tar archive or STDIN
+    Load(image::LoadArgs),
+    /// List images
+    #[command(alias = "list")]
+    Ls(image::ListArgs),
+    /// Remove unused images
+    Prune(image::PruneArgs),
+    /// Remove one or more images
+    #[command(alias = "remove")]
+    Rm(image::RemoveArgs),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image::SaveArgs),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(image::TagArgs),
+}
+
+impl ImageCommand {
+    /// The verb without its group.
+    fn alone(self) -> Command {
+        match self {
+            Self::Build(args) => Command::Build(args),
+            Self::History(args) => Command::History(args),
+            Self::Import(args) => Command::Import(args),
+            Self::Inspect(args) => Command::Inspect(args),
+            Self::Load(args) => Command::Load(args),
+            Self::Ls(args) => Command::Images(args),
+            Self::Prune(args) => Command::Prune(args),
+            Self::Rm(args) => Command::Rm(args),
+            Self::Save(args) => Command::Save(args),
+            Self::Tag(args) => Command::Tag(args),
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -98,7 +172,13 @@ pub fn run() -> ExitCode {
         }
     };
     start_logging();
-    let result = match cli.command {
+    let command = match cli.command {
+        Command::Image {
+            command: Some(command),
+        } => command.alone(),
+        command => command,
+    };
+    let result = match command {
         Command::Pod(args) => return pod::run(&args.paths(), args.progress),
         Command::Build(args) => match build::build_fetched(&args) {
             Ok(Some(code)) => return ExitCode::from(code),
@@ -108,6 +188,16 @@ pub fn run() -> ExitCode {
         Command::Cache(args) => cache::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Digest(args) => digest::run(&args),
+        Command::History(args) => args.run(),
+        Command::Image { .. } => image::print(&image::group_usage(&Cli::command(), "image")),
+        Command::Images(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Inspect(args) => args.run(),
+        Command::Load(args) => args.run(),
+        Command::Prune(args) => args.run(),
+        Command::Rm(args) => args.run(),
+        Command::Save(args) => args.run(),
+        Command::Tag(args) => args.run(),
         Command::ExecProbe { root } => probe(&root),
         Command::Version => output::line(&format!("coopery {}", env!("CARGO_PKG_VERSION"))),
     };

@@ -7,7 +7,7 @@ use distribution::{Client, DockerConfig, Guard, Proxies};
 
 use crate::error::Error;
 
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub(super) struct NetworkArgs {
     /// PEM file of certificate authorities to trust besides those of the system
     #[arg(long, value_name = "FILE")]

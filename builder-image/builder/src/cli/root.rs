@@ -1,4 +1,4 @@
-//! The engine's directory: where `--root` points, or where a person's programs keep data.
+//! The engine's directory: where `--root` or `COOPERY_ROOT` points, or where a person's programs keep data.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,9 @@ pub(super) fn directory(given: Option<&Path>) -> Result<PathBuf, Error> {
             ))),
             _ => Ok(root.to_owned()),
         };
+    }
+    if let Some(root) = std::env::var_os("COOPERY_ROOT").filter(|root| !root.is_empty()) {
+        return Ok(root.into());
     }
     let data = match std::env::var_os("XDG_DATA_HOME") {
         Some(data) if !data.is_empty() => PathBuf::from(data),

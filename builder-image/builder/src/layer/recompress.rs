@@ -7,9 +7,9 @@ use std::{
 };
 
 use oci::DiffId;
+use store::decompress;
 
 use super::{LayerError, PackOptions, PackedLayer, blob_writer::BlobWriter};
-use crate::decompress::decompress;
 
 /// Writes the archive of the blob `reader`, whose digest must be `diff_id`, as `options` say to `<blobs>/sha256/<digest>`.
 ///

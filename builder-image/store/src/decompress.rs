@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// Not at all.
     Plain,
     /// gzip (RFC 1952).
@@ -23,7 +23,7 @@ impl Format {
     const PREFIX: usize = 6;
 
     /// The format of a stream that begins with `prefix`.
-    pub(crate) fn detect(prefix: &[u8]) -> Self {
+    pub fn detect(prefix: &[u8]) -> Self {
         match prefix {
             [0x1f, 0x8b, 8, ..] => Self::Gzip,
             [b'B', b'Z', b'h', ..] => Self::Bzip2,
@@ -36,9 +36,7 @@ impl Format {
 }
 
 /// The uncompressed content of `reader`, and how it is compressed.
-pub(crate) fn decompress<'a>(
-    mut reader: impl Read + 'a,
-) -> io::Result<(Format, Box<dyn Read + 'a>)> {
+pub fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<(Format, Box<dyn Read + 'a>)> {
     let mut prefix = Vec::with_capacity(Format::PREFIX);
     (&mut reader)
         .take(Format::PREFIX as u64)
