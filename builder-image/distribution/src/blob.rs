@@ -1,22 +1,21 @@
-//! Blobs on their way in: a reader that verifies length and digest while the bytes pass, and goes on where a broken
-//! connection stopped.
+//! Blobs on their way in: a reader that verifies length and digest while the bytes pass. How the bytes come is in
+//! `download`.
+
+mod download;
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt, stream::BoxStream};
-use http::{HeaderValue, Method, StatusCode, header};
 use oci::{Descriptor, Digester, Repository};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::{
-    Client, Error, Response, Result,
-    client::{Access, Ask},
-    http::protocol,
-};
+use crate::{Client, Error, Result};
+use download::{Download, Store};
 
 /// The bytes of a blob, as an [`AsyncRead`] and as a [`Stream`].
 ///
@@ -27,7 +26,42 @@ pub struct BlobReader {
     rest: Bytes,
 }
 
+/// How a large blob is read in parts. The parts that have come and were not read yet are held in memory: at most
+/// `connections` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// Ranges that are read at the same time.
+    pub connections: usize,
+    /// The bytes of a range.
+    pub size: u64,
+}
+
+impl Default for Parts {
+    /// Four connections, four MiB each.
+    fn default() -> Self {
+        Self {
+            connections: 4,
+            size: 4 * 1024 * 1024,
+        }
+    }
+}
+
 impl BlobReader {
+    fn new(content: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
+        Self {
+            stream: content.boxed(),
+            rest: Bytes::new(),
+        }
+    }
+
+    fn verified(
+        content: impl Stream<Item = Result<Bytes>> + Send + 'static,
+        descriptor: &Descriptor,
+        repository: &Repository,
+    ) -> Self {
+        Self::new(verified(content, descriptor, repository))
+    }
+
     /// All bytes, where the descriptor says that there are at most `limit`.
     ///
     /// # Errors
@@ -77,19 +111,6 @@ impl AsyncRead for BlobReader {
     }
 }
 
-/// A download: what came so far and where the rest comes from.
-struct Download {
-    client: Client,
-    repository: Repository,
-    descriptor: Descriptor,
-    action: String,
-    /// `None` before the first request and after a broken connection.
-    source: Option<BoxStream<'static, Result<Bytes>>>,
-    digester: Digester,
-    /// Interruptions since bytes last came.
-    interruptions: u32,
-}
-
 impl Client {
     /// Opens the blob of `descriptor`. The request is made now, so that an error of it is not an error of reading.
     pub async fn blob(
@@ -97,30 +118,62 @@ impl Client {
         repository: &Repository,
         descriptor: &Descriptor,
     ) -> Result<BlobReader> {
-        let mut download = Download {
-            client: self.clone(),
-            repository: repository.clone(),
-            descriptor: descriptor.clone(),
-            action: format!("pull blob {repository}@{}", descriptor.digest),
-            source: None,
-            digester: Digester::new(descriptor.digest.algorithm()),
-            interruptions: 0,
-        };
-        download.source = Some(download.open().await?);
-        let stream = futures::stream::try_unfold(Some(download), async |download| {
-            let Some(mut download) = download else {
-                return Ok(None);
-            };
-            if let Some(bytes) = download.next().await? {
-                return Ok(Some((bytes, Some(download))));
-            }
-            download.finish()?;
-            Ok(None)
+        let whole = 0..descriptor.size;
+        let download = Download::new(self, repository, descriptor, whole, None);
+        let content = download.begin().await?.into_stream();
+        Ok(BlobReader::verified(content, descriptor, repository))
+    }
+
+    /// Opens the blob of `descriptor` at `offset`. Of a part, only the length is verified: who puts parts together must
+    /// verify the digest.
+    pub async fn blob_from(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<BlobReader> {
+        if offset == 0 {
+            return self.blob(repository, descriptor).await;
+        }
+        if offset >= descriptor.size {
+            return Ok(BlobReader::new(futures::stream::empty()));
+        }
+        let rest = offset..descriptor.size;
+        let download = Download::new(self, repository, descriptor, rest, None);
+        Ok(BlobReader::new(download.begin().await?.into_stream()))
+    }
+
+    /// Opens a large blob and reads several of its ranges at the same time, in order for the reader: one connection alone
+    /// gets no more than its window for each round trip. Smaller blobs, and those of servers without ranges, come as by
+    /// [`Self::blob`].
+    pub async fn blob_in_parts(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        parts: Parts,
+    ) -> Result<BlobReader> {
+        let Parts { connections, size } = parts;
+        let total = descriptor.size;
+        if connections < 2 || size == 0 || total / 2 < size {
+            return self.blob(repository, descriptor).await;
+        }
+        let store = Arc::new(Store::default());
+        // It tells whether there are ranges at all.
+        let first = Download::new(self, repository, descriptor, 0..size, Some(store.clone()));
+        let first = first.begin().await?;
+        if first.is_whole() {
+            let content = first.widened().into_stream();
+            return Ok(BlobReader::verified(content, descriptor, repository));
+        }
+        let (client, from, blob) = (self.clone(), repository.clone(), descriptor.clone());
+        let others = (1..total.div_ceil(size)).map(move |number| {
+            let range = number * size..total.min((number + 1) * size);
+            Download::new(&client, &from, &blob, range, Some(store.clone()))
         });
-        Ok(BlobReader {
-            stream: stream.boxed(),
-            rest: Bytes::new(),
-        })
+        let content = futures::stream::iter(std::iter::once(first).chain(others))
+            .map(Download::collect)
+            .buffered(connections);
+        Ok(BlobReader::verified(content, descriptor, repository))
     }
 
     /// The whole of a small blob (an image configuration).
@@ -144,135 +197,38 @@ impl Client {
     }
 }
 
-impl Download {
-    /// Requests what is missing.
-    async fn open(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let path = format!("blobs/{}", self.descriptor.digest);
-        let url = self.client.url(&self.repository, &path)?;
-        let mut ask = Ask::new(
-            Method::GET,
-            url,
-            &self.repository,
-            Access::Pull,
-            &self.action,
-        );
-        let offset = self.digester.len();
-        if offset > 0 {
-            let range = HeaderValue::try_from(format!("bytes={offset}-"));
-            ask.headers
-                .insert(header::RANGE, range.expect("digits are a header value"));
+/// `content`, which fails at its end where it has not the digest and the size of `descriptor`.
+fn verified(
+    content: impl Stream<Item = Result<Bytes>> + Send + 'static,
+    descriptor: &Descriptor,
+    repository: &Repository,
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+    let digester = Digester::new(descriptor.digest.algorithm());
+    let action = format!("pull blob {repository}@{}", descriptor.digest);
+    let state = Some((content.boxed(), digester, descriptor.clone(), action));
+    futures::stream::try_unfold(state, async |state| {
+        let Some((mut content, mut digester, descriptor, action)) = state else {
+            return Ok(None);
+        };
+        if let Some(bytes) = content.next().await.transpose()? {
+            digester.update(&bytes);
+            return Ok(Some((bytes, Some((content, digester, descriptor, action)))));
         }
-        let response = self.client.send(ask).await?;
-        match response.status() {
-            StatusCode::OK => {
-                if let Some(found) = response.content_length()
-                    && found != self.descriptor.size
-                {
-                    return Err(self.size_mismatch(found));
-                }
-                Ok(skip(response.into_stream(), offset))
-            }
-            StatusCode::PARTIAL_CONTENT if offset > 0 => {
-                if self.is_the_rest(&response, offset) {
-                    Ok(response.into_stream())
-                } else {
-                    Err(protocol(
-                        &self.action,
-                        "it sent another range than was asked for",
-                    ))
-                }
-            }
-            _ => Err(self
-                .client
-                .failure(&self.repository, &self.action, response)
-                .await),
-        }
-    }
-
-    /// Whether `Content-Range` says `bytes <offset>-<last>/<size>`.
-    fn is_the_rest(&self, response: &Response, offset: u64) -> bool {
-        let size = self.descriptor.size;
-        let last = size.saturating_sub(1);
-        let range = response.header(header::CONTENT_RANGE).map(str::trim);
-        range == Some(&format!("bytes {offset}-{last}/{size}"))
-            || range == Some(&format!("bytes {offset}-{last}/*"))
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let error = match &mut self.source {
-                Some(source) => match source.next().await {
-                    Some(Ok(bytes)) => {
-                        self.digester.update(&bytes);
-                        self.interruptions = 0;
-                        if self.digester.len() > self.descriptor.size {
-                            return Err(self.size_mismatch(self.digester.len()));
-                        }
-                        return Ok(Some(bytes));
-                    }
-                    Some(Err(error)) => error,
-                    None => return Ok(None),
-                },
-                None => match self.open().await {
-                    Ok(source) => {
-                        self.source = Some(source);
-                        continue;
-                    }
-                    // `open` has tried as often as is allowed.
-                    Err(error) => return Err(error),
-                },
-            };
-            self.source = None;
-            self.client
-                .pause_or_give_up(&self.repository, error, self.interruptions, &self.action)
-                .await?;
-            self.interruptions += 1;
-        }
-    }
-
-    fn finish(self) -> Result<()> {
-        if self.digester.len() != self.descriptor.size {
-            return Err(self.size_mismatch(self.digester.len()));
-        }
-        let found = self.digester.finish();
-        if found == self.descriptor.digest {
-            return Ok(());
-        }
-        Err(Error::DigestMismatch {
-            action: self.action,
-            expected: self.descriptor.digest,
-            found,
-        })
-    }
-
-    fn size_mismatch(&self, found: u64) -> Error {
-        Error::SizeMismatch {
-            action: self.action.clone(),
-            expected: self.descriptor.size,
-            found,
-        }
-    }
-}
-
-/// `stream` without its first `count` bytes.
-fn skip(
-    stream: BoxStream<'static, Result<Bytes>>,
-    count: u64,
-) -> BoxStream<'static, Result<Bytes>> {
-    if count == 0 {
-        return stream;
-    }
-    let mut left = count;
-    stream
-        .filter_map(move |item| {
-            let item = item.map(|mut bytes| {
-                let skipped = usize::try_from(left).map_or(bytes.len(), |l| l.min(bytes.len()));
-                bytes.advance(skipped);
-                left -= skipped as u64;
-                bytes
+        let (size, found) = (digester.len(), digester.finish());
+        if size != descriptor.size {
+            return Err(Error::SizeMismatch {
+                action,
+                expected: descriptor.size,
+                found: size,
             });
-            let keep = !matches!(&item, Ok(bytes) if bytes.is_empty());
-            futures::future::ready(keep.then_some(item))
-        })
-        .boxed()
+        }
+        if found != descriptor.digest {
+            return Err(Error::DigestMismatch {
+                action,
+                expected: descriptor.digest,
+                found,
+            });
+        }
+        Ok(None)
+    })
 }

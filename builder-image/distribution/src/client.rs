@@ -8,18 +8,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use oci::{RegistryHost, Repository};
 use tokio::sync::RwLock;
 use url::Url;
 
 use crate::{
-    Anonymous, Error, ErrorCode, Guard, HttpClient, HttpSettings, Keychain, Proxies, Response,
-    Result, RetryPolicy,
+    Anonymous, Budget, Error, ErrorCode, Guard, HostLimits, HostTls, HttpClient, HttpSettings,
+    Keychain, Outage, Proxies, Response, Result, RetryPolicy,
     authenticate::Demand,
     http::{Call, Payload},
-    retry::{Pause, Verdict, retry_after},
+    retry::{Verdict, is_transient_status, retry_after},
     token::TokenBroker,
+    traffic::{HostTraffic, Traffic},
 };
 
 /// The largest body of an error that is looked at for its code.
@@ -36,6 +37,7 @@ struct Shared {
     http: HttpClient,
     plain_http: HashSet<String>,
     tokens: TokenBroker,
+    traffic: Arc<Traffic>,
     hosts: Mutex<HashMap<RegistryHost, Arc<Host>>>,
 }
 
@@ -43,7 +45,7 @@ struct Shared {
 pub(crate) struct Host {
     pub(crate) base: Url,
     pub(crate) demand: Arc<RwLock<Demand>>,
-    pause: Pause,
+    traffic: Arc<HostTraffic>,
 }
 
 /// Settings of a [`Client`].
@@ -52,6 +54,8 @@ pub struct ClientBuilder {
     keychain: Option<Arc<dyn Keychain>>,
     plain_http: HashSet<String>,
     http: HttpSettings,
+    limits: HostLimits,
+    traffic: Option<Arc<Traffic>>,
 }
 
 impl ClientBuilder {
@@ -105,6 +109,27 @@ impl ClientBuilder {
         self
     }
 
+    /// How TLS is spoken to one registry, `host[:port]` as in image names.
+    #[must_use]
+    pub fn host_tls(mut self, host: &RegistryHost, tls: HostTls) -> Self {
+        self.http.hosts.insert(host.api_host().to_owned(), tls);
+        self
+    }
+
+    /// What is kept to on each registry. Default: no limits.
+    #[must_use]
+    pub const fn limits(mut self, limits: HostLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Shares limits, pauses and budgets of registries with `other`, for clients that differ in what they trust.
+    #[must_use]
+    pub fn traffic_of(mut self, other: &Client) -> Self {
+        self.traffic = Some(other.shared.traffic.clone());
+        self
+    }
+
     /// How long a connection may take, and how long nothing may move within an exchange. Default: 10 s and 60 s.
     #[must_use]
     pub const fn timeouts(mut self, connect: Duration, idle: Duration) -> Self {
@@ -123,6 +148,9 @@ impl ClientBuilder {
                 http: HttpClient::new(&self.http)?,
                 plain_http: self.plain_http,
                 tokens: TokenBroker::default(),
+                traffic: self
+                    .traffic
+                    .unwrap_or_else(|| Arc::new(Traffic::new(self.limits))),
                 hosts: Mutex::default(),
             }),
             keychain: self.keychain.unwrap_or_else(|| Arc::new(Anonymous)),
@@ -172,6 +200,11 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// Whether registries count this as a pull: Docker Hub does so for each GET of a manifest, not for HEAD.
+    fn is_counted(&self) -> bool {
+        self.method == Method::GET && self.url.path().contains("/manifests/")
+    }
+
     /// The scopes in the order of their importance: some registries read only the first.
     pub(crate) fn scopes(&self) -> Vec<String> {
         let actions = match self.access {
@@ -202,8 +235,8 @@ impl Client {
         }
     }
 
-    /// The same client for which `hosts` are spoken to by plain HTTP as well. Connections are shared; tokens and what is
-    /// known of hosts are not.
+    /// The same client for which `hosts` are spoken to by plain HTTP as well. Connections, limits and pauses are
+    /// shared; tokens and what is known of hosts are not.
     #[must_use]
     pub fn with_plain_http<S: Into<String>>(&self, hosts: impl IntoIterator<Item = S>) -> Self {
         let mut plain_http = self.shared.plain_http.clone();
@@ -213,6 +246,7 @@ impl Client {
                 http: self.shared.http.clone(),
                 plain_http,
                 tokens: TokenBroker::default(),
+                traffic: self.shared.traffic.clone(),
                 hosts: Mutex::default(),
             }),
             keychain: self.keychain.clone(),
@@ -244,7 +278,7 @@ impl Client {
         let host = Arc::new(Host {
             base,
             demand: Arc::new(RwLock::new(Demand::Unknown)),
-            pause: Pause::default(),
+            traffic: self.shared.traffic.of(name),
         });
         hosts.insert(name.clone(), host.clone());
         Ok(host)
@@ -261,26 +295,74 @@ impl Client {
 
     /// Sends `ask` until there is an answer that stands: authenticates, waits and tries again where that may help.
     /// The answer may have any status but 401 and those that may pass.
-    pub(crate) async fn send(&self, ask: Ask<'_>) -> Result<Response> {
+    pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Response> {
+        self.send_counted(ask, &mut 0).await
+    }
+
+    /// As [`Self::send`], after `attempt` attempts, and counting its own.
+    async fn send_counted(&self, ask: &Ask<'_>, attempt: &mut u32) -> Result<Response> {
         let host = self.host(ask.repository.host())?;
-        let mut attempt = 0;
         loop {
-            host.pause.wait().await;
-            let error = match self.send_authenticated(&host, &ask).await {
-                Ok(response) if !self.retry().is_transient_status(response.status()) => {
-                    return Ok(response);
-                }
+            host.traffic.pause.wait().await;
+            if ask.is_counted() {
+                self.take_from_budget(&host, ask.action).await?;
+            }
+            let error = match self.send_authenticated(&host, ask).await {
+                Ok(response) if !is_transient_status(response.status()) => return Ok(response),
                 Ok(response) => self.failure(ask.repository, ask.action, response).await,
                 Err(error) => error,
             };
-            self.pause_or_fail(&host, error, attempt, ask.action)
+            self.pause_or_fail(&host, error, *attempt, ask.action)
+                .await?;
+            *attempt += 1;
+        }
+    }
+
+    /// What `read` makes of the headers and the whole body of the answer 200 to `ask`. A body that breaks off, or that
+    /// `read` finds corrupt, is asked for again.
+    pub(crate) async fn send_for_body<T>(
+        &self,
+        ask: &Ask<'_>,
+        limit: u64,
+        read: impl Fn(&HeaderMap, Bytes) -> Result<T>,
+    ) -> Result<T> {
+        let mut attempt = 0;
+        loop {
+            let response = self.send_counted(ask, &mut attempt).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.failure(ask.repository, ask.action, response).await);
+            }
+            let headers = response.headers().clone();
+            let error = match response.bytes_bounded(limit).await {
+                Ok(body) => match read(&headers, body) {
+                    Ok(read) => return Ok(read),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.pause_or_give_up(ask.repository, error, attempt, ask.action)
                 .await?;
             attempt += 1;
         }
     }
 
+    /// Takes a request from what the registry has announced to allow, and waits for it where that is not long.
+    async fn take_from_budget(&self, host: &Host, action: &str) -> Result<()> {
+        while let Err(wait) = host.traffic.take() {
+            if wait > self.retry().max_retry_after {
+                return Err(Error::Unavailable {
+                    action: action.to_owned(),
+                    outage: Outage::RateLimited,
+                    retry_after: Some(wait),
+                });
+            }
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
     /// Pauses before the next attempt, or gives `error` back where there is to be none. Where the server named the
-    /// time, all requests to the host pause.
+    /// time, or asked for fewer requests, all requests to the host pause.
     async fn pause_or_fail(
         &self,
         host: &Host,
@@ -292,14 +374,16 @@ impl Client {
             Verdict::GiveUp => {
                 // Others that come meanwhile wait as long as anybody would.
                 if let Some(after) = error.retry_after() {
-                    host.pause.extend(after.min(self.retry().max_retry_after));
+                    host.traffic
+                        .pause
+                        .extend(after.min(self.retry().max_retry_after));
                 }
                 Err(error)
             }
             Verdict::Retry(pause) => {
                 tracing::debug!(action, %error, ?pause, "trying again");
-                if error.retry_after().is_some() {
-                    host.pause.extend(pause);
+                if error.retry_after().is_some() || error.is_rate_limit() {
+                    host.traffic.pause.extend(pause);
                 } else {
                     tokio::time::sleep(pause).await;
                 }
@@ -340,7 +424,32 @@ impl Client {
         if let Some(body) = &ask.body {
             call.payload = Payload::Bytes(body.clone());
         }
-        self.shared.http.exchange(call).await
+        self.call(ask.repository, call).await
+    }
+
+    /// One exchange with the registry of `repository`, within the limits for it.
+    pub(crate) async fn call(&self, repository: &Repository, call: Call<'_>) -> Result<Response> {
+        let host = self.host(repository.host())?;
+        let origin = call.url.origin();
+        if origin != host.base.origin() {
+            return self.shared.http.exchange(call).await;
+        }
+        let mut entered = host.traffic.enter().await;
+        if matches!(call.payload, Payload::Stream(..)) {
+            // Its source may be the same host, and then needs to enter while this goes on.
+            entered = None;
+        }
+        let response = self.shared.http.exchange(call).await?;
+        drop(entered);
+        if response.url().origin() == origin {
+            host.traffic.learn(response.headers());
+        }
+        Ok(response)
+    }
+
+    /// What `host` said last of the requests that it still allows; `None` as long as it says nothing, which is no limit.
+    pub fn budget(&self, host: &RegistryHost) -> Option<Budget> {
+        self.shared.traffic.of(host).budget()
     }
 
     /// The error for an answer whose status is none of those expected.

@@ -6,6 +6,8 @@ use std::{fmt, time::Duration};
 use oci::{Digest, DocumentError};
 use url::Url;
 
+use crate::classify::outage_of;
+
 /// A failed exchange with a registry or another server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -36,6 +38,14 @@ pub enum Error {
         outage: Outage,
         /// How long the server asks to wait.
         retry_after: Option<Duration>,
+    },
+    /// What was sent of a blob is gone at the registry. Sending it again may help.
+    #[error("{action}: {problem}")]
+    UploadLost {
+        /// What was being done.
+        action: String,
+        /// What became of the upload.
+        problem: &'static str,
     },
     /// The server understood and said no.
     #[error("{action}: the registry answered {status}{}", Suffix(.code.as_ref()))]
@@ -109,6 +119,16 @@ pub enum Error {
         /// What the verifier found.
         problem: String,
     },
+    /// The server does not speak TLS, or not with us.
+    #[error("{action}: no TLS with {host}: {problem}")]
+    Tls {
+        /// What was being done.
+        action: String,
+        /// The host.
+        host: String,
+        /// What happened, and what to do about it.
+        problem: String,
+    },
     /// A layer whose bytes are to be fetched from a URL in the manifest; such URLs are not followed.
     #[error("layer {0} is a foreign layer: its bytes are not in the registry")]
     ForeignLayer(Digest),
@@ -161,6 +181,9 @@ pub enum Outage {
     /// Nothing came for too long.
     #[error("the server did not answer in time")]
     Timeout,
+    /// Bytes came, but so few that it would not end.
+    #[error("the server is too slow")]
+    Slow,
     /// The connection broke in the middle.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -216,27 +239,25 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// The kind of this error.
-    pub const fn kind(&self) -> ErrorKind {
+    /// The registry's error code, where it gave one.
+    pub const fn code(&self) -> Option<&ErrorCode> {
         match self {
-            Self::Unauthorized { .. } => ErrorKind::Unauthorized,
-            Self::NotFound { .. } | Self::PlatformMissing { .. } => ErrorKind::NotFound,
-            Self::Unavailable { .. } => ErrorKind::Unavailable,
-            Self::Refused { .. } | Self::Protocol { .. } | Self::ForeignLayer(_) => {
-                ErrorKind::Refused
-            }
-            Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => ErrorKind::DigestMismatch,
-            Self::TooLarge { .. } | Self::TooComplex { .. } => ErrorKind::TooLarge,
-            Self::AddressRefused { .. } => ErrorKind::AddressRefused,
-            Self::Certificate { .. } => ErrorKind::Certificate,
-            Self::Document { .. } => ErrorKind::InvalidManifest,
-            Self::Url { .. } | Self::Settings(_) | Self::Io { .. } => ErrorKind::Local,
+            Self::Unauthorized { code, .. }
+            | Self::NotFound { code, .. }
+            | Self::Refused { code, .. } => code.as_ref(),
+            _ => None,
         }
     }
 
-    /// Whether the same request may succeed later without anybody changing anything.
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+    /// Whether the server asked for fewer requests.
+    pub(crate) const fn is_rate_limit(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable {
+                outage: Outage::RateLimited,
+                ..
+            }
+        )
     }
 
     /// How long the server asks to wait before the next request.
@@ -269,6 +290,14 @@ impl Error {
         retry_after: Option<Duration>,
     ) -> Self {
         let action = action.to_owned();
+        let text = code.as_ref().map(ErrorCode::as_str);
+        if let Some(outage) = outage_of(status.as_u16(), text) {
+            return Self::Unavailable {
+                action,
+                outage,
+                retry_after,
+            };
+        }
         match status.as_u16() {
             401 | 403 => Self::Unauthorized {
                 action,
@@ -276,16 +305,6 @@ impl Error {
                 code,
             },
             404 => Self::NotFound { action, code },
-            429 => Self::Unavailable {
-                action,
-                outage: Outage::RateLimited,
-                retry_after,
-            },
-            status @ (408 | 500..=599) => Self::Unavailable {
-                action,
-                outage: Outage::Status(status),
-                retry_after,
-            },
             status => Self::Refused {
                 action,
                 status,
@@ -371,27 +390,6 @@ mod tests {
             r#"{"errors":[{"code":""}]}"#,
         ] {
             assert_eq!(code(body), None, "{body}");
-        }
-    }
-
-    #[test]
-    fn statuses_have_kinds() {
-        for (status, kind) in [
-            (400, ErrorKind::Refused),
-            (401, ErrorKind::Unauthorized),
-            (403, ErrorKind::Unauthorized),
-            (404, ErrorKind::NotFound),
-            (405, ErrorKind::Refused),
-            (408, ErrorKind::Unavailable),
-            (413, ErrorKind::Refused),
-            (429, ErrorKind::Unavailable),
-            (500, ErrorKind::Unavailable),
-            (503, ErrorKind::Unavailable),
-        ] {
-            let status = http::StatusCode::from_u16(status).unwrap();
-            let error = Error::of_status("pull", status, None, false, None);
-            assert_eq!(error.kind(), kind, "{status}");
-            assert_eq!(error.is_transient(), kind == ErrorKind::Unavailable);
         }
     }
 

@@ -1,11 +1,16 @@
 //! Credentials and where they come from: dockerconfigjson with the host and path globs of Kubernetes
-//! (k8s.io/kubernetes/pkg/credentialprovider, "Interpretation of config.json"). Helpers are not run.
+//! (k8s.io/kubernetes/pkg/credentialprovider, "Interpretation of config.json"). The helpers that such a file names are
+//! left to `helper`.
+
+mod helper;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use oci::Repository;
 use serde::Deserialize;
+
+pub use helper::CredentialHelpers;
 
 /// What proves to a server who we are. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -108,9 +113,21 @@ pub enum KeychainError {
     /// `auth` is not base64 of `user:password`.
     #[error("`auth` of `{0}` in the dockerconfigjson is not base64 of user:password")]
     Auth(String),
+    /// A credential helper is not the name of a program.
+    #[error("`{0}` in the docker configuration is not the name of a credential helper")]
+    Helper(String),
     /// A key is not a host, or a host with a path.
     #[error("`{0}` in the dockerconfigjson is not a registry")]
     Host(String),
+}
+
+impl KeychainError {
+    fn json(error: &serde_json::Error) -> Self {
+        Self::Json {
+            line: error.line(),
+            column: error.column(),
+        }
+    }
 }
 
 impl DockerConfig {
@@ -137,11 +154,8 @@ impl DockerConfig {
             #[serde(alias = "registryToken")]
             registrytoken: Option<String>,
         }
-        let invalid = |error: serde_json::Error| KeychainError::Json {
-            line: error.line(),
-            column: error.column(),
-        };
-        let file: File = serde_json::from_slice(json).map_err(invalid)?;
+        let file: File =
+            serde_json::from_slice(json).map_err(|error| KeychainError::json(&error))?;
         let auths = match file.auths {
             Some(auths) => auths,
             // Without `auths` this is either the older form or a configuration that holds no credentials.
@@ -281,16 +295,63 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// `*` stands for any number of characters, `?` for one.
+/// As Go's `path.Match`, which Kubernetes uses: `*` stands for any number of characters, `?` for one, `[a-c]` and `[^x]`
+/// for one of a set. A pattern that is malformed matches nothing.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            glob(rest, text) || text.split_first().is_some_and(|(_, t)| glob(pattern, t))
+    let (mut p, mut t) = (0, 0);
+    // Where the last star stands, and the text that it does not yet stand for. Earlier stars need not be tried again,
+    // which keeps the time short whatever the pattern.
+    let mut star = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            star = Some((p, t));
+        } else if let Some(length) = one(&pattern[p..], text[t]) {
+            (p, t) = (p + length, t + 1);
+        } else if let Some((after, seen)) = star {
+            (p, t) = (after, seen + 1);
+            star = Some((after, t));
+        } else {
+            return false;
         }
-        (Some((b'?', p)), Some((_, t))) => glob(p, t),
-        (Some((p, rest)), Some((t, text))) => p == t && glob(rest, text),
-        _ => false,
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
+}
+
+/// The length of the beginning of `pattern` that stands for one character, where that may be `c`.
+fn one(pattern: &[u8], c: u8) -> Option<usize> {
+    match pattern {
+        [b'?', ..] => Some(1),
+        [b'[', set @ ..] => {
+            let (is_in, rest) = in_set(set, c)?;
+            is_in.then_some(pattern.len() - rest.len())
+        }
+        [first, ..] => (*first == c).then_some(1),
+        [] => None,
+    }
+}
+
+/// Whether `c` is in the set that `pattern` begins with, and what follows it. `None` where the set has no end.
+fn in_set(pattern: &[u8], c: u8) -> Option<(bool, &[u8])> {
+    let (is_negated, mut rest) = match pattern {
+        [b'^', rest @ ..] => (true, rest),
+        _ => (false, pattern),
+    };
+    let (mut found, mut is_first) = (false, true);
+    loop {
+        rest = match rest {
+            [b']', rest @ ..] if !is_first => return Some((found != is_negated, rest)),
+            [low, b'-', high, rest @ ..] if *high != b']' => {
+                found |= (*low..=*high).contains(&c);
+                rest
+            }
+            [one, rest @ ..] => {
+                found |= *one == c;
+                rest
+            }
+            [] => return None,
+        };
+        is_first = false;
     }
 }
 
@@ -331,6 +392,33 @@ mod tests {
                 true,
             ),
             ("*.*.example.com", "a.b.example.com/x", true),
+            ("registry-?.example.com", "registry-1.example.com/x", true),
+            ("registry-?.example.com", "registry-12.example.com/x", false),
+            (
+                "registry-[0-4x].example.com",
+                "registry-3.example.com/x",
+                true,
+            ),
+            (
+                "registry-[0-4x].example.com",
+                "registry-x.example.com/x",
+                true,
+            ),
+            (
+                "registry-[0-4x].example.com",
+                "registry-5.example.com/x",
+                false,
+            ),
+            (
+                "registry-[^0-4].example.com",
+                "registry-5.example.com/x",
+                true,
+            ),
+            (
+                "registry-[0-4.example.com",
+                "registry-3.example.com/x",
+                false,
+            ),
             ("example.com/team", "example.com/team/app", true),
             ("example.com/team", "example.com/team", true),
             ("example.com/team", "example.com/teamster/app", false),
@@ -343,6 +431,22 @@ mod tests {
                 expected,
                 "{key} {repository}"
             );
+        }
+    }
+
+    #[test]
+    fn globs_of_any_kind_end_soon() {
+        let pattern = format!("{}b", "*a".repeat(40));
+        assert!(!glob(pattern.as_bytes(), "a".repeat(63).as_bytes()));
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("a*b*c", "axxbxbxc", true),
+            ("a*b*c", "axxbxbx", false),
+            ("**", "x", true),
+            ("x?", "x", false),
+        ] {
+            let found = glob(pattern.as_bytes(), text.as_bytes());
+            assert_eq!(found, expected, "{pattern} {text}");
         }
     }
 

@@ -10,6 +10,7 @@
 mod authenticate;
 mod blob;
 mod challenge;
+mod classify;
 mod client;
 pub mod copy;
 mod error;
@@ -18,20 +19,30 @@ mod http;
 mod keychain;
 #[cfg(feature = "memory")]
 pub mod memory;
+mod pages;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod token;
+mod traffic;
+mod upload;
 
-pub use blob::BlobReader;
+pub use blob::{BlobReader, Parts};
+pub use classify::Again;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorCode, ErrorKind, Outage};
 pub use guard::{Cidr, CidrError, Guard};
-pub use http::{HttpClient, HttpSettings, Proxies, Response, Validators};
-pub use keychain::{Anonymous, Credentials, DockerConfig, Keychain, KeychainError};
+pub use http::{HostTls, HttpClient, HttpSettings, Proxies, Response, Validators};
+pub use keychain::{
+    Anonymous, CredentialHelpers, Credentials, DockerConfig, Keychain, KeychainError,
+};
 pub use pull::RawManifest;
-pub use push::{Content, Pushed, Upload};
+pub use push::{ChunkedPush, Pushed};
+pub use referrers::{Referrers, ReferrersOrigin, fallback_tag};
 pub use retry::RetryPolicy;
+pub use traffic::{Budget, HostLimits};
+pub use upload::{Content, SavedUpload, Upload};
 
 /// The result of talking to a registry.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

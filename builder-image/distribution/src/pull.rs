@@ -1,26 +1,19 @@
-//! Reading from registries: what a tag stands for, manifests, tags, and whether a blob is there.
-
-use std::collections::HashSet;
+//! Reading from registries: what a tag stands for, manifests, and whether a blob is there. Lists are in `pages` and
+//! `referrers`, blobs in `blob`.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use oci::{
     Descriptor, Digest, Digester, Document, DocumentError, MAX_MANIFEST_BYTES, MediaType,
-    Reference, Repository, Tag,
+    Reference, Repository,
 };
-use url::Url;
 
 use crate::{
     Client, Error, Response, Result,
     client::{Access, Ask},
-    http::protocol,
 };
 
 const DIGEST_HEADER: &str = "docker-content-digest";
-/// The largest page of a tag list.
-const MAX_PAGE: u64 = 4 * 1024 * 1024;
-/// Tags asked for at once: the most that the large registries give.
-const PAGE: usize = 1000;
 
 /// A manifest or an index as it was served: its digest is that of these bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +69,7 @@ impl Client {
     ) -> Result<Option<Descriptor>> {
         let action = format!("resolve {reference}");
         let response = self
-            .send(self.manifest_request(Method::HEAD, reference, access, &action)?)
+            .send(&self.manifest_request(Method::HEAD, reference, access, &action)?)
             .await;
         match response {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => return Ok(None),
@@ -108,39 +101,33 @@ impl Client {
 
     async fn manifest_as(&self, reference: &Reference, access: Access) -> Result<RawManifest> {
         let action = format!("pull manifest {reference}");
-        let response = self
-            .send(self.manifest_request(Method::GET, reference, access, &action)?)
-            .await?;
-        if response.status() != StatusCode::OK {
-            return Err(self
-                .failure(reference.repository(), &action, response)
-                .await);
-        }
-        let served_as = media_type(&response);
-        let told = told_digest(&response);
-        let bytes = response.bytes_bounded(MAX_MANIFEST_BYTES).await?;
-        let expected = reference.digest().or(told.as_ref());
-        let digest = match expected {
-            Some(expected) => {
-                let mut digester = Digester::new(expected.algorithm());
-                digester.update(&bytes);
-                let found = digester.finish();
-                if found != *expected {
-                    return Err(Error::DigestMismatch {
-                        action,
-                        expected: expected.clone(),
-                        found,
-                    });
+        let ask = self.manifest_request(Method::GET, reference, access, &action)?;
+        self.send_for_body(&ask, MAX_MANIFEST_BYTES, |headers, bytes| {
+            let told = told_digest(headers);
+            let expected = reference.digest().or(told.as_ref());
+            let digest = match expected {
+                Some(expected) => {
+                    let mut digester = Digester::new(expected.algorithm());
+                    digester.update(&bytes);
+                    let found = digester.finish();
+                    if found != *expected {
+                        return Err(Error::DigestMismatch {
+                            action: action.clone(),
+                            expected: expected.clone(),
+                            found,
+                        });
+                    }
+                    found
                 }
-                found
-            }
-            None => Digest::of(&bytes),
-        };
-        Ok(RawManifest {
-            media_type: served_as.unwrap_or_else(|| inner_media_type(&bytes)),
-            digest,
-            bytes,
+                None => Digest::of(&bytes),
+            };
+            Ok(RawManifest {
+                media_type: media_type(headers).unwrap_or_else(|| inner_media_type(&bytes)),
+                digest,
+                bytes,
+            })
         })
+        .await
     }
 
     /// Whether `repository` has the blob `digest`.
@@ -148,55 +135,11 @@ impl Client {
         let action = format!("look for blob {repository}@{digest}");
         let url = self.url(repository, &format!("blobs/{digest}"))?;
         let ask = Ask::new(Method::HEAD, url, repository, Access::Pull, &action);
-        let response = self.send(ask).await?;
+        let response = self.send(&ask).await?;
         match response.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
             _ => Err(self.failure(repository, &action, response).await),
-        }
-    }
-
-    /// The tags of `repository` in the registry's order, all pages of them.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] with more than `limit` tags; [`Error::Protocol`] where pages lead to other servers or in circles.
-    pub async fn tags(&self, repository: &Repository, limit: usize) -> Result<Vec<Tag>> {
-        #[derive(serde::Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let action = format!("list tags of {repository}");
-        let mut url = self.url(repository, "tags/list")?;
-        url.set_query(Some(&format!("n={PAGE}")));
-        let mut seen = HashSet::new();
-        let mut tags = Vec::new();
-        loop {
-            if !seen.insert(url.clone()) {
-                return Err(protocol(&action, "its pages of tags lead in a circle"));
-            }
-            let ask = Ask::new(Method::GET, url.clone(), repository, Access::Pull, &action);
-            let response = self.send(ask).await?;
-            if response.status() != StatusCode::OK {
-                return Err(self.failure(repository, &action, response).await);
-            }
-            let next = next_page(response.headers(), &url);
-            let body = response.bytes_bounded(MAX_PAGE).await?;
-            let page: Page = serde_json::from_slice(&body)
-                .map_err(|_| protocol(&action, "its list of tags is malformed"))?;
-            // A tag that breaks the grammar cannot be asked for.
-            let page = page.tags.unwrap_or_default();
-            tags.extend(page.iter().filter_map(|tag| tag.parse::<Tag>().ok()));
-            if tags.len() > limit || seen.len() > limit / 2 + 100 {
-                return Err(Error::TooLarge {
-                    action,
-                    limit: limit as u64,
-                });
-            }
-            match next {
-                None => return Ok(tags),
-                Some(Err(problem)) => return Err(protocol(&action, problem)),
-                Some(Ok(next)) => url = next,
-            }
         }
     }
 
@@ -230,18 +173,23 @@ fn described(response: &Response, reference: &Reference) -> Option<Descriptor> {
     let digest = reference
         .digest()
         .cloned()
-        .or_else(|| told_digest(response))?;
+        .or_else(|| told_digest(response.headers()))?;
     let size = response.content_length().filter(|size| *size > 0)?;
-    Some(Descriptor::new(media_type(response)?, digest, size))
+    Some(Descriptor::new(
+        media_type(response.headers())?,
+        digest,
+        size,
+    ))
 }
 
-fn told_digest(response: &Response) -> Option<Digest> {
-    response.header(DIGEST_HEADER)?.parse().ok()
+fn told_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DIGEST_HEADER)?.to_str().ok()?.parse().ok()
 }
 
 /// The media type that a manifest is served as, unless it is a general one.
-fn media_type(response: &Response) -> Option<MediaType> {
-    let served = MediaType::from(response.header(header::CONTENT_TYPE)?);
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    let served = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let served = MediaType::from(served);
     let general = [
         "",
         "application/json",
@@ -271,82 +219,9 @@ fn inner_media_type(bytes: &[u8]) -> MediaType {
     }
 }
 
-/// The URL of the next page (RFC 8288, `rel="next"`), which must be of the same server.
-fn next_page(headers: &HeaderMap, base: &Url) -> Option<Result<Url, &'static str>> {
-    let target = headers
-        .get_all(header::LINK)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .find_map(next_target)?;
-    Some(match base.join(target) {
-        Ok(url) if url.origin() == base.origin() => Ok(url),
-        Ok(_) => Err("its next page of tags is on another server"),
-        Err(_) => Err("its next page of tags has a malformed URL"),
-    })
-}
-
-fn next_target(link: &str) -> Option<&str> {
-    let mut rest = link;
-    loop {
-        let start = rest.find('<')?;
-        let end = start + rest[start..].find('>')?;
-        let target = &rest[start + 1..end];
-        let parameters = &rest[end + 1..];
-        let parameters_end = parameters.find(",<").or_else(|| parameters.find(", <"));
-        let (parameters, after) = parameters.split_at(parameters_end.unwrap_or(parameters.len()));
-        let is_next = parameters.split(';').any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            name.trim().eq_ignore_ascii_case("rel")
-                && value
-                    .trim()
-                    .trim_matches('"')
-                    .split(' ')
-                    .any(|relation| relation.eq_ignore_ascii_case("next"))
-        });
-        if is_next {
-            return Some(target);
-        }
-        rest = after;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn next_pages_are_of_the_same_server() {
-        let base = Url::parse("https://h/v2/a/b/tags/list?n=1000").unwrap();
-        let ok = |url: &str| Some(Ok(Url::parse(url).unwrap()));
-        for (link, expected) in [
-            (
-                r#"</v2/a/b/tags/list?last=x&n=2>; rel="next""#,
-                ok("https://h/v2/a/b/tags/list?last=x&n=2"),
-            ),
-            (
-                "<list?last=y>;rel=next",
-                ok("https://h/v2/a/b/tags/list?last=y"),
-            ),
-            (
-                r#"<https://h/a>; rel="prev", <https://h/b>; rel="next last""#,
-                ok("https://h/b"),
-            ),
-            (r#"<https://h/a>; rel="prev""#, None),
-            (
-                r#"<http://h/b>; rel="next""#,
-                Some(Err("its next page of tags is on another server")),
-            ),
-            (
-                r#"<//evil/b>; rel="next""#,
-                Some(Err("its next page of tags is on another server")),
-            ),
-            ("nonsense", None),
-            ("<", None),
-        ] {
-            let headers = HeaderMap::from_iter([(header::LINK, link.parse().unwrap())]);
-            assert_eq!(next_page(&headers, &base), expected, "{link}");
-        }
-    }
 
     #[test]
     fn documents_name_their_type_where_the_server_does_not() {

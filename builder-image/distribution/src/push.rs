@@ -1,23 +1,30 @@
-//! Writing to registries: uploads of blobs, mounts from other repositories, manifests and tags.
+//! Writing to registries: blobs from streams, files and memory, with new attempts where one breaks off; manifests and
+//! tags. The requests of an upload are in `upload`.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture};
 use http::{HeaderValue, Method, StatusCode, header};
 use oci::{Descriptor, Digest, Digester, MAX_MANIFEST_BYTES, MediaType, Reference, Repository};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
-use url::Url;
 
 use crate::{
-    Client, Error, Result,
+    Client, Content, Error, ErrorKind, Result, SavedUpload, Upload,
     client::{Access, Ask},
-    http::{Call, Payload, protocol},
+    http::protocol,
 };
 
 /// How much of a file is read at once.
 const CHUNK: usize = 256 * 1024;
+/// Broken uploads of blobs up to this size are left for the registry to clear away.
+const KEPT_UPLOAD: u64 = 16 * 1024 * 1024;
 
 /// What became of a blob that was to be pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +35,22 @@ pub enum Pushed {
     Uploaded,
 }
 
-/// An upload session that a registry has opened.
-#[derive(Debug)]
-pub struct Upload {
-    repository: Repository,
-    location: Url,
-    /// Whether the location is on the registry itself, so that credentials may be sent there.
-    ours: bool,
+/// How a blob is pushed in chunks.
+#[derive(Default)]
+pub struct ChunkedPush<'a> {
+    /// Another repository of the same registry to mount the blob from.
+    pub from: Option<&'a Repository>,
+    /// The bytes of each request but the last; 0 sends all in one. The registry's own minimum counts as well.
+    pub chunk: u64,
+    /// An upload that another process has left.
+    pub saved: Option<SavedUpload>,
+    /// Told after each chunk what is needed to go on from there.
+    pub note: Option<&'a (dyn Fn(SavedUpload) + Send + Sync)>,
 }
 
-/// The bytes of a blob to push.
-pub type Content = BoxStream<'static, Result<Bytes>>;
-
 impl Client {
-    /// Pushes a blob. The first request offers to mount it from `from`, or from `repository` itself, which tells as well
-    /// whether it is there already; only where it is not, `open` is called, once for each attempt.
+    /// Pushes a blob in one request. The first request offers to mount it from `from`, or from `repository` itself, which
+    /// tells as well whether it is there already; only where it is not, `open` is called, once for each attempt.
     pub async fn push_blob<'a, F>(
         &self,
         repository: &Repository,
@@ -53,21 +61,139 @@ impl Client {
     where
         F: Fn() -> BoxFuture<'a, Result<Content>>,
     {
+        let chunked = ChunkedPush {
+            from,
+            ..ChunkedPush::default()
+        };
+        self.push_blob_in_chunks(repository, descriptor, chunked, |_| open())
+            .await
+    }
+
+    /// Pushes a blob in chunks, each as it comes, without keeping any of it. What the registry has confirmed is not sent
+    /// again: after a failure it is asked how far it is, and `open` is called with that offset. Registries that cannot go
+    /// on with an upload that broke off (distribution within a chunk) are sent all of it again.
+    ///
+    /// The bytes from an offset on cannot be verified here; the registry verifies the whole when the upload is closed.
+    pub async fn push_blob_in_chunks<'a, F>(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        mut options: ChunkedPush<'_>,
+        open: F,
+    ) -> Result<Pushed>
+    where
+        F: Fn(u64) -> BoxFuture<'a, Result<Content>>,
+    {
         let action = format!("push blob {repository}@{}", descriptor.digest);
-        let from = from.unwrap_or(repository);
+        let from = options.from.unwrap_or(repository);
+        let mut going_on = match options.saved.take() {
+            Some(saved) => self.resume_upload(repository, &saved).await?,
+            None => None,
+        };
         let mut attempt = 0;
         loop {
-            let Some(upload) = self.mount(repository, &descriptor.digest, from).await? else {
-                return Ok(Pushed::Mounted);
+            let upload = match going_on.take() {
+                Some(upload) => upload,
+                None => match self
+                    .mount_or_open(repository, &descriptor.digest, from)
+                    .await?
+                {
+                    Some(upload) => upload,
+                    None => return Ok(Pushed::Mounted),
+                },
             };
-            let content = open().await?;
-            let error = match self.finish_upload(upload, descriptor, content).await {
+            let (before, mut upload) = (upload.received(), upload);
+            let content = match open(before).await {
+                Ok(content) => content,
+                Err(error) => {
+                    self.forget_upload(upload).await;
+                    return Err(error);
+                }
+            };
+            let error = match self
+                .send_rest(&mut upload, descriptor, &options, content)
+                .await
+            {
                 Ok(()) => return Ok(Pushed::Uploaded),
                 Err(error) => error,
             };
-            self.pause_or_give_up(repository, error, attempt, &action)
-                .await?;
+            if upload.received() > before {
+                attempt = 0;
+            }
+            let no_chunks = matches!(
+                error,
+                Error::Refused {
+                    status: 405 | 501,
+                    ..
+                }
+            );
+            if no_chunks && options.chunk > 0 {
+                options.chunk = 0;
+            } else if let Err(error) = self
+                .pause_or_give_up(repository, error, attempt, &action)
+                .await
+            {
+                if !error.is_transient() {
+                    // What has come so far is of no use.
+                    self.forget_upload(upload).await;
+                }
+                return Err(error);
+            }
             attempt += 1;
+            if upload.received() > 0
+                && self.upload_status(&mut upload).await.unwrap_or(false)
+                && upload.received() > 0
+            {
+                going_on = Some(upload);
+            } else if descriptor.size > KEPT_UPLOAD {
+                self.forget_upload(upload).await;
+            }
+        }
+    }
+
+    /// Sends what an upload lacks, and closes it.
+    async fn send_rest(
+        &self,
+        upload: &mut Upload,
+        descriptor: &Descriptor,
+        options: &ChunkedPush<'_>,
+        content: Content,
+    ) -> Result<()> {
+        let rest = Rest::new(content);
+        let chunk = match options.chunk {
+            0 => u64::MAX,
+            chunk => chunk.max(upload.min_chunk()),
+        };
+        while descriptor.size.saturating_sub(upload.received()) > chunk {
+            let content = rest.take(chunk);
+            self.send_chunk(upload, descriptor, content, chunk).await?;
+            if let Some(note) = options.note {
+                note(upload.save());
+            }
+        }
+        let content = rest.take(u64::MAX);
+        self.finish_upload(upload.clone(), descriptor, content)
+            .await
+    }
+
+    /// As [`Self::mount`]; where the registry does not let us mount from another repository, as if it were not named.
+    async fn mount_or_open(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        from: &Repository,
+    ) -> Result<Option<Upload>> {
+        let refusals = [
+            ErrorKind::Unauthorized,
+            ErrorKind::NotFound,
+            ErrorKind::Refused,
+        ];
+        match self.mount(repository, digest, from).await {
+            Err(error) if from != repository && refusals.contains(&error.kind()) => {
+                tracing::debug!(%from, %error, "no mount from there");
+                self.mount(repository, digest, repository).await
+            }
+            done => done,
         }
     }
 
@@ -130,100 +256,6 @@ impl Client {
         }
     }
 
-    /// Makes a blob of the repository `from` one of `repository`, on the same registry. `None` when that is done;
-    /// otherwise the registry has opened an upload in its stead, to be finished or cancelled.
-    ///
-    /// With `from` the repository itself, this asks whether the blob is there.
-    pub async fn mount(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        from: &Repository,
-    ) -> Result<Option<Upload>> {
-        let action = format!("push blob {repository}@{digest}");
-        let mut url = self.url(repository, "blobs/uploads/")?;
-        if from.host() == repository.host() {
-            url.query_pairs_mut()
-                .append_pair("mount", digest.as_str())
-                .append_pair("from", from.path());
-        }
-        let mut ask = Ask::new(Method::POST, url.clone(), repository, Access::Push, &action);
-        ask.also_pull = Some(from).filter(|from| from.host() == repository.host());
-        let response = self.send(ask).await?;
-        match response.status() {
-            StatusCode::CREATED => Ok(None),
-            StatusCode::ACCEPTED => {
-                let text = response
-                    .header(header::LOCATION)
-                    .ok_or_else(|| protocol(&action, "it opened an upload without a Location"))?;
-                let (location, ours) =
-                    upload_location(&url, text).map_err(|problem| protocol(&action, problem))?;
-                Ok(Some(Upload {
-                    repository: repository.clone(),
-                    location,
-                    ours,
-                }))
-            }
-            _ => Err(self.failure(repository, &action, response).await),
-        }
-    }
-
-    /// Sends a blob's bytes into an upload, in one request, and closes it.
-    pub async fn finish_upload(
-        &self,
-        upload: Upload,
-        descriptor: &Descriptor,
-        content: Content,
-    ) -> Result<()> {
-        let Upload {
-            repository,
-            mut location,
-            ours,
-        } = upload;
-        let action = format!("push blob {repository}@{}", descriptor.digest);
-        location
-            .query_pairs_mut()
-            .append_pair("digest", descriptor.digest.as_str());
-        let mut call = Call::new(Method::PUT, location.clone(), &action);
-        if ours {
-            let ask = Ask::new(Method::PUT, location, &repository, Access::Push, &action);
-            call.authorization = self.prepared_authorization(&ask).await?;
-        }
-        let octets = HeaderValue::from_static("application/octet-stream");
-        call.headers.insert(header::CONTENT_TYPE, octets);
-        call.payload = match descriptor.size {
-            0 => Payload::Empty,
-            size => {
-                let exact = exactly(content, size, action.clone());
-                Payload::Stream(exact.boxed(), size)
-            }
-        };
-        let response = self.http().exchange(call).await?;
-        match response.status() {
-            StatusCode::CREATED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
-            _ => Err(self.failure(&repository, &action, response).await),
-        }
-    }
-
-    /// Gives an upload up, so that the registry need not keep what it is for.
-    pub async fn cancel_upload(&self, upload: Upload) -> Result<()> {
-        let Upload {
-            repository,
-            location,
-            ours,
-        } = upload;
-        if !ours {
-            return Ok(());
-        }
-        let action = format!("cancel an upload to {repository}");
-        let ask = Ask::new(Method::DELETE, location, &repository, Access::Push, &action);
-        let response = self.send(ask).await?;
-        if response.status().is_success() || response.status() == StatusCode::NOT_FOUND {
-            return Ok(());
-        }
-        Err(self.failure(&repository, &action, response).await)
-    }
-
     /// Puts a manifest or index under the digest or, where there is none, the tag of `reference`. Everything that it
     /// refers to must be there.
     pub async fn put_manifest(
@@ -261,7 +293,7 @@ impl Client {
             .map_err(|_| protocol(&action, "the media type of the manifest is malformed"))?;
         ask.headers.insert(header::CONTENT_TYPE, content_type);
         ask.body = Some(bytes);
-        let response = self.send(ask).await?;
+        let response = self.send(&ask).await?;
         if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK) {
             return Err(self.failure(repository, &action, response).await);
         }
@@ -283,35 +315,13 @@ impl Client {
             &format!("manifests/{}", reference.manifest_name()),
         )?;
         let ask = Ask::new(Method::DELETE, url, repository, Access::Delete, &action);
-        let response = self.send(ask).await?;
+        let response = self.send(&ask).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
             _ => Err(self.failure(repository, &action, response).await),
         }
     }
-}
-
-/// Where an upload goes on, and whether that is still the registry that `request` went to.
-fn upload_location(request: &Url, location: &str) -> Result<(Url, bool), &'static str> {
-    let mut url = request
-        .join(location)
-        .map_err(|_| "it opened an upload at a malformed Location")?;
-    // Behind a proxy that ends TLS, a registry may not know that it is reached by https.
-    if request.scheme() == "https" && url.scheme() == "http" && url.host() == request.host() {
-        let port = request.port();
-        if url.set_scheme("https").is_ok() && url.set_port(port).is_ok() {
-            return Ok((url, true));
-        }
-    }
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("it opened an upload that is neither http nor https");
-    }
-    if request.scheme() == "https" && url.scheme() == "http" {
-        return Err("it opened an upload without TLS");
-    }
-    let ours = url.origin() == request.origin();
-    Ok((url, ours))
 }
 
 fn content_of(reader: impl AsyncRead + Send + 'static) -> Content {
@@ -326,99 +336,65 @@ fn content_of(reader: impl AsyncRead + Send + 'static) -> Content {
         .boxed()
 }
 
-/// `content`, failing where it has not exactly `size` bytes: the request announced that many. Its last bytes are held
-/// back until its end was reached, so that what fails only there (a wrong digest) never arrives complete.
-fn exactly(
+/// The content of a blob, of which one request after another takes a part.
+#[derive(Clone)]
+struct Rest(Arc<Mutex<Parts>>);
+
+struct Parts {
     content: Content,
-    size: u64,
-    action: String,
-) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
-    let state = (Some(content), 0_u64, action);
-    futures::stream::try_unfold(state, move |(content, seen, action)| async move {
-        let Some(mut content) = content else {
-            return Ok(None);
-        };
-        let mismatch = |found| Error::SizeMismatch {
-            action: action.clone(),
-            expected: size,
-            found,
-        };
-        let Some(bytes) = content.try_next().await? else {
-            return Err(mismatch(seen));
-        };
-        let seen = seen + bytes.len() as u64;
-        if seen < size {
-            return Ok(Some((bytes, (Some(content), seen, action))));
-        }
-        while let Some(more) = content.try_next().await? {
-            if !more.is_empty() {
-                return Err(mismatch(seen + more.len() as u64));
+    /// What came and belongs to the next request.
+    left: Bytes,
+}
+
+impl Rest {
+    fn new(content: Content) -> Self {
+        let left = Bytes::new();
+        Self(Arc::new(Mutex::new(Parts { content, left })))
+    }
+
+    /// The next `length` bytes, or fewer where there are no more.
+    fn take(&self, length: u64) -> Content {
+        let (shared, mut wanted) = (self.0.clone(), length);
+        futures::stream::poll_fn(move |context| {
+            if wanted == 0 {
+                return Poll::Ready(None);
+            }
+            let mut parts = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = parts.poll(context, wanted);
+            if let Poll::Ready(Some(Ok(bytes))) = &next {
+                wanted -= bytes.len() as u64;
+            }
+            next
+        })
+        .boxed()
+    }
+}
+
+impl Parts {
+    fn poll(&mut self, context: &mut Context<'_>, most: u64) -> Poll<Option<Result<Bytes>>> {
+        if self.left.is_empty() {
+            match Pin::new(&mut self.content).poll_next(context) {
+                Poll::Ready(Some(Ok(bytes))) => self.left = bytes,
+                other => return other,
             }
         }
-        if seen > size {
-            return Err(mismatch(seen));
-        }
-        Ok(Some((bytes, (None, seen, action))))
-    })
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let count = self.left.len().min(most);
+        Poll::Ready(Some(Ok(self.left.split_to(count))))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn uploads_go_on_where_the_registry_says() {
-        let request = Url::parse("https://h:5000/v2/a/b/blobs/uploads/?mount=x").unwrap();
-        for (location, expected) in [
-            (
-                "/v2/a/b/blobs/uploads/1?_state=s",
-                Ok(("https://h:5000/v2/a/b/blobs/uploads/1?_state=s", true)),
-            ),
-            ("1", Ok(("https://h:5000/v2/a/b/blobs/uploads/1", true))),
-            ("https://h:5000/u", Ok(("https://h:5000/u", true))),
-            ("http://h/u", Ok(("https://h:5000/u", true))),
-            ("https://h/u", Ok(("https://h/u", false))),
-            (
-                "https://store.example/u?sig=1",
-                Ok(("https://store.example/u?sig=1", false)),
-            ),
-            (
-                "http://store.example/u",
-                Err("it opened an upload without TLS"),
-            ),
-            (
-                "ftp://h/u",
-                Err("it opened an upload that is neither http nor https"),
-            ),
-            (
-                "https://",
-                Err("it opened an upload at a malformed Location"),
-            ),
-        ] {
-            let found = upload_location(&request, location);
-            let found = found.as_ref().map(|(url, ours)| (url.as_str(), *ours));
-            assert_eq!(found.map_err(|e| *e), expected, "{location}");
-        }
-    }
-
     #[tokio::test]
-    async fn content_must_have_its_size() {
-        let content = |parts: &'static [&'static str]| {
-            futures::stream::iter(parts)
-                .map(|p| Ok(Bytes::from_static(p.as_bytes())))
-                .boxed()
-        };
-        for (parts, size, ok) in [
-            (&["ab", "c"] as &[_], 3, true),
-            (&["ab", "c"], 4, false),
-            (&["ab", "c"], 2, false),
-            (&[], 1, false),
-            (&["a", ""], 1, true),
-        ] {
-            let read: Result<Vec<_>> = exactly(content(parts), size, "push".into())
-                .try_collect()
-                .await;
-            assert_eq!(read.is_ok(), ok, "{parts:?} {size}");
+    async fn requests_take_the_content_in_turn() {
+        let parts = ["ab", "cdefg", "", "h"].map(|part| Ok(Bytes::from_static(part.as_bytes())));
+        let rest = Rest::new(futures::stream::iter(parts).boxed());
+        for (length, expected) in [(1, "a"), (3, "bcd"), (0, ""), (u64::MAX, "efgh"), (5, "")] {
+            let taken: Vec<Bytes> = rest.take(length).try_collect().await.unwrap();
+            assert_eq!(taken.concat(), expected.as_bytes());
         }
     }
 }

@@ -1,13 +1,15 @@
-//! What is tried again and when: a pure classifier, the reading of `Retry-After`, and the pause that all requests to one
-//! host share.
+//! How often and how patiently failures are tried again, and the reading of `Retry-After`. What is worth another attempt
+//! is decided in `classify`, what all work on one host shares is in `traffic`.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
-use tokio::time::Instant;
 
-use crate::Error;
+use crate::{
+    Error,
+    classify::{Again, is_outage},
+};
 
 /// How often and how patiently failures that may pass are tried again.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,15 +53,14 @@ impl RetryPolicy {
         }
     }
 
-    /// Whether `status` may pass: too many requests, a timeout, a failure of the server.
-    #[expect(clippy::unused_self, reason = "a question to the policy")]
-    pub(crate) fn is_transient_status(&self, status: StatusCode) -> bool {
-        matches!(status.as_u16(), 408 | 429 | 500..=599)
-    }
-
     /// What to do after `error` in attempt number `attempt`, counted from 0.
     pub(crate) fn verdict(&self, error: &Error, attempt: u32) -> Verdict {
-        if !error.is_transient() || attempt + 1 >= self.attempts {
+        let attempts = match error.again() {
+            Again::Never => 1,
+            Again::Once => self.attempts.min(2),
+            Again::Patiently => self.attempts,
+        };
+        if attempt + 1 >= attempts {
             return Verdict::GiveUp;
         }
         match error.retry_after() {
@@ -71,6 +72,11 @@ impl RetryPolicy {
             }
         }
     }
+}
+
+/// Whether an answer of this status is asked for again.
+pub(crate) fn is_transient_status(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 425 | 429) || is_outage(status.as_u16())
 }
 
 /// The wait that `Retry-After` asks for, in seconds or until a date.
@@ -87,36 +93,6 @@ fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     let seconds = date.as_second() - now.as_second();
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-}
-
-/// Until when requests to one host pause, because one of them was told to slow down.
-#[derive(Debug, Default)]
-pub(crate) struct Pause(Mutex<Option<Instant>>);
-
-impl Pause {
-    /// Lets all further requests wait for `duration`.
-    pub(crate) fn extend(&self, duration: Duration) {
-        let until = Instant::now() + duration;
-        let mut pause = self.lock();
-        *pause = Some(pause.map_or(until, |old| old.max(until)));
-    }
-
-    /// Returns when no pause is left.
-    pub(crate) async fn wait(&self) {
-        loop {
-            let until = *self.lock();
-            match until {
-                Some(until) if until > Instant::now() => tokio::time::sleep_until(until).await,
-                _ => return,
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -195,15 +171,5 @@ mod tests {
             let expected = seconds.map(Duration::from_secs);
             assert_eq!(parse_retry_after(text, now), expected, "{text}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_is_shared_and_the_longest_counts() {
-        let pause = Pause::default();
-        let start = Instant::now();
-        pause.extend(Duration::from_secs(5));
-        pause.extend(Duration::from_secs(2));
-        tokio::join!(pause.wait(), pause.wait());
-        assert_eq!(start.elapsed(), Duration::from_secs(5));
     }
 }

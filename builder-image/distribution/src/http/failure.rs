@@ -12,16 +12,16 @@ pub(crate) fn protocol(action: &str, problem: &'static str) -> Error {
     }
 }
 
-pub(super) fn timeout(action: &str) -> Error {
+pub(super) fn outage(action: &str, outage: Outage) -> Error {
     Error::Unavailable {
         action: action.to_owned(),
-        outage: Outage::Timeout,
+        outage,
         retry_after: None,
     }
 }
 
 /// The error for an exchange that got no answer. The causes decide: a refused address and a certificate that is not
-/// trusted stay so, everything else may pass.
+/// trusted stay so, as does the lack of TLS; everything else may pass.
 pub(super) fn transport_error(action: &str, url: &Url, error: &reqwest::Error) -> Error {
     let host = || url.host_str().unwrap_or_default().to_owned();
     let mut dns_failed = false;
@@ -32,16 +32,26 @@ pub(super) fn transport_error(action: &str, url: &Url, error: &reqwest::Error) -
                 reason,
             };
         }
-        if let Some(rustls::Error::InvalidCertificate(problem)) = cause.downcast_ref() {
-            return Error::Certificate {
-                action: action.to_owned(),
-                host: host(),
-                problem: problem.to_string(),
-            };
+        if let Some(error) = cause.downcast_ref() {
+            let action = action.to_owned();
+            if let rustls::Error::InvalidCertificate(problem) = error {
+                return Error::Certificate {
+                    action,
+                    host: host(),
+                    problem: problem.to_string(),
+                };
+            }
+            if let Some(problem) = tls_problem(error) {
+                return Error::Tls {
+                    action,
+                    host: host(),
+                    problem,
+                };
+            }
         }
         dns_failed |= cause.to_string().starts_with("dns error");
     }
-    let outage = if dns_failed {
+    let kind = if dns_failed {
         Outage::Dns
     } else if error.is_timeout() {
         Outage::Timeout
@@ -50,10 +60,32 @@ pub(super) fn transport_error(action: &str, url: &Url, error: &reqwest::Error) -
     } else {
         Outage::Broken(innermost(error))
     };
-    Error::Unavailable {
-        action: action.to_owned(),
-        outage,
-        retry_after: None,
+    outage(action, kind)
+}
+
+/// What keeps us from speaking TLS with a server, where that will not pass.
+fn tls_problem(error: &rustls::Error) -> Option<String> {
+    use rustls::{AlertDescription as Alert, Error as Tls};
+    match error {
+        Tls::InvalidMessage(_) => Some(
+            "it answers by something else; a registry without TLS must be named as one of plain HTTP"
+                .into(),
+        ),
+        Tls::PeerIncompatible(_) => Some("there is no version or cipher in common".into()),
+        Tls::AlertReceived(Alert::InternalError | Alert::UserCanceled | Alert::CloseNotify) => None,
+        Tls::AlertReceived(
+            alert @ (Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::AccessDenied),
+        ) => Some(format!(
+            "it does not accept our client certificate, or wants one ({alert:?})"
+        )),
+        Tls::AlertReceived(alert) => Some(format!("it refuses the connection ({alert:?})")),
+        _ => None,
     }
 }
 

@@ -43,6 +43,11 @@ impl Answer {
             .body(body.to_string())
     }
 
+    const fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -240,7 +245,13 @@ fn dispatch(shared: &Shared, request: &Logged, body: &Bytes) -> Answer {
         ("manifests", &Method::PUT) => put_manifest(content, name, rest, &request.headers, body),
         ("manifests", &Method::DELETE) => delete_manifest(content, name, rest),
         ("blobs/uploads", &Method::POST) => start_upload(content, name, &query),
-        ("blobs/uploads", &Method::PATCH) => continue_upload(content, name, rest, body),
+        ("blobs/uploads", &Method::PATCH) => {
+            continue_upload(content, name, rest, &request.headers, body)
+        }
+        ("blobs/uploads", &Method::GET) => match content.uploads.get(rest) {
+            Some(upload) => upload_at(name, rest, upload.len()).status(204),
+            None => Answer::error(404, "BLOB_UPLOAD_UNKNOWN"),
+        },
         ("blobs/uploads", &Method::PUT) => finish_upload(content, name, rest, &query, body),
         ("blobs/uploads", &Method::DELETE) => match content.uploads.remove(rest) {
             Some(_) => Answer::new(204),
@@ -336,18 +347,26 @@ fn blob(content: &Content, name: &str, digest: &str, headers: &HeaderMap) -> Ans
     let Some(bytes) = found else {
         return Answer::error(404, "BLOB_UNKNOWN");
     };
-    let start = headers.get(header::RANGE).and_then(|range| {
-        let range = range.to_str().ok()?;
-        let start = range.strip_prefix("bytes=")?.strip_suffix('-')?;
-        start.parse::<usize>().ok().filter(|s| *s < bytes.len())
+    let range = headers.get(header::RANGE).and_then(|range| {
+        let (start, last) = range
+            .to_str()
+            .ok()?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        let end = match last {
+            "" => bytes.len(),
+            last => last.parse::<usize>().ok()?.checked_add(1)?.min(bytes.len()),
+        };
+        let start: usize = start.parse().ok()?;
+        (start < end).then_some(start..end)
     });
-    let answer = match start {
+    let answer = match range {
         None => Answer::new(200).body(bytes.clone()),
-        Some(start) => {
-            let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+        Some(range) => {
+            let text = format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len());
             Answer::new(206)
-                .with("content-range", range)
-                .body(bytes.slice(start..))
+                .with("content-range", text)
+                .body(bytes.slice(range))
         }
     };
     answer
@@ -457,10 +476,21 @@ fn upload_at(name: &str, id: &str, received: usize) -> Answer {
         .with("range", format!("0-{}", received.saturating_sub(1)))
 }
 
-fn continue_upload(content: &mut Content, name: &str, id: &str, body: &Bytes) -> Answer {
+fn continue_upload(
+    content: &mut Content,
+    name: &str,
+    id: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Answer {
     let Some(upload) = content.uploads.get_mut(id) else {
         return Answer::error(404, "BLOB_UPLOAD_UNKNOWN");
     };
+    let range = headers.get(header::CONTENT_RANGE);
+    let expected = format!("{}-{}", upload.len(), upload.len() + body.len().max(1) - 1);
+    if range.is_some_and(|range| range != expected.as_str()) {
+        return upload_at(name, id, upload.len()).status(416);
+    }
     upload.extend_from_slice(body);
     upload_at(name, id, upload.len())
 }

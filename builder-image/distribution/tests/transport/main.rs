@@ -4,7 +4,11 @@
 mod auth;
 mod copier;
 mod copy;
+mod faults;
 mod guard;
+mod lists;
 mod pull;
 mod push;
+mod reach;
+mod resume;
 mod support;

@@ -12,7 +12,8 @@ use oci::{Descriptor, Digest, MediaType, Reference};
 use tokio::io::AsyncReadExt;
 
 use crate::support::{
-    KIB, Script, add_image, answer, broken, builder, chunked, client, client_with, count, lines,
+    KIB, Script, add_image, answer, blob_of, broken, builder, chunked, client, client_with, count,
+    lines,
 };
 
 async fn read(client: &Client, repository: &oci::Repository, blob: &Descriptor) -> Result<Bytes> {
@@ -28,9 +29,7 @@ async fn registry() -> (MemoryRegistry, Reference) {
 }
 
 fn big_blob() -> (Bytes, Descriptor) {
-    let bytes: Bytes = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    let descriptor = Descriptor::of(MediaType::OciLayer, &bytes);
-    (bytes, descriptor)
+    blob_of(4_000_000)
 }
 
 #[tokio::test]
@@ -203,7 +202,9 @@ async fn blobs_of_another_length_or_content_are_refused() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{shown}: {error}");
-        assert_eq!(server.seen().len(), 1, "{shown}");
+        // What came is asked to be gone on with, once.
+        let is_short = !announced && shown.contains("012345678\"");
+        assert_eq!(server.seen().len(), 1 + usize::from(is_short), "{shown}");
     }
 }
 
@@ -332,39 +333,4 @@ async fn servers_that_hang_or_are_not_there_are_unavailable() {
         error.is_transient() && error.to_string().contains("resolved"),
         "{error}"
     );
-}
-
-#[tokio::test]
-async fn all_pages_of_tags_are_listed() {
-    let (registry, _) = registry().await;
-    for number in 0..2500 {
-        let tag = format!("v{number:04}");
-        registry.add_manifest("many", Some(&tag), MediaType::OciManifest, "{}");
-    }
-    let repository = registry.repository("many");
-    let tags = client().tags(&repository, 10_000).await.unwrap();
-    assert_eq!((tags.len(), tags[2499].as_str()), (2500, "v2499"));
-    assert_eq!(registry.requests().len(), 3);
-    let error = client().tags(&repository, 2000).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TooLarge);
-}
-
-#[tokio::test]
-async fn pages_of_tags_neither_leave_nor_circle() {
-    for (link, problem) in [
-        (
-            r#"<http://127.0.0.1:1/v2/a/tags/list>; rel="next""#,
-            "another server",
-        ),
-        (r#"</v2/a/tags/list?n=1000>; rel="next""#, "circle"),
-    ] {
-        let page = r#"{"tags":["1",".invalid"]}"#;
-        let server = Script::start(move |_, _| answer(200, &[("link", link)], page)).await;
-        let error = client()
-            .tags(&server.repository("a"), 100)
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains(problem), "{error}");
-        assert_eq!(server.seen().len(), 1);
-    }
 }

@@ -15,7 +15,10 @@ use distribution::{
 use futures::StreamExt;
 use http::{Request, Response};
 use oci::{Descriptor, Index, Manifest, MediaType, Platform};
-use tokio::task::AbortHandle;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::AbortHandle,
+};
 
 /// A client that may reach loopback and is quick to try again.
 pub(crate) fn builder() -> ClientBuilder {
@@ -38,12 +41,15 @@ pub(crate) fn client_with(host: &str, username: &str, password: &str) -> Client 
     builder().keychain(config).build().unwrap()
 }
 
-/// A request as a scripted server saw it: method, path with query, `Authorization`.
+/// A request as a scripted server saw it.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
+    /// Method, and path with query.
     pub(crate) line: String,
     pub(crate) authorization: Option<String>,
     pub(crate) range: Option<String>,
+    pub(crate) content_range: Option<String>,
+    pub(crate) body: Bytes,
 }
 
 /// A server whose answers are a function of the request and its number.
@@ -79,6 +85,8 @@ impl Script {
                         line: format!("{} {}", parts.method, parts.uri),
                         authorization: header("authorization"),
                         range: header("range"),
+                        content_range: header("content-range"),
+                        body: body.clone(),
                     });
                     log.len() - 1
                 };
@@ -100,12 +108,98 @@ impl Script {
         self.seen.lock().unwrap().clone()
     }
 
+    /// The requests so far: method, path with query.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.line).collect()
+    }
+
     pub(crate) fn repository(&self, path: &str) -> oci::Repository {
         format!("{}/{path}", self.address).parse().unwrap()
     }
 }
 
 impl Drop for Script {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// What a server does with a connection after it has read the head of a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Act {
+    /// Sends this and closes.
+    Send(&'static str),
+    /// Sends this and then nothing more, with the connection open.
+    Hang(&'static str),
+    /// Sends this, and then a chunk of one byte again and again.
+    Drip(&'static str),
+}
+
+/// A server that does with each connection what `act` says of its number. For what no HTTP library would send.
+pub(crate) struct Raw {
+    pub(crate) address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    server: AbortHandle,
+}
+
+impl Raw {
+    pub(crate) async fn start(act: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (log, act) = (heads.clone(), Arc::new(act));
+        let server = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (log, act) = (log.clone(), act.clone());
+                // It ends when the client goes away, or with the server.
+                connections.spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        match socket.read_u8().await {
+                            Ok(byte) => head.push(byte),
+                            // A connection that was not needed.
+                            Err(_) => return,
+                        }
+                    }
+                    let number = {
+                        let mut log = log.lock().unwrap();
+                        log.push(String::from_utf8_lossy(&head).into_owned());
+                        log.len() - 1
+                    };
+                    let act = act(number);
+                    let (Act::Send(text) | Act::Hang(text) | Act::Drip(text)) = act;
+                    let _ = socket.write_all(text.as_bytes()).await;
+                    match act {
+                        Act::Send(_) => {}
+                        Act::Hang(_) => std::future::pending().await,
+                        Act::Drip(_) => {
+                            while socket.write_all(b"1\r\nx\r\n").await.is_ok() {
+                                tokio::time::sleep(Duration::from_millis(5)).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            heads,
+            server: server.abort_handle(),
+        }
+    }
+
+    /// The heads of the requests so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+
+    pub(crate) fn repository(&self, path: &str) -> oci::Repository {
+        format!("{}/{path}", self.address).parse().unwrap()
+    }
+}
+
+impl Drop for Raw {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -142,6 +236,14 @@ pub(crate) fn count(registry: &MemoryRegistry, wanted: impl Fn(&Logged) -> bool)
 }
 
 pub(crate) const KIB: usize = 1024;
+
+/// Bytes that are different everywhere, and their descriptor.
+pub(crate) fn blob_of(size: usize) -> (Bytes, Descriptor) {
+    let words = u32::try_from(size.div_ceil(4)).unwrap();
+    let bytes: Vec<u8> = (0..words).flat_map(u32::to_le_bytes).take(size).collect();
+    let descriptor = Descriptor::of(MediaType::OciLayer, &bytes);
+    (bytes.into(), descriptor)
+}
 
 /// Puts an image into `registry`: a configuration and layers of these sizes, each layer with contents of its own.
 pub(crate) fn add_image(
