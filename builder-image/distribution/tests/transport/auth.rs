@@ -222,3 +222,129 @@ async fn a_copy_has_one_token_for_each_side() {
     assert_eq!(copied.unwrap().copied.blobs, 2);
     assert_eq!((tokens(&source), tokens(&target)), (1, 1));
 }
+
+#[tokio::test]
+async fn many_who_wait_for_a_token_are_refused_by_one_answer() {
+    let registry = MemoryRegistry::start_with(token_access(false)).await;
+    let client = client_with(registry.host().as_str(), "user", "wrong");
+    let reference = registry.repository("a/b").tagged("1".parse().unwrap());
+    // What the registry demands is known from here on.
+    client.resolve(&reference).await.unwrap_err();
+    registry.clear_requests();
+    registry.set_faults(|r| {
+        let slow = Fault::Delay(std::time::Duration::from_millis(500));
+        (r.path == "/auth/token").then_some(slow)
+    });
+    let resolved = join_all((0..20).map(|_| client.resolve(&reference))).await;
+    for error in resolved.into_iter().map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.to_string().contains("wrong or lack"), "{error}");
+    }
+    assert_eq!(tokens(&registry), 1);
+}
+
+/// A registry with a token server on the same port, which answers with `token` and its status to the number of the
+/// request for a token.
+async fn oauth(
+    token: impl Fn(usize, &http::Request<bytes::Bytes>) -> (u16, String) + Clone + Send + Sync + 'static,
+) -> Script {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    Script::start(move |_, request| {
+        if request.uri().path() == "/token" {
+            let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let (status, body) = token(number, request);
+            return answer(
+                status,
+                &[("location", "http://127.0.0.1:1/elsewhere")],
+                body,
+            );
+        }
+        let sent = request.headers().get("authorization");
+        if sent.is_some_and(|sent| sent != "Bearer revoked") {
+            return answer(200, &[], "{}");
+        }
+        let host = request.headers()["host"].to_str().unwrap();
+        let challenge = format!(r#"Bearer realm="http://{host}/token",service="s""#);
+        answer(401, &[("www-authenticate", &challenge)], "")
+    })
+    .await
+}
+
+fn forms(server: &Script) -> Vec<String> {
+    let seen = server.seen().into_iter();
+    seen.filter(|seen| seen.line.contains("/token"))
+        .map(|seen| format!("{} {}", seen.line, String::from_utf8_lossy(&seen.body)))
+        .collect()
+}
+
+#[tokio::test]
+async fn token_servers_that_know_only_forms_get_one() {
+    let server = oauth(|_, request| match request.method().as_str() {
+        "GET" => (405, String::new()),
+        _ => (200, r#"{"access_token":"t"}"#.into()),
+    })
+    .await;
+    let client = client_with(&server.address.to_string(), "user", "s3cret");
+    let reference = server.repository("a").tagged("1".parse().unwrap());
+    client.manifest(&reference).await.unwrap();
+    let forms = forms(&server);
+    assert_eq!(forms.len(), 2);
+    assert!(forms[1].starts_with("POST /token grant_type=password&username=user&password=s3cret&"));
+}
+
+#[tokio::test]
+async fn refresh_tokens_are_replaced_by_those_that_the_server_sends() {
+    let server = oauth(|number, _| {
+        let token = if number == 0 { "revoked" } else { "good" };
+        let body = format!(r#"{{"access_token":"{token}","refresh_token":"next{number}"}}"#);
+        (200, body)
+    })
+    .await;
+    let config = DockerConfig::default().with(
+        &server.address.to_string(),
+        Credentials::Identity("first".into()),
+    );
+    let client = builder().keychain(config.unwrap()).build().unwrap();
+    let reference = server.repository("a").tagged("1".parse().unwrap());
+    client.manifest(&reference).await.unwrap();
+    let forms = forms(&server);
+    let begins = |form: &str, token: &str| {
+        form.starts_with(&format!(
+            "POST /token grant_type=refresh_token&refresh_token={token}&"
+        ))
+    };
+    assert_eq!(forms.len(), 2);
+    assert!(
+        begins(&forms[0], "first") && begins(&forms[1], "next0"),
+        "{forms:?}"
+    );
+}
+
+#[tokio::test]
+async fn token_servers_do_not_send_us_elsewhere() {
+    for status in [301, 302, 307, 308] {
+        let server = oauth(move |_, _| (status, String::new())).await;
+        let client = client_with(&server.address.to_string(), "user", "s3cret");
+        let reference = server.repository("a").tagged("1".parse().unwrap());
+        let error = client.manifest(&reference).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{status}: {error}");
+        assert_eq!(forms(&server).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_expires_is_replaced_before_it_does() {
+    let server = oauth(|number, _| {
+        let body =
+            format!(r#"{{"token":"t{number}","expires_in":1,"issued_at":"2000-01-01T00:00:00Z"}}"#);
+        (200, body)
+    })
+    .await;
+    let client = client_with(&server.address.to_string(), "user", "s3cret");
+    let reference = server.repository("a").tagged("1".parse().unwrap());
+    for _ in 0..3 {
+        client.manifest(&reference).await.unwrap();
+    }
+    // The server's own clock says that each of them is old: none is used twice.
+    assert_eq!(forms(&server).len(), 3);
+}

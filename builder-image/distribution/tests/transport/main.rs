@@ -4,8 +4,11 @@
 mod auth;
 mod copier;
 mod copy;
+mod documented;
 mod faults;
 mod guard;
+mod kinds;
+mod limits;
 mod lists;
 mod pull;
 mod push;
