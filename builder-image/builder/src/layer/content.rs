@@ -8,6 +8,10 @@ use std::{
 /// How much is read at once of content that the kernel cannot copy by itself.
 const CHUNK: usize = 64 * 1024;
 
+/// Files up to this size are read and written, others are copied by the kernel from there on: as many whole blocks as any
+/// file system needs that shares them between files.
+const SMALL: usize = 16 * 1024;
+
 /// Where the bytes of a file come from.
 pub(crate) trait Content {
     /// Writes all of it to `file` and returns how many bytes that were.
@@ -18,9 +22,23 @@ pub(crate) trait Content {
 }
 
 impl Content for File {
-    /// Copies within the kernel where it can.
+    /// Copies within the kernel where it can, and where that is worth its preparation: most files are small.
     fn copy_to(&mut self, file: &mut File) -> io::Result<u64> {
-        io::copy(self, file)
+        let mut start = [0; SMALL];
+        let mut length = 0;
+        while length < start.len() {
+            match self.read(&mut start[length..]) {
+                Ok(0) => {
+                    file.write_all(&start[..length])?;
+                    return Ok(length as u64);
+                }
+                Ok(read) => length += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        file.write_all(&start)?;
+        Ok(length as u64 + io::copy(self, file)?)
     }
 
     fn read_into(&mut self, mut out: &mut dyn Write) -> io::Result<u64> {
@@ -75,6 +93,28 @@ impl<R: Read> Content for Streamed<'_, R> {
             };
             out.write_all(&self.buffer[..read])?;
             total += read as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use super::*;
+
+    #[test]
+    fn files_of_all_sizes_are_copied_whole() {
+        for size in [0, 1, SMALL - 1, SMALL, SMALL + 1, 5 * SMALL + 7] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
+            let (mut from, mut to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            from.write_all(&bytes).unwrap();
+            from.rewind().unwrap();
+            assert_eq!(from.copy_to(&mut to).unwrap(), size as u64);
+            to.rewind().unwrap();
+            let mut copied = Vec::new();
+            to.read_to_end(&mut copied).unwrap();
+            assert!(copied == bytes, "{size}");
         }
     }
 }
