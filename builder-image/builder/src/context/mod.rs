@@ -22,7 +22,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs::File,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -44,9 +43,9 @@ use self::file_digests::FileDigests;
 use crate::{
     base::Bases,
     cache::Cache,
-    layer::{Root, Stamp, stamp_at, stamp_of_file, xattrs_of},
+    layer::{Root, Stamp, stamp_of_file, xattrs_of},
     secret::Secrets,
-    tree::{Entry, ImagePath, Tree, TreeError, Xattrs},
+    tree::{Entry, ImagePath, Kind, Tree, TreeError, Xattrs},
 };
 
 /// The largest Dockerfile and `.dockerignore` that are read, in bytes.
@@ -61,11 +60,21 @@ pub struct BuildContext {
     decided: Mutex<HashMap<ImagePath, Decision>>,
     /// What earlier builds have read.
     digests: Option<FileDigests>,
-    /// The directory that was looked into last, which is mostly the one that is needed next.
-    current: Mutex<Option<(ImagePath, OwnedFd)>>,
+    /// What files of the directories that were read last were then: each within the one before it.
+    looked: Mutex<Vec<Looked>>,
 }
 
 type Decision = (bool, Arc<Matched>);
+
+/// How many files of one directory have their stamps remembered while it is read; the others are looked at again.
+const MAX_LOOKED: usize = 10_000;
+
+/// The stamps of the regular files of one directory, sorted by name.
+#[derive(Debug)]
+struct Looked {
+    path: ImagePath,
+    stamps: Vec<(OsString, Stamp)>,
+}
 
 impl BuildContext {
     /// The context in `directory`, with everything offered.
@@ -84,7 +93,7 @@ impl BuildContext {
             ignore: Dockerignore::default(),
             decided: Mutex::default(),
             digests: None,
-            current: Mutex::default(),
+            looked: Mutex::default(),
         })
     }
 
@@ -108,16 +117,37 @@ impl BuildContext {
         }
     }
 
-    /// The stamp of the regular file `path`.
+    /// What the regular file `path` was when its directory was read; what it is now, where that was not just before.
     fn stamp(&self, path: &ImagePath) -> Option<Stamp> {
         let (parent, name) = (path.parent()?, path.name()?);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|(known, _)| *known != parent) {
-            let opened = self.root.directory(&parent).ok()?;
-            *current = Some((parent, opened));
+        let find = |looked: &[Looked]| {
+            let directory = looked.iter().rfind(|looked| looked.path == parent)?;
+            let stamps = &directory.stamps;
+            let place = stamps.binary_search_by(|(known, _)| known.as_os_str().cmp(name));
+            place.ok().map(|place| stamps[place].1)
+        };
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = find(&looked);
+        drop(looked);
+        if known.is_some() {
+            return known;
         }
-        let (_, opened) = current.as_ref()?;
-        stamp_at(opened, name)
+        let (entry, stamp) = self.root.stamped_entry(path).ok()??;
+        (entry.kind == Kind::File).then_some(stamp)
+    }
+
+    /// Remembers what the files of the directory `path` are, as long as nothing beside it is read.
+    fn look(&self, path: &ImagePath, stamps: Vec<(OsString, Stamp)>) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        while (looked.last())
+            .is_some_and(|above| above.path == *path || !path.is_within(&above.path))
+        {
+            looked.pop();
+        }
+        looked.push(Looked {
+            path: path.clone(),
+            stamps,
+        });
     }
 
     /// The same context without what its `.dockerignore` names. `<dockerfile>.dockerignore` wins over the file at the top;
@@ -229,8 +259,17 @@ impl Tree for BuildContext {
     }
 
     fn read_dir(&self, path: &ImagePath) -> Result<Vec<(OsString, Entry)>, TreeError> {
+        let read = self.root.stamped_entries(path);
+        let read = read.map_err(|error| TreeError::io(path, error))?;
+        let read = read.ok_or_else(|| TreeError::NotADirectory(path.clone()))?;
+        if self.digests.is_some() {
+            let files = read.iter().filter(|(_, entry, _)| entry.kind == Kind::File);
+            let stamps = files.map(|(name, _, stamp)| (name.clone(), *stamp));
+            self.look(path, stamps.take(MAX_LOOKED).collect());
+        }
         let mut entries = Vec::new();
-        for (name, entry) in Offered(&self.root).read_dir(path)? {
+        for (name, entry, _) in read {
+            let entry = normalised(entry);
             if self.is_offered(&path.child(&name), &entry)? {
                 entries.push((name, entry));
             }
@@ -313,16 +352,10 @@ impl Tree for Offered<'_> {
 
     fn xattrs(&self, path: &ImagePath) -> Result<Xattrs, TreeError> {
         match self.lookup(path)? {
-            Some(entry)
-                if matches!(
-                    entry.kind,
-                    crate::tree::Kind::File | crate::tree::Kind::Directory
-                ) =>
-            {
-                self.0
-                    .xattrs(path)
-                    .map_err(|error| TreeError::io(path, error))
-            }
+            Some(entry) if matches!(entry.kind, Kind::File | Kind::Directory) => self
+                .0
+                .xattrs(path)
+                .map_err(|error| TreeError::io(path, error)),
             _ => Ok(Xattrs::new()),
         }
     }

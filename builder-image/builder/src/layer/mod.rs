@@ -38,7 +38,7 @@ pub(crate) use listing::{ListingWriter, Picking};
 pub(crate) use owner::settle_directory;
 pub use pack::{PackOptions, PackedLayer, Recipe, pack};
 pub use recompress::recompress;
-pub(crate) use root::{Root, Stamp, stamp_at, stamp_of_file, xattrs_of};
+pub(crate) use root::{Root, Stamp, stamp_of_file, xattrs_of};
 pub use squash::squash;
 pub use tar_reader::TarError;
 pub(crate) use tar_reader::{Member, MemberKind, TarLimits, TarReader};

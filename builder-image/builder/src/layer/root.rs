@@ -87,13 +87,18 @@ impl Root {
 
     /// What the disk has at `path`; `None` if nothing, or if something above is no directory.
     pub(crate) fn entry(&self, path: &ImagePath) -> io::Result<Option<Entry>> {
+        Ok(self.stamped_entry(path)?.map(|(entry, _)| entry))
+    }
+
+    /// [`Self::entry`], with what it was when it was looked at.
+    pub(crate) fn stamped_entry(&self, path: &ImagePath) -> io::Result<Option<(Entry, Stamp)>> {
         let Some(parent) = path.parent() else {
             let stat = rustix::fs::statat(&self.0, "", AtFlags::EMPTY_PATH)?;
-            return Ok(Some(entry_of(&stat, Kind::Directory)));
+            return Ok(Some((entry_of(&stat, Kind::Directory), stamp_of(&stat))));
         };
         let name = path.name().unwrap_or_default();
         match self.open_at(&parent, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(parent) => entry_at(&parent, name),
+            Ok(parent) => stamped_entry_at(&parent, name),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -101,6 +106,16 @@ impl Root {
 
     /// The entries of the directory `path`, sorted by name; `None` if it is none.
     pub(crate) fn entries(&self, path: &ImagePath) -> io::Result<Option<Vec<(OsString, Entry)>>> {
+        let entries = self.stamped_entries(path)?;
+        let plain = |(name, entry, _)| (name, entry);
+        Ok(entries.map(|entries| entries.into_iter().map(plain).collect()))
+    }
+
+    /// [`Self::entries`], with what each was when it was looked at.
+    pub(crate) fn stamped_entries(
+        &self,
+        path: &ImagePath,
+    ) -> io::Result<Option<Vec<(OsString, Entry, Stamp)>>> {
         let directory = match self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(directory) => directory,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
@@ -116,8 +131,8 @@ impl Root {
         names.sort_unstable();
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
-            if let Some(entry) = entry_at(&directory, &name)? {
-                entries.push((name, entry));
+            if let Some((entry, stamp)) = stamped_entry_at(&directory, &name)? {
+                entries.push((name, entry, stamp));
             }
         }
         Ok(Some(entries))
@@ -240,12 +255,6 @@ fn long_list(file: &impl AsFd) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The stamp of the regular file `name` in the open directory `parent`; `None` where there is none.
-pub(crate) fn stamp_at(parent: &OwnedFd, name: &OsStr) -> Option<Stamp> {
-    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| stamp_of(&stat))
-}
-
 /// The stamp of an open file.
 pub(crate) fn stamp_of_file(file: &impl AsFd) -> io::Result<Stamp> {
     Ok(stamp_of(&rustix::fs::fstat(file)?))
@@ -306,6 +315,10 @@ fn xattr(file: &impl AsFd, name: &str) -> io::Result<Vec<u8>> {
 
 /// What the open directory `parent` has under `name`.
 pub(super) fn entry_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entry>> {
+    Ok(stamped_entry_at(parent, name)?.map(|(entry, _)| entry))
+}
+
+fn stamped_entry_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<(Entry, Stamp)>> {
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
@@ -328,7 +341,7 @@ pub(super) fn entry_at(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Entr
         FileType::BlockDevice => Kind::BlockDevice(device),
         _ => Kind::File,
     };
-    Ok(Some(entry_of(&stat, kind)))
+    Ok(Some((entry_of(&stat, kind), stamp_of(&stat))))
 }
 
 #[expect(
