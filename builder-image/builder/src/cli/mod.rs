@@ -3,6 +3,7 @@
 
 mod build;
 mod cache;
+mod certificates;
 mod copy;
 mod digest;
 mod human;

@@ -1,10 +1,12 @@
 //! How a command reaches registries: the flags that all of them share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
-use distribution::{Client, DockerConfig, Guard, Proxies};
+use distribution::{Client, CredentialHelpers, DockerConfig, Guard, Keychain, Proxies};
 
+use super::certificates;
 use crate::error::Error;
 
 #[derive(Args, Debug)]
@@ -42,9 +44,15 @@ impl NetworkArgs {
             }
             builder = builder.ca_pem(pem);
         }
-        if let Some(config) = self.credentials()? {
-            builder = builder.keychain(config);
+        let roots = [
+            docker_directory().map(|directory| directory.join("certs.d")),
+            Some(PathBuf::from("/etc/docker/certs.d")),
+        ];
+        let roots: Vec<_> = roots.into_iter().flatten().collect();
+        for (host, tls) in certificates::read(&roots)? {
+            builder = builder.host_tls(&host, tls);
         }
+        builder = builder.keychain(self.credentials()?);
         builder
             .build()
             .map_err(Error::export("making the client of registries"))
@@ -63,21 +71,26 @@ impl NetworkArgs {
         })
     }
 
-    fn credentials(&self) -> Result<Option<DockerConfig>, Error> {
+    /// The helpers that the configuration names, then what it holds itself.
+    fn credentials(&self) -> Result<Vec<Arc<dyn Keychain>>, Error> {
         let text = match &self.authfile {
             Some(path) => fs_err::read(path).map_err(refused("--authfile"))?,
             None => match default_config().map(fs_err::read) {
                 Some(Ok(text)) => text,
                 // Who never logged in is anonymous.
-                _ => return Ok(None),
+                _ => return Ok(Vec::new()),
             },
         };
         let path = self.authfile.clone().or_else(default_config);
-        let path = path.unwrap_or_default();
-        let config = DockerConfig::parse(&text);
-        config
-            .map(Some)
-            .map_err(refused(&path.display().to_string()))
+        let origin = path.unwrap_or_default().display().to_string();
+        let helpers = CredentialHelpers::parse(&text).map_err(refused(&origin))?;
+        let config = DockerConfig::parse(&text).map_err(refused(&origin))?;
+        let mut keychain: Vec<Arc<dyn Keychain>> = Vec::new();
+        if !helpers.is_empty() {
+            keychain.push(Arc::new(helpers));
+        }
+        keychain.push(Arc::new(config));
+        Ok(keychain)
     }
 }
 
@@ -87,9 +100,12 @@ fn refused<E: std::fmt::Display>(origin: &str) -> impl FnOnce(E) -> Error {
 }
 
 fn default_config() -> Option<PathBuf> {
-    let directory = match std::env::var_os("DOCKER_CONFIG") {
-        Some(directory) => PathBuf::from(directory),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
-    };
-    Some(directory.join("config.json"))
+    Some(docker_directory()?.join("config.json"))
+}
+
+fn docker_directory() -> Option<PathBuf> {
+    match std::env::var_os("DOCKER_CONFIG") {
+        Some(directory) => Some(PathBuf::from(directory)),
+        None => Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")),
+    }
 }
