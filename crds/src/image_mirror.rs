@@ -88,6 +88,7 @@ pub struct MirrorDestination {
 /// One repository and which of its tags are mirrored.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.tags) || (has(self.digests) && self.digests.size() > 0)").message("an image needs tags or digests"))]
 pub struct MirrorImage {
     /// Name of the entry in this resource.
     #[schemars(length(min = 1, max = 63))]
@@ -97,8 +98,20 @@ pub struct MirrorImage {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*)*$')")
         .message("repository must be lower case path components, for instance library/nginx, without host, tag and digest"))]
     pub repository: String,
-    /// Which tags are mirrored.
-    pub tags: TagSelection,
+    /// Which tags are mirrored. Required unless digests are named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<TagSelection>,
+    /// Manifests that are mirrored by digest, at most 100: each gets the tag sha256-<first 12 digits>. Format: sha256:<64 hexadecimal digits>.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 71)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(d, d.matches('^sha256:[a-f0-9]{64}$'))").message("a digest is sha256: and 64 hexadecimal digits")
+    )]
+    pub digests: Vec<String>,
+    /// Which platforms of an index are mirrored. Default: the whole index, bytes unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<PlatformSelection>,
     /// Repository below the destination's prefix. Default: the repository of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 150))]
@@ -107,18 +120,63 @@ pub struct MirrorImage {
     pub destination: Option<String>,
 }
 
-/// Which tags of a repository are mirrored.
+/// Which tags of a repository are mirrored: names, and those listed that are within semver and match regex; less what is
+/// excluded; of those listed, the newest.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.names) && self.names.size() > 0) || has(self.semver) || has(self.regex) || (has(self.all) && self.all)")
+        .message("tags selects nothing: set names, semver, regex or all"),
+    validation = Rule::new("!(has(self.all) && self.all) || !((has(self.names) && self.names.size() > 0) || has(self.semver) || has(self.regex))")
+        .message("all goes with neither names, semver nor regex")
+)]
 pub struct TagSelection {
-    /// Tags by name, 1 to 100.
-    #[schemars(length(min = 1, max = 100), inner(length(min = 1, max = 128)))]
+    /// Tags by name, at most 100, mirrored whatever the other fields say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 128)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(t, t.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$'))")
             .message("a tag has letters, digits, '_', '.' and '-', and does not begin with '.' or '-'")
     )]
     pub names: Vec<String>,
+    /// Versions that are mirrored. A tag with a suffix (1.27-alpine) is a pre-release and left out, unless the range names one or regex is set, which then says what suffixes are wanted. Format: comparators that must all hold, alternatives divided by ||, for instance >=1.25 <2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub semver: Option<String>,
+    /// Pattern that a tag must match somewhere; ^ and $ bind it to the ends. Format: RE2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub regex: Option<String>,
+    /// All tags of the repository. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<bool>,
+    /// Pattern of tags that are left out, matched as regex is; names are never left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub exclude: Option<String>,
+    /// How many of the tags that are listed are mirrored, the newest by version or, where they are no versions, by the numbers in their names. Names do not count. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub newest: Option<i32>,
+}
+
+/// Which platforms of an index are mirrored.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformSelection {
+    /// Platforms, 1 to 16; attestations go with their images. Format: os/architecture or os/architecture/variant.
+    #[schemars(length(min = 1, max = 16), inner(length(max = 64)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(p, p.matches('^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$'))")
+            .message("a platform is os/architecture or os/architecture/variant, for instance linux/arm64")
+    )]
+    pub only: Vec<String>,
+    /// What becomes of the index. Sparse: it stays as it is and names images that the destination lacks, which not every registry takes. Rewrite: it is written anew without the others, and has another digest than at the source.
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self in ['Sparse', 'Rewrite']").message("index must be Sparse or Rewrite"))]
+    pub index: String,
 }
 
 impl ImageMirrorSpec {
@@ -208,6 +266,9 @@ pub struct LastSync {
     pub failed: i32,
     /// Bytes that were transferred.
     pub bytes_copied: i64,
+    /// Bytes of blobs that were mounted.
+    #[serde(default)]
+    pub bytes_mounted: i64,
 }
 
 /// Counts of tags.
@@ -235,6 +296,10 @@ pub struct SyncedImage {
     /// Digest of its manifest or index.
     #[schemars(length(max = 160))]
     pub digest: String,
+    /// Digest at the source, where the index was written anew and so has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 160))]
+    pub source_digest: Option<String>,
     /// When it was written. Format: RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced_at: Option<Time>,

@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::git::GitError;
 use crate::image_build::observed::{BaseLook, BaseNow, SourceFailure};
-use crate::image_mirror::observed::TagLook;
+use crate::image_mirror::look::Remembered;
 use crate::lookups::Lookups;
 use crate::metrics::Metrics;
 use crate::network::{Network, NoNetwork};
@@ -34,7 +34,7 @@ pub struct Context {
     /// What git servers answered.
     pub lookups: Arc<Lookups<Result<String, GitError>>>,
     /// What registries answered about the tags of mirrors.
-    pub tag_lookups: Arc<Lookups<Arc<Vec<TagLook>>>>,
+    pub tag_lookups: Arc<Lookups<Arc<Remembered>>>,
     /// What registries answered about base images that builds miss.
     pub base_lookups: Arc<Lookups<BaseLook>>,
     /// What registries answered about base images that images were built from.

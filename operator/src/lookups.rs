@@ -56,6 +56,12 @@ impl<A: Clone> Lookups<A> {
         (answer, good_for)
     }
 
+    /// The last answer to whoever has this uid, good or not.
+    pub fn last(&self, uid: &str) -> Option<A> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.get(uid).map(|known| known.answer.clone())
+    }
+
     fn remembered(&self, uid: &str, question: &str) -> Option<(A, Duration)> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = answers.get(uid)?;

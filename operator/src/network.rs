@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use distribution::{
-    Client, Credentials, DockerConfig, Error, Guard, HttpClient, HttpSettings, Proxies, RetryPolicy,
+    Client, Credentials, DockerConfig, Error, Guard, HttpClient, HttpSettings, Proxies,
+    RawManifest, RetryPolicy,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use oci::{Descriptor, Reference, RegistryHost};
+use oci::{Descriptor, Reference, RegistryHost, Repository, Tag};
 
 use crate::git::{
     GitCredentials, GitError, GitRef, LOOKUP_TIMEOUT, MAX_ADVERTISEMENT_BYTES, discovery_url,
@@ -21,6 +22,10 @@ use crate::settings::Settings;
 
 /// How long one question to a registry may take.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the listing of a repository's tags may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most tags of one repository that are looked at.
+const MAX_LISTED: usize = 100_000;
 /// What an answer to the reference discovery calls itself.
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
@@ -60,6 +65,20 @@ pub trait Network: Send + Sync {
         reference: &'a Reference,
         access: &'a RegistryAccess,
     ) -> BoxFuture<'a, Result<Option<Descriptor>, Error>>;
+
+    /// The manifest or index that a reference stands for now, at most 4 MiB; none when there is no such thing.
+    fn document<'a>(
+        &'a self,
+        reference: &'a Reference,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Option<RawManifest>, Error>>;
+
+    /// The tags that a repository lists, all of them.
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, Error>>;
 }
 
 /// The network, behind the guard.
@@ -239,17 +258,73 @@ impl Network for GuardedNetwork {
                     Err(error) => Err(error),
                 }
             };
-            tokio::time::timeout(REGISTRY_TIMEOUT, question)
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Error::Unavailable {
-                        action: format!("resolve {reference}"),
-                        outage: distribution::Outage::Timeout,
-                        retry_after: None,
-                    })
-                })
+            within(REGISTRY_TIMEOUT, question, || {
+                format!("resolve {reference}")
+            })
+            .await
         }
         .boxed()
+    }
+
+    fn document<'a>(
+        &'a self,
+        reference: &'a Reference,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Option<RawManifest>, Error>> {
+        let client = self.client(reference.repository().host(), access);
+        async move {
+            let client = client?;
+            let question = client.manifest(reference);
+            match within(REGISTRY_TIMEOUT, question, || format!("read {reference}")).await {
+                Ok(manifest) => Ok(Some(manifest)),
+                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, Error>> {
+        let client = self.client(repository.host(), access);
+        async move {
+            let client = client?;
+            let question = client.tags(repository, MAX_LISTED);
+            within(LIST_TIMEOUT, question, || {
+                format!("list tags of {repository}")
+            })
+            .await
+        }
+        .boxed()
+    }
+}
+
+/// `question`, or that nobody answered in time.
+async fn within<A>(
+    limit: Duration,
+    question: impl Future<Output = Result<A, Error>>,
+    action: impl FnOnce() -> String,
+) -> Result<A, Error> {
+    tokio::time::timeout(limit, question)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::Unavailable {
+                action: action(),
+                outage: distribution::Outage::Timeout,
+                retry_after: None,
+            })
+        })
+}
+
+/// What nobody answers.
+fn nobody(action: String) -> Error {
+    Error::Unavailable {
+        action,
+        outage: distribution::Outage::Dns,
+        retry_after: None,
     }
 }
 
@@ -264,11 +339,22 @@ impl Network for NoNetwork {
         reference: &'a Reference,
         _: &'a RegistryAccess,
     ) -> BoxFuture<'a, Result<Option<Descriptor>, Error>> {
-        let error = Error::Unavailable {
-            action: format!("resolve {reference}"),
-            outage: distribution::Outage::Dns,
-            retry_after: None,
-        };
-        std::future::ready(Err(error)).boxed()
+        std::future::ready(Err(nobody(format!("resolve {reference}")))).boxed()
+    }
+
+    fn document<'a>(
+        &'a self,
+        reference: &'a Reference,
+        _: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Option<RawManifest>, Error>> {
+        std::future::ready(Err(nobody(format!("read {reference}")))).boxed()
+    }
+
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        _: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, Error>> {
+        std::future::ready(Err(nobody(format!("list tags of {repository}")))).boxed()
     }
 }

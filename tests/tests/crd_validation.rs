@@ -135,7 +135,7 @@ fn bounds_hold_exactly() {
                 let refused = match refused {
                     Beyond::Empty if row.item.is_some() => Value::Array(Vec::new()),
                     Beyond::Empty => Value::from(""),
-                    Beyond::Negative => Value::from(-1),
+                    Beyond::Below(bound) => Value::from(bound - 1),
                     Beyond::Above(n) => row.value(n),
                 };
                 match ask_with(server, &row, &place.pointer, refused).await {
@@ -146,7 +146,7 @@ fn bounds_hold_exactly() {
                     )),
                 }
                 let accepted = match keyword.as_str() {
-                    "minimum" => Value::from(0),
+                    "minimum" => Value::from(number(bound)),
                     "maxLength" | "maxItems" if row.closed => continue,
                     "minLength" if row.text.as_deref() != Some("*") => continue,
                     _ => row.value(number(bound)),
@@ -168,7 +168,7 @@ fn bounds_hold_exactly() {
 /// A value just outside of a bound.
 enum Beyond {
     Empty,
-    Negative,
+    Below(i64),
     Above(u64),
 }
 
@@ -185,8 +185,11 @@ fn beyond(keyword: &str, bound: &Value, field: &str) -> Option<(Beyond, String)>
             format!("{field} in body should have at least {bound} items"),
         ),
         "minimum" => (
-            Beyond::Negative,
-            format!("{field} in body should be greater than or equal to 0"),
+            Beyond::Below(i64::try_from(number(bound)).unwrap()),
+            format!(
+                "{field} in body should be greater than or equal to {}",
+                number(bound)
+            ),
         ),
         "maxLength" => (
             above(),

@@ -116,6 +116,7 @@ pub fn mirrored(
             }
             outcome.mounted_blobs += u32::try_from(report.mounted.blobs).unwrap_or(u32::MAX);
             outcome.bytes_copied += report.copied.bytes;
+            outcome.bytes_mounted += report.mounted.bytes;
         }
         Err(failure) => {
             outcome.failed += 1;

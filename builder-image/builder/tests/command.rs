@@ -345,6 +345,7 @@ fn a_pod_mirrors_what_it_can() {
             digest: digest.map(str::to_owned),
             destination: format!("{host}/{to}"),
             replaces: None,
+            platforms: None,
         };
         let images = vec![
             image("absent:1", None, "mirror/absent:1"),

@@ -175,6 +175,8 @@ pub struct MirrorOutcome {
     pub mounted_blobs: u32,
     /// Bytes of blobs that were sent.
     pub bytes_copied: u64,
+    /// Bytes of blobs that were mounted.
+    pub bytes_mounted: u64,
     /// One for each image, in the order of the request, as many as fit.
     pub images: Vec<MirroredImage>,
 }

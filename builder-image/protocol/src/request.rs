@@ -300,7 +300,7 @@ pub struct JoinRequest {
     pub destinations: Vec<Destination>,
 }
 
-/// A copy of images, by tag, whole indexes with unchanged bytes.
+/// A copy of images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MirrorRequest {
@@ -316,7 +316,7 @@ pub struct MirrorRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MirrorImage {
-    /// `host/repository:tag` to copy from.
+    /// `host/repository:tag` or `host/repository@digest` to copy from.
     pub source: String,
     /// The digest that the tag had when the operator looked: what is copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -327,6 +327,19 @@ pub struct MirrorImage {
     /// nobody looked: then it is left alone if it is equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<bool>,
+    /// Which platforms of an index are copied; all, with unchanged bytes, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<MirrorPlatforms>,
+}
+
+/// Which platforms of an index are copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorPlatforms {
+    /// The platforms, `linux/arm64`.
+    pub only: Vec<String>,
+    /// Whether the index is written anew without the others. Otherwise it keeps its bytes.
+    pub rewrite: bool,
 }
 
 #[cfg(test)]

@@ -184,6 +184,7 @@ fn conclude(
         unchanged: count(sync.unchanged),
         failed: count(sync.failed),
         bytes_copied: i64::try_from(sync.bytes_copied).unwrap_or(i64::MAX),
+        bytes_mounted: i64::try_from(sync.bytes_mounted).unwrap_or(i64::MAX),
     });
     status.next_sync = after(interval);
     attempt.result = Some(if failure.is_some() { FAILED } else { SUCCEEDED }.to_owned());

@@ -5,13 +5,17 @@
 //!                                   destination tags ─┴─ equal -> Ready
 //!                                                        differ -> a pod that copies by digest, then look again
 //! ```
+//! `selection` reads which tags are wanted, `chosen` makes one list of them, `look` asks both sides.
 //! What a pod reports is told to people; whether a tag is mirrored is decided by looking.
 
 pub mod account;
+pub mod chosen;
+pub mod look;
 pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod record;
+pub mod selection;
 pub mod status;
 pub mod validate;
 

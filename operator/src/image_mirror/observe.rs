@@ -2,19 +2,17 @@
 //! every tag on both sides, at most once in an interval and after every sync.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use crds::{ImageMirror, Registry};
-use distribution::{DockerConfig, ErrorKind};
-use futures::StreamExt;
+use distribution::DockerConfig;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use oci::{Reference, RegistryHost};
+use oci::RegistryHost;
 
-use super::observed::{Found, Observed, TagLook, current_pod};
+use super::look::{Sides, look};
+use super::observed::{Observed, current_pod};
 use super::plan::{force_wish, spec_hash};
-use super::validate::{MirrorTag, ValidatedMirror, validate};
+use super::validate::{ValidatedMirror, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{Identity, Owner, PodState, PodView};
 use crate::cluster;
@@ -23,15 +21,7 @@ use crate::error::Result;
 use crate::image_build::observe::state_of;
 use crate::image_build::observed::{RegistryState, SecretState};
 use crate::network::RegistryAccess;
-use crate::reason::Reason;
 use crate::request::requested_at;
-
-/// Tags that are looked at at the same time.
-const CONCURRENCY: usize = 8;
-/// How soon is looked again after a failure that may pass.
-const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(30);
-/// How soon is looked again for a tag that the source does not have.
-const AGAIN_AFTER_MISSING: Duration = Duration::from_secs(60);
 
 /// Reads everything that a decision about `mirror` depends on.
 pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed> {
@@ -44,7 +34,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         registry: RegistryState::Missing,
         plain_http: Vec::new(),
         pods: pods(context, mirror, &namespace).await?,
-        tags: None,
+        look: None,
         look_again: None,
         taken: None,
         builder: cluster::builder_settings(context)?,
@@ -69,7 +59,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
     }
     observed.plain_http.sort();
     if let Some(host) = worth_looking(mirror, &observed) {
-        look(context, mirror, &spec, &host, &configs, &mut observed).await;
+        look_at_tags(context, mirror, &spec, &host, &configs, &mut observed).await;
     }
     Ok(observed)
 }
@@ -125,7 +115,7 @@ async fn pods(context: &Context, mirror: &ImageMirror, namespace: &str) -> Resul
 }
 
 /// Looks at all tags on both sides, or remembers what was seen.
-async fn look(
+async fn look_at_tags(
     context: &Context,
     mirror: &ImageMirror,
     spec: &ValidatedMirror,
@@ -134,119 +124,38 @@ async fn look(
     observed: &mut Observed,
 ) {
     let config = |name: &str| configs.get(name).cloned();
-    let source = RegistryAccess {
-        credentials: spec
-            .source_secret
-            .iter()
-            .filter_map(|name| config(name))
-            .collect(),
-        plain_http: spec.tags.first().is_some_and(|tag| {
-            let host = tag.source.repository().host().as_str();
-            observed.plain_http.iter().any(|plain| plain == host)
-        }),
-        ca_pem: None,
+    let sides = Sides {
+        spec,
+        host,
+        source: RegistryAccess {
+            credentials: spec
+                .source_secret
+                .iter()
+                .filter_map(|name| config(name))
+                .collect(),
+            plain_http: observed
+                .plain_http
+                .iter()
+                .any(|plain| plain == spec.source.as_str()),
+            ca_pem: None,
+        },
+        destination: RegistryAccess {
+            credentials: config(&spec.registry_secret()).into_iter().collect(),
+            plain_http: true,
+            ca_pem: None,
+        },
     };
-    let destination = RegistryAccess {
-        credentials: config(&spec.registry_secret()).into_iter().collect(),
-        plain_http: true,
-        ca_pem: None,
-    };
-    // A sync that has ended since makes everything that was seen before obsolete.
-    let last = observed.pods.last().map(|pod| &pod.pod.identity.uid);
-    let question = format!(
-        "{} {:?} {host} {last:?} {:?} {:?}",
+    let core = format!(
+        "{} {host} {:?} {:?} {:?}",
         spec_hash(&mirror.spec),
         observed.secrets,
         requested_at(mirror),
         force_wish(mirror),
     );
+    // A sync that has ended since makes obsolete what was seen of its tags.
+    let last = observed.pods.last().map(|pod| &pod.pod.identity.uid);
     let uid = mirror.uid().unwrap_or_default();
-    let (tags, good) = context
-        .tag_lookups
-        .answer(&uid, &question, || async {
-            let looks = look_at(context, &spec.tags, host, &source, &destination).await;
-            let good_for = good_for(&looks, spec.interval);
-            (Arc::new(looks), good_for)
-        })
-        .await;
-    observed.tags = Some(tags);
+    let (seen, good) = look(context, &sides, &uid, core, &format!("{last:?}")).await;
+    observed.look = Some(seen);
     observed.look_again = Some(good);
-}
-
-fn good_for(looks: &[TagLook], interval: Duration) -> Duration {
-    let mut good_for = interval;
-    for look in looks {
-        match look.problem() {
-            Some((_, _, true)) => good_for = good_for.min(AGAIN_AFTER_FAILURE),
-            Some(_) => good_for = good_for.min(AGAIN_AFTER_MISSING),
-            None => {}
-        }
-    }
-    good_for
-}
-
-async fn look_at(
-    context: &Context,
-    tags: &[MirrorTag],
-    host: &RegistryHost,
-    source: &RegistryAccess,
-    destination: &RegistryAccess,
-) -> Vec<TagLook> {
-    // Made beforehand: a stream over a closure that borrows would not be general enough to be sent.
-    let questions: Vec<_> = tags
-        .iter()
-        .map(|tag| look_at_one(context, tag, host, source, destination))
-        .collect();
-    futures::stream::iter(questions)
-        .buffered(CONCURRENCY)
-        .collect()
-        .await
-}
-
-async fn look_at_one(
-    context: &Context,
-    tag: &MirrorTag,
-    host: &RegistryHost,
-    source: &RegistryAccess,
-    destination: &RegistryAccess,
-) -> TagLook {
-    let at_source = find(context, &tag.source, source, Reason::ImageUnauthorized).await;
-    let at_destination = match (&at_source, tag.destination(host)) {
-        (Found::Digest(_), Some(place)) => {
-            find(context, &place, destination, Reason::RegistryUnauthorized).await
-        }
-        (Found::Digest(_), None) => Found::Failed {
-            reason: Reason::InvalidSpec,
-            message: "host and repository together are too long".to_owned(),
-            transient: false,
-        },
-        _ => Found::NotLookedAt,
-    };
-    TagLook {
-        source: at_source,
-        destination: at_destination,
-    }
-}
-
-async fn find(
-    context: &Context,
-    reference: &Reference,
-    access: &RegistryAccess,
-    unauthorized: Reason,
-) -> Found {
-    match context.network.manifest(reference, access).await {
-        Ok(Some(descriptor)) => Found::Digest(descriptor.digest),
-        Ok(None) => Found::Nothing,
-        Err(error) => Found::Failed {
-            reason: match error.kind() {
-                ErrorKind::Unauthorized => unauthorized,
-                ErrorKind::AddressRefused => Reason::AddressRefused,
-                ErrorKind::DigestMismatch => Reason::DigestMismatch,
-                ErrorKind::Unavailable | ErrorKind::Certificate => Reason::RegistryUnavailable,
-                _ => Reason::SyncFailed,
-            },
-            message: error.to_string(),
-            transient: error.is_transient(),
-        },
-    }
 }

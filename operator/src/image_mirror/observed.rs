@@ -8,6 +8,7 @@ use crds::ImageMirrorStatus;
 use jiff::Timestamp;
 use oci::Digest;
 
+use super::chosen::Problem;
 use super::validate::{MirrorTag, ValidatedMirror};
 use crate::builder_pod::{BuilderSettings, PodState, PodView};
 use crate::image_build::observed::{RegistryState, SecretState};
@@ -29,8 +30,8 @@ pub struct Observed {
     pub plain_http: Vec<String>,
     /// Own pods, the oldest first.
     pub pods: Vec<PodView>,
-    /// What source and destination hold, in the order of the tags; none while there is no need to know.
-    pub tags: Option<Arc<Vec<TagLook>>>,
+    /// What source and destination hold; none while there is no need to know.
+    pub look: Option<Arc<Look>>,
     /// When they are to be looked at again.
     pub look_again: Option<Duration>,
     /// A name that the next pod needs and that somebody else's pod has.
@@ -39,13 +40,26 @@ pub struct Observed {
     pub builder: BuilderSettings,
 }
 
+/// A look at source and destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The tags that are mirrored, and what was found under them.
+    pub tags: Vec<(MirrorTag, TagLook)>,
+    /// What could not be chosen or listed.
+    pub problems: Vec<Problem>,
+}
+
 /// What source and destination hold for one tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagLook {
     /// What the source has.
     pub source: Found,
+    /// The digest that the destination is to have, where it is another: that of an index that is written anew.
+    pub rewritten: Option<Digest>,
     /// What the destination has.
     pub destination: Found,
+    /// Whether it was seen in the present round of looks. What was seen before holds until there is time to look again.
+    pub current: bool,
 }
 
 /// What a registry has under a tag.
@@ -64,28 +78,52 @@ pub enum Found {
         /// Whether it may pass by itself.
         transient: bool,
     },
-    /// It was not looked at, since the other side decides.
+    /// It was not looked at: the other side decides, or there was no time for it.
     NotLookedAt,
 }
 
 impl TagLook {
-    /// The digest that both sides have.
-    pub fn synced(&self) -> Option<&Digest> {
-        match (&self.source, &self.destination) {
-            (Found::Digest(source), Found::Digest(destination)) if source == destination => {
-                Some(source)
-            }
+    /// Nothing was looked at.
+    pub const NOT_YET: Self = Self {
+        source: Found::NotLookedAt,
+        rewritten: None,
+        destination: Found::NotLookedAt,
+        current: false,
+    };
+
+    /// The digest that the source has, and the one that the destination is to have.
+    fn wanted(&self) -> Option<(&Digest, &Digest)> {
+        match &self.source {
+            Found::Digest(source) => Some((source, self.rewritten.as_ref().unwrap_or(source))),
             _ => None,
         }
     }
 
-    /// The digest that is to be copied.
-    pub fn pending(&self) -> Option<&Digest> {
-        match (&self.source, &self.destination) {
-            (Found::Digest(source), Found::Nothing) => Some(source),
-            (Found::Digest(source), Found::Digest(other)) if source != other => Some(source),
+    /// The digests at the source and at the destination, where the latter is what it is to be.
+    pub fn synced(&self) -> Option<(&Digest, &Digest)> {
+        let (source, wanted) = self.wanted()?;
+        match &self.destination {
+            Found::Digest(found) if found == wanted => Some((source, wanted)),
             _ => None,
         }
+    }
+
+    /// The digest at the source that is to be copied.
+    pub fn pending(&self) -> Option<&Digest> {
+        let (source, wanted) = self.wanted()?;
+        match &self.destination {
+            Found::Nothing => Some(source),
+            Found::Digest(found) if found != wanted => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether there was no time to look.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            (&self.source, &self.destination),
+            (Found::NotLookedAt, _) | (Found::Digest(_), Found::NotLookedAt)
+        )
     }
 
     /// Why the tag cannot be mirrored, as far as looking tells.
@@ -118,11 +156,15 @@ impl TagLook {
 }
 
 impl Observed {
-    /// The tags of the spec with what was found.
+    /// The tags that are mirrored with what was found.
     pub fn looked(&self) -> impl Iterator<Item = (&MirrorTag, &TagLook)> {
-        let tags = self.spec.as_ref().map_or(&[][..], |spec| &spec.tags);
-        let looks = self.tags.as_ref().map_or(&[][..], |looks| looks.as_slice());
-        tags.iter().zip(looks)
+        let look = self.look.iter().flat_map(|look| &look.tags);
+        look.map(|(tag, look)| (tag, look))
+    }
+
+    /// What could not be chosen or listed.
+    pub fn problems(&self) -> &[Problem] {
+        self.look.as_ref().map_or(&[], |look| &look.problems)
     }
 }
 

@@ -8,13 +8,15 @@ use crds::condition::ConditionStatus;
 use crds::image_build::PodOptions;
 use crds::image_mirror::SyncAttempt;
 use crds::{ImageMirror, ImageMirrorSpec, ImageMirrorStatus};
+use distribution::copy::Platforms;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use oci::Repository;
-use protocol::{Isolation, MirrorImage, MirrorRequest, Request, Task};
+use protocol::{Isolation, MirrorImage, MirrorPlatforms, MirrorRequest, Request, Task};
 use serde_json::Value;
 
 use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due};
+use super::chosen::Problem;
 use super::observed::{Found, Observed, current_pod};
 use super::record;
 use super::validate::ValidatedMirror;
@@ -269,7 +271,8 @@ impl<'a> Case<'a, '_> {
         let mut room = MAX_IMAGES_BYTES;
         let mut images = Vec::new();
         for (tag, look) in self.observed.looked() {
-            let wanted = look.pending().or(look.synced().filter(|_| forced));
+            let again = look.synced().filter(|_| forced);
+            let wanted = look.pending().or(again.map(|(source, _)| source));
             let (Some(digest), Some(destination)) = (wanted, tag.destination(host)) else {
                 continue;
             };
@@ -282,6 +285,7 @@ impl<'a> Case<'a, '_> {
                     Found::Digest(_) => Some(true),
                     Found::Failed { .. } | Found::NotLookedAt => None,
                 },
+                platforms: platforms(&tag.platforms),
             };
             let size = serde_json::to_string(&image).map_or(0, |json| json.len() * 2);
             if size > room {
@@ -351,13 +355,22 @@ impl<'a> Case<'a, '_> {
 
     /// Nothing is to be copied.
     fn settled(&self) -> Summary {
-        let mut problems = self
-            .observed
-            .looked()
-            .filter_map(|(tag, look)| Some((tag, look.problem()?)));
-        if let Some((tag, (reason, message, transient))) = problems.next() {
+        let chosen = self.observed.problems().iter().map(|problem| {
+            let Problem {
+                what,
+                reason,
+                message,
+                transient,
+            } = problem.clone();
+            (what, (reason, message, transient))
+        });
+        let looked = self.observed.looked();
+        let looked =
+            looked.filter_map(|(tag, look)| Some((tag.source.to_string(), look.problem()?)));
+        let mut problems = chosen.chain(looked);
+        if let Some((what, (reason, message, transient))) = problems.next() {
             let more = problems.count();
-            let mut text = format!("{}: {message}", tag.source);
+            let mut text = format!("{what}: {message}");
             if more > 0 {
                 let _ = write!(text, " (and {more} more, see status.failures)");
             }
@@ -368,6 +381,15 @@ impl<'a> Case<'a, '_> {
             };
         }
         let count = self.observed.looked().count();
+        let open = self
+            .observed
+            .looked()
+            .filter(|(_, look)| look.is_open())
+            .count();
+        if open > 0 {
+            let done = count - open;
+            return syncing(&format!("{done} of {count} tags were looked at"));
+        }
         Summary::ready(
             Reason::Synced,
             format!("{count} tags are equal to the source"),
@@ -463,6 +485,19 @@ impl<'a> Case<'a, '_> {
             pod,
         }
     }
+}
+
+/// The platforms as a request names them.
+fn platforms(platforms: &Platforms) -> Option<MirrorPlatforms> {
+    let (only, rewrite) = match platforms {
+        Platforms::Whole => return None,
+        Platforms::Sparse(only) => (only, false),
+        Platforms::Rewrite(only) => (only, true),
+    };
+    Some(MirrorPlatforms {
+        only: only.iter().map(ToString::to_string).collect(),
+        rewrite,
+    })
 }
 
 fn syncing(message: &str) -> Summary {

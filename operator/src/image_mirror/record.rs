@@ -25,7 +25,7 @@ pub fn record(status: &mut ImageMirrorStatus, observed: &Observed, fate: &Fate) 
     let RegistryState::Ready { host } = &observed.registry else {
         return;
     };
-    if observed.tags.is_none() {
+    if observed.look.is_none() {
         return;
     }
     let current = current_pod(status, &observed.pods);
@@ -37,7 +37,7 @@ pub fn record(status: &mut ImageMirrorStatus, observed: &Observed, fate: &Fate) 
     let mut images = Vec::new();
     let mut synced = 0;
     for (tag, look) in observed.looked() {
-        let (Some(digest), Some(place)) = (look.synced(), tag.destination(host)) else {
+        let (Some((source, digest)), Some(place)) = (look.synced(), tag.destination(host)) else {
             continue;
         };
         synced += 1;
@@ -56,6 +56,7 @@ pub fn record(status: &mut ImageMirrorStatus, observed: &Observed, fate: &Fate) 
             repository,
             tag: tag.tag.as_str().to_owned(),
             digest: digest.to_string(),
+            source_digest: (source != digest).then(|| source.to_string()),
             synced_at,
         });
     }
@@ -88,7 +89,11 @@ fn failures(
     current: Option<&PodView>,
 ) -> (Vec<String>, usize) {
     let told = current.map(told_by).unwrap_or_default();
-    let mut failures = Vec::new();
+    let mut failures: Vec<String> = observed
+        .problems()
+        .iter()
+        .map(|p| format!("{}: {}: {}", p.what, p.reason.as_str(), p.message))
+        .collect();
     for (tag, look) in observed.looked() {
         let name = tag.source.to_string();
         let prefix = format!("{name}: ");

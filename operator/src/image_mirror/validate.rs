@@ -1,40 +1,154 @@
 //! Reads the spec of an ImageMirror into types that cannot be wrong. Pure.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crds::ImageMirrorSpec;
-use oci::{Reference, RegistryHost, Repository, Tag};
+use crds::image_mirror::{MirrorImage, PlatformSelection};
+use distribution::copy::Platforms;
+use oci::{Digest, Platform, Reference, RegistryHost, Repository, Tag};
 
+use super::chosen::tag_of;
+use super::selection::Selector;
 use crate::image_build::validate::{Violation, registry_secret};
 use crate::reason::Reason;
 
-/// Tags of one resource: each costs two requests at every look.
-pub const MAX_TAGS: usize = 1000;
 /// A shorter interval would be an attack on the source.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A spec that can be carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ValidatedMirror {
     /// How often the source is looked at.
     pub interval: Duration,
     /// Secret with which the source is read.
     pub source_secret: Option<String>,
+    /// The registry that is read.
+    pub source: RegistryHost,
     /// The Registry that is written to.
     pub registry: String,
-    /// The tags, in the order of the spec, each once.
-    pub tags: Vec<MirrorTag>,
+    /// What is mirrored, in the order of the spec.
+    pub entries: Vec<Entry>,
+}
+
+/// One repository and which of its images are mirrored.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it stands in the resource, `spec.images[0]`.
+    pub field: String,
+    /// The repository.
+    pub source: Repository,
+    /// Path in the Registry.
+    pub path: String,
+    /// Which tags.
+    pub selector: Option<Selector>,
+    /// Which manifests by digest.
+    pub digests: Vec<Digest>,
+    /// Which platforms of an index.
+    pub platforms: Arc<Platforms>,
 }
 
 /// One tag to mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorTag {
-    /// What is copied.
+    /// What is copied: by tag, or by digest.
     pub source: Reference,
     /// Path in the Registry.
     pub path: String,
-    /// The tag, on both sides.
+    /// The tag there.
     pub tag: Tag,
+    /// Which platforms of an index.
+    pub platforms: Arc<Platforms>,
+}
+
+impl Entry {
+    /// `source` as `tag` of the place of this entry.
+    pub fn tag(&self, source: Reference, tag: Tag) -> MirrorTag {
+        MirrorTag {
+            source,
+            path: self.path.clone(),
+            tag,
+            platforms: self.platforms.clone(),
+        }
+    }
+
+    fn read(
+        field: String,
+        host: &RegistryHost,
+        path: String,
+        image: &MirrorImage,
+    ) -> Result<Self, Violation> {
+        let invalid = |below: &str, message: String| Violation {
+            reason: Reason::InvalidSpec,
+            message: format!("{field}.{below}: {message}"),
+        };
+        let source = Repository::new(host.clone(), &image.repository)
+            .map_err(|error| invalid("repository", error.to_string()))?;
+        // Any host will do to see whether the path is one.
+        Repository::new(host.clone(), &path)
+            .map_err(|error| invalid("destination", error.to_string()))?;
+        let selector = image.tags.as_ref().map(Selector::of).transpose();
+        let selector = selector.map_err(|error| Violation {
+            reason: if error.is_tag {
+                Reason::InvalidTag
+            } else {
+                Reason::InvalidSpec
+            },
+            message: format!("{field}.tags{error}"),
+        })?;
+        let mut digests: Vec<Digest> = Vec::new();
+        for (at, text) in image.digests.iter().enumerate() {
+            let digest = text
+                .parse()
+                .map_err(|error| invalid(&format!("digests[{at}]"), format!("{error}")))?;
+            if !digests.contains(&digest) {
+                digests.push(digest);
+            }
+        }
+        let platforms = image.platforms.as_ref().map(platforms).transpose();
+        let platforms = platforms.map_err(|message| invalid("platforms", message))?;
+        if selector.is_none() && digests.is_empty() {
+            return Err(Violation {
+                reason: Reason::InvalidSpec,
+                message: format!("{field}: it selects nothing: set tags or digests"),
+            });
+        }
+        Ok(Self {
+            field,
+            source,
+            path,
+            selector,
+            digests,
+            platforms: Arc::new(platforms.unwrap_or_default()),
+        })
+    }
+
+    /// The images that are mirrored whatever the source lists, and the tags that they get.
+    fn named(&self) -> impl Iterator<Item = (Reference, Tag)> {
+        let tags = self.selector.iter().flat_map(Selector::names);
+        let tags = tags.map(|tag| (self.source.tagged(tag.clone()), tag.clone()));
+        let digests = self
+            .digests
+            .iter()
+            .filter_map(|digest| Some((self.source.at(digest.clone()), tag_of(digest)?)));
+        tags.chain(digests)
+    }
+}
+
+fn platforms(selection: &PlatformSelection) -> Result<Platforms, String> {
+    let only = selection.only.iter().map(|text| text.parse());
+    let only = only
+        .collect::<Result<Vec<Platform>, _>>()
+        .map_err(|error: oci::PlatformError| error.to_string())?;
+    if only.is_empty() {
+        return Err("only names no platform".to_owned());
+    }
+    match selection.index.as_str() {
+        "Sparse" => Ok(Platforms::Sparse(only)),
+        "Rewrite" => Ok(Platforms::Rewrite(only)),
+        _ => Err("index must be Sparse or Rewrite".to_owned()),
+    }
 }
 
 impl MirrorTag {
@@ -80,51 +194,34 @@ pub fn validate(spec: &ImageMirrorSpec) -> Result<ValidatedMirror, Violation> {
         .host
         .parse()
         .map_err(|error| invalid(format!("spec.source.host: {error}")))?;
-    let mut tags: Vec<MirrorTag> = Vec::new();
+    let mut entries = Vec::new();
+    let mut places: HashMap<(String, String), Reference> = HashMap::new();
     for (index, image) in spec.images.iter().enumerate() {
-        let field = format!("spec.images[{index}]");
-        let repository = Repository::new(host.clone(), &image.repository)
-            .map_err(|error| invalid(format!("{field}.repository: {error}")))?;
         let path = spec.destination.repository(image);
-        // Any host will do to see whether the path is one.
-        Repository::new(host.clone(), &path)
-            .map_err(|error| invalid(format!("{field}.destination: {error}")))?;
-        for (at, name) in image.tags.names.iter().enumerate() {
-            let tag: Tag = name.parse().map_err(|error| Violation {
-                reason: Reason::InvalidTag,
-                message: format!("{field}.tags.names[{at}]: {error}"),
-            })?;
-            let source = repository.tagged(tag.clone());
-            if let Some(other) = tags.iter().find(|t| t.path == path && t.tag == tag) {
-                if other.source == source {
-                    continue;
-                }
+        let entry = Entry::read(format!("spec.images[{index}]"), &host, path, image)?;
+        for (source, tag) in entry.named() {
+            let place = (entry.path.clone(), tag.as_str().to_owned());
+            let other = places.entry(place).or_insert_with(|| source.clone());
+            if *other != source {
                 return Err(invalid(format!(
-                    "{field}: {} and {source} would both be {path}:{name}",
-                    other.source
+                    "{}: {other} and {source} would both be {}:{}",
+                    entry.field,
+                    entry.path,
+                    tag.as_str()
                 )));
             }
-            tags.push(MirrorTag {
-                source,
-                path: path.clone(),
-                tag,
-            });
         }
+        entries.push(entry);
     }
-    if tags.is_empty() {
-        return Err(invalid("spec.images names no tag".to_owned()));
-    }
-    if tags.len() > MAX_TAGS {
-        return Err(invalid(format!(
-            "spec.images names {} tags, the most is {MAX_TAGS}: divide them among several ImageMirrors",
-            tags.len()
-        )));
+    if entries.is_empty() {
+        return Err(invalid("spec.images names no image".to_owned()));
     }
     Ok(ValidatedMirror {
         interval: interval.max(MIN_INTERVAL),
         source_secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
+        source: host,
         registry: spec.destination.registry.name.clone(),
-        tags,
+        entries,
     })
 }
 
@@ -148,9 +245,12 @@ mod tests {
         ]))
         .unwrap();
         let tags: Vec<String> = mirror
-            .tags
+            .entries
             .iter()
-            .map(|t| format!("{} -> {}:{}", t.source, t.path, t.tag.as_str()))
+            .flat_map(|entry| {
+                let named = entry.named();
+                named.map(|(from, tag)| format!("{from} -> {}:{}", entry.path, tag.as_str()))
+            })
             .collect();
         assert_eq!(
             tags,
@@ -168,7 +268,31 @@ mod tests {
     fn what_breaks_a_rule_is_refused_with_its_field() {
         let image = |repository: &str, tag: &str, destination: &str| json!({"name": "a", "repository": repository, "tags": {"names": [tag]}, "destination": destination});
         for (images, expected) in [
-            (json!([]), "no tag"),
+            (json!([]), "no image"),
+            (
+                json!([{"name": "a", "repository": "a"}]),
+                "spec.images[0]: it selects nothing",
+            ),
+            (
+                json!([{"name": "a", "repository": "a", "tags": {}}]),
+                "spec.images[0].tags: it selects nothing",
+            ),
+            (
+                json!([{"name": "a", "repository": "a", "tags": {"regex": "("}}]),
+                "spec.images[0].tags.regex: not a pattern",
+            ),
+            (
+                json!([{"name": "a", "repository": "a", "digests": ["sha256:00"]}]),
+                "spec.images[0].digests[0]",
+            ),
+            (
+                json!([{"name": "a", "repository": "a", "tags": {"all": true}, "platforms": {"only": ["linux"], "index": "Sparse"}}]),
+                "spec.images[0].platforms",
+            ),
+            (
+                json!([{"name": "a", "repository": "a", "tags": {"all": true}, "platforms": {"only": ["linux/arm64"], "index": "sparse"}}]),
+                "index must be",
+            ),
             (json!([image("A", "x", "a")]), "spec.images[0].repository"),
             (
                 json!([image("a", ".x", "a")]),

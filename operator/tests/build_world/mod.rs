@@ -13,11 +13,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use distribution::{Error, Outage};
+use distribution::{Error, Outage, RawManifest};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use oci::{Descriptor, Digest, MediaType, Reference};
+use oci::{Descriptor, Digest, MediaType, Reference, Repository, Tag};
 use operator::context::Context;
 use operator::git::GitError;
 use operator::network::{GitQuestion, Network, RegistryAccess};
@@ -58,6 +58,10 @@ pub struct FakeNetwork {
     pub lookups: Mutex<u32>,
     /// What references of registries stand for.
     pub manifests: Mutex<BTreeMap<String, Digest>>,
+    /// What repositories list.
+    pub lists: Mutex<BTreeMap<String, Vec<Tag>>>,
+    /// Manifests that can be read.
+    pub documents: Mutex<BTreeMap<String, RawManifest>>,
     /// Whether registries answer.
     pub unreachable: Mutex<bool>,
     /// Questions to registries: whether plain HTTP was used and how many credentials there were.
@@ -77,25 +81,67 @@ impl Network for FakeNetwork {
         access: &'a RegistryAccess,
     ) -> BoxFuture<'a, Result<Option<Descriptor>, Error>> {
         let name = reference.to_string();
-        let asked = (name.clone(), access.plain_http, access.credentials.len());
-        self.asked.lock().unwrap().push(asked);
-        let answer = if *self.unreachable.lock().unwrap() {
-            Err(Error::Unavailable {
-                action: format!("resolve {name}"),
-                outage: Outage::Timeout,
-                retry_after: None,
-            })
-        } else {
+        let answer = self.ask(name.clone(), access).map(|()| {
             let manifests = self.manifests.lock().unwrap();
-            Ok(manifests
+            manifests
                 .get(&name)
-                .map(|digest| Descriptor::new(MediaType::MANIFESTS[0].clone(), digest.clone(), 2)))
-        };
+                .map(|digest| Descriptor::new(MediaType::MANIFESTS[0].clone(), digest.clone(), 2))
+        });
+        std::future::ready(answer).boxed()
+    }
+
+    fn document<'a>(
+        &'a self,
+        reference: &'a Reference,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Option<RawManifest>, Error>> {
+        let name = reference.to_string();
+        let answer = self.ask(format!("GET {name}"), access);
+        let answer = answer.map(|()| self.documents.lock().unwrap().get(&name).cloned());
+        std::future::ready(answer).boxed()
+    }
+
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        access: &'a RegistryAccess,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, Error>> {
+        let name = repository.to_string();
+        let answer = self.ask(format!("LIST {name}"), access).and_then(|()| {
+            let lists = self.lists.lock().unwrap();
+            lists.get(&name).cloned().ok_or(Error::NotFound {
+                action: format!("list tags of {name}"),
+                code: None,
+            })
+        });
         std::future::ready(answer).boxed()
     }
 }
 
 impl FakeNetwork {
+    fn ask(&self, name: String, access: &RegistryAccess) -> Result<(), Error> {
+        let action = format!("ask for {name}");
+        let asked = (name, access.plain_http, access.credentials.len());
+        self.asked.lock().unwrap().push(asked);
+        if *self.unreachable.lock().unwrap() {
+            return Err(Error::Unavailable {
+                action,
+                outage: Outage::Timeout,
+                retry_after: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets a repository list these tags.
+    pub fn list(&self, repository: &str, tags: &[&str]) {
+        let tags = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+        self.lists
+            .lock()
+            .unwrap()
+            .insert(repository.to_owned(), tags);
+    }
+
     /// Puts an image under a reference without digest, and under its digest.
     pub fn push(&self, reference: &str, digest: &Digest) {
         let reference: Reference = reference.parse().unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use distribution::Client;
 use distribution::copy::{Amount, Copier, CopyOptions, CopyReport, Found, Job, Platforms};
 use futures::StreamExt;
-use oci::Reference;
+use oci::{Platform, Reference};
 use protocol::{Failure, FailureKind, MirrorImage, MirrorOutcome, MirrorRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +103,7 @@ impl Work {
     /// One job for all tags of one image in one repository, in the order of the request.
     fn of(images: &[MirrorImage]) -> Self {
         let mut work = Self::default();
-        let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut known: BTreeMap<(String, String, String), usize> = BTreeMap::new();
         for (position, image) in images.iter().enumerate() {
             let (from, to) = match read(image) {
                 Ok(names) => names,
@@ -117,7 +117,18 @@ impl Work {
                 Some(false) => Found::Nothing,
                 Some(true) => Found::Other,
             };
-            let key = (identity(&from), to.repository().to_string());
+            let platforms = match platforms(image) {
+                Ok(platforms) => platforms,
+                Err(failure) => {
+                    work.refused.push((position, failure));
+                    continue;
+                }
+            };
+            let key = (
+                identity(&from),
+                to.repository().to_string(),
+                format!("{platforms:?}"),
+            );
             // An image without a tag is a job of its own: it is written by its digest.
             let same = known.get(&key).filter(|_| to.tag().is_some()).copied();
             if let Some(job) = same {
@@ -132,7 +143,7 @@ impl Work {
             }
             work.jobs.push(Job {
                 found,
-                platforms: Platforms::Whole,
+                platforms,
                 ..Job::new(from, &to)
             });
             work.images.push(vec![position]);
@@ -174,9 +185,27 @@ fn read(image: &MirrorImage) -> Result<(Reference, Reference), Box<Failure>> {
     Ok((from, to))
 }
 
+fn platforms(image: &MirrorImage) -> Result<Platforms, Box<Failure>> {
+    let Some(wanted) = &image.platforms else {
+        return Ok(Platforms::Whole);
+    };
+    let only = wanted.only.iter().map(|name| name.parse());
+    let only: Result<Vec<Platform>, _> = only.collect();
+    let only = only.map_err(|error| {
+        let message = format!("`{}`: {error}", image.destination);
+        Box::new(Failure::new(FailureKind::InvalidRequest, message))
+    })?;
+    Ok(if wanted.rewrite {
+        Platforms::Rewrite(only)
+    } else {
+        Platforms::Sparse(only)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use oci::Digest;
+    use protocol::MirrorPlatforms;
 
     use super::*;
 
@@ -191,7 +220,16 @@ mod tests {
             digest: (!content.is_empty()).then(|| Digest::of(content.as_bytes()).to_string()),
             destination: destination.to_owned(),
             replaces,
+            platforms: None,
         }
+    }
+
+    fn only(mut image: MirrorImage, platform: &str) -> MirrorImage {
+        image.platforms = Some(MirrorPlatforms {
+            only: vec![platform.to_owned()],
+            rewrite: true,
+        });
+        image
     }
 
     #[test]
@@ -204,6 +242,14 @@ mod tests {
             // Another repository, and nobody knows what it holds.
             image("s.example/a:1", "x", "t.example/b:1", None),
             image("s.example/a:9", "", "t.example/a:9", None),
+            only(
+                image("s.example/a:1", "x", "t.example/a:arm", None),
+                "linux/arm64",
+            ),
+            only(
+                image("s.example/a:1", "x", "t.example/a:bad", None),
+                "linux",
+            ),
         ]);
         let jobs: Vec<_> = work
             .jobs
@@ -219,11 +265,14 @@ mod tests {
                 "t.example/a 1,latest Other",
                 "t.example/a 2 Nothing",
                 "t.example/b 1 Unknown",
-                "t.example/a 9 Unknown"
+                "t.example/a 9 Unknown",
+                "t.example/a arm Unknown"
             ]
         );
-        assert_eq!(work.images, [vec![0, 2], vec![1], vec![4], vec![5]]);
-        assert_eq!(work.refused.len(), 1);
-        assert_eq!(work.refused[0].0, 3);
+        let images = [vec![0, 2], vec![1], vec![4], vec![5], vec![6]];
+        assert_eq!(work.images, images);
+        assert!(work.jobs[4].platforms.rewrites());
+        let refused: Vec<_> = work.refused.iter().map(|(position, _)| *position).collect();
+        assert_eq!(refused, [3, 7]);
     }
 }

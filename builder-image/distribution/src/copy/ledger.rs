@@ -209,7 +209,7 @@ mod tests {
             "{}".to_owned(),
             text.replace("ledger.v1", "ledger.v2"),
             text.replace("dev.coopery.ledger.blobs", "x"),
-            text.replace(r#"[[\"a\""#, r#"[[1"#),
+            text.replace(r#"[[\"a\""#, "[[1"),
             text.replace("[[", "[[["),
         ] {
             assert_ne!(broken, text);

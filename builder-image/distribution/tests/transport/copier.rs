@@ -28,6 +28,10 @@ fn ledger(target: &MemoryRegistry) -> Repository {
     target.repository("team/coopery-ledger")
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "every caller makes both names for this"
+)]
 fn job(from: Repository, to: Repository, tag: &str) -> Job {
     let tag: oci::Tag = tag.parse().unwrap();
     Job::new(from.tagged(tag.clone()), &to.tagged(tag))
