@@ -1,4 +1,4 @@
-//! Our registry transport against the CNCF registry: push, pull, mount, copy, tags and delete with Basic
+//! Our registry transport against the CNCF registry: push, pull, mount, copy, chunks, parts, tags and delete with Basic
 //! authentication. `oci-client` looks at the result as an independent peer.
 //!
 //! Needs the program `registry` that `tests/cluster/build` builds; without it the test fails.
@@ -9,15 +9,18 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use distribution::{
-    Client, Credentials, DockerConfig, ErrorKind, Guard, Pushed,
+    ChunkedPush, Client, Content, Credentials, DockerConfig, ErrorKind, Guard, Parts, Pushed,
+    ReferrersOrigin, SavedUpload,
     copy::{Copier, CopyOptions, Found, Job, copy},
+    fallback_tag,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use oci::{Descriptor, Index, Manifest, MediaType, Platform, Reference, Repository};
 
 /// The registry program on a free loopback port, with one user. Dropping it ends the process.
@@ -285,4 +288,91 @@ async fn tags_are_listed_page_by_page_and_deleted() {
     let anonymous = client.with_keychain(distribution::Anonymous);
     let error = anonymous.resolve(&tagged).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
+}
+
+/// The bytes of `all` from `offset` on, and then nothing more where they reach `end`.
+fn content(all: &Bytes, offset: u64, end: usize) -> Content {
+    let from = usize::try_from(offset).unwrap();
+    let part = all.slice(from..end.max(from));
+    let pieces: Vec<_> = part
+        .chunks(64 * 1024)
+        .map(|piece| Ok(part.slice_ref(piece)))
+        .collect();
+    let rest = if end < all.len() {
+        futures::stream::pending().boxed()
+    } else {
+        futures::stream::empty().boxed()
+    };
+    futures::stream::iter(pieces).chain(rest).boxed()
+}
+
+#[tokio::test]
+async fn large_blobs_go_in_chunks_and_come_in_parts() {
+    const CHUNK: usize = 1 << 20;
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let repository = registry.repository("large");
+    let words = (0..1_500_000_u32).flat_map(u32::to_le_bytes);
+    let bytes: Bytes = words.collect::<Vec<u8>>().into();
+    let blob = Descriptor::of(MediaType::OciLayer, &bytes);
+    // The first process ends when two chunks were confirmed and the third has begun.
+    let saved: Mutex<Vec<SavedUpload>> = Mutex::default();
+    let note = |upload| saved.lock().unwrap().push(upload);
+    let options = ChunkedPush {
+        chunk: CHUNK as u64,
+        note: Some(&note),
+        ..ChunkedPush::default()
+    };
+    {
+        let open = |offset| futures::future::ready(Ok(content(&bytes, offset, 2 * CHUNK))).boxed();
+        let mut push = Box::pin(client.push_blob_in_chunks(&repository, &blob, options, open));
+        while saved.lock().unwrap().len() < 2 {
+            let turn = tokio::time::timeout(Duration::from_millis(50), &mut push).await;
+            assert!(turn.is_err());
+        }
+    }
+    let opened: Mutex<Vec<u64>> = Mutex::default();
+    let open = |offset| {
+        opened.lock().unwrap().push(offset);
+        futures::future::ready(Ok(content(&bytes, offset, bytes.len()))).boxed()
+    };
+    let options = ChunkedPush {
+        chunk: CHUNK as u64,
+        saved: saved.lock().unwrap().last().cloned(),
+        ..ChunkedPush::default()
+    };
+    let pushed = client.push_blob_in_chunks(&repository, &blob, options, open);
+    assert_eq!(pushed.await.unwrap(), Pushed::Uploaded);
+    assert_eq!(*opened.lock().unwrap(), [2 * CHUNK as u64]);
+
+    let parts = Parts {
+        connections: 4,
+        size: 700_000,
+    };
+    let reader = client.blob_in_parts(&repository, &blob, parts).await;
+    let read: Vec<Bytes> = reader.unwrap().try_collect().await.unwrap();
+    assert_eq!(read.concat(), bytes);
+}
+
+#[tokio::test]
+async fn referrers_are_under_the_fallback_tag() {
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let repository = registry.repository("signed");
+    let image = push(&client, &repository, "amd64").await;
+    let none = client.referrers(&repository, &image.digest, None).await;
+    assert_eq!(none.unwrap().origin, ReferrersOrigin::Nowhere);
+    let mut signature = push(&client, &repository, "arm64").await;
+    signature.artifact_type = Some("application/x-signature".into());
+    let index = serde_json::to_vec(&Index::new(vec![signature.clone()])).unwrap();
+    let tag = repository.tagged(fallback_tag(&image.digest));
+    client
+        .put_manifest(&tag, &MediaType::OciIndex, index.into())
+        .await
+        .unwrap();
+    let kind = Some("application/x-signature");
+    let found = client.referrers(&repository, &image.digest, kind).await;
+    let found = found.unwrap();
+    assert_eq!(found.origin, ReferrersOrigin::FallbackTag);
+    assert_eq!(found.manifests, [signature]);
 }
