@@ -3,14 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{Read, Write},
+    io::{self, BufWriter, Read, Write},
 };
 
 use oci::{
     Descriptor, Digest, Index, MAX_MANIFEST_BYTES, Manifest, MediaType, Platform, Reference,
 };
 use serde::{Deserialize, Serialize};
-use tar::{Builder, EntryType, Header};
+use tar::{EntryType, Header};
 
 use crate::{
     Blobs, Doing, IMAGE_NAME, Layout, REF_NAME, Result, StoreError,
@@ -19,6 +19,10 @@ use crate::{
 };
 
 const DOCKER_FILE: &str = "manifest.json";
+/// What is read and written at once, in bytes.
+const BUFFER: usize = 256 << 10;
+/// Headers and contents fill whole blocks of this many bytes.
+const TAR_BLOCK: usize = 512;
 /// How many files an archive may have.
 const MAX_FILES: usize = 100_000;
 
@@ -82,14 +86,9 @@ pub fn write_archive(
     let mut seen = BTreeSet::new();
     blobs.retain(|blob| seen.insert(blob.digest.clone()));
 
-    let mut tar = Builder::new(out);
+    let mut out = BufWriter::with_capacity(BUFFER, out);
     let mut append = |name: &str, size: u64, content: &mut dyn Read| {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        header.set_size(size);
-        tar.append_data(&mut header, name, content).doing(action)
+        append(&mut out, name, size, content).doing(action)
     };
     let mut document = |name: &str, bytes: &[u8]| append(name, bytes.len() as u64, &mut &*bytes);
     document(VERSION_FILE, VERSION_JSON.as_bytes())?;
@@ -100,7 +99,33 @@ pub fn write_archive(
     for blob in &blobs {
         append(&path_of(&blob.digest), blob.size, &mut source.open(blob)?)?;
     }
-    tar.into_inner().doing(action)?.flush().doing(action)
+    out.write_all(&[0; 2 * TAR_BLOCK]).doing(action)?;
+    out.flush().doing(action)
+}
+
+/// Writes one file of an archive. Unlike that of the tar library, it reads in large pieces.
+fn append<W: Write>(
+    out: &mut BufWriter<W>,
+    name: &str,
+    size: u64,
+    content: &mut dyn Read,
+) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_path(name)?;
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    out.write_all(header.as_bytes())?;
+    // Content goes straight into the buffer of the writer.
+    let copied = io::copy(content, out)?;
+    if copied != size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let past = usize::try_from(size % TAR_BLOCK as u64).unwrap_or_default();
+    let padding = (TAR_BLOCK - past) % TAR_BLOCK;
+    out.write_all(&[0; TAR_BLOCK][..padding])
 }
 
 /// An image as Docker describes it. It takes one for a name: of several platforms that of this machine.
@@ -281,7 +306,7 @@ mod tests {
     }
 
     fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut tar = Builder::new(Vec::new());
+        let mut tar = tar::Builder::new(Vec::new());
         for (name, content) in files {
             let mut header = Header::new_gnu();
             header.set_size(content.len() as u64);
@@ -367,7 +392,7 @@ mod tests {
         let mut tar = tar_of(&files);
         // The second layer is a link to the first.
         tar.truncate(tar.len() - 1024);
-        let mut link = Builder::new(Vec::new());
+        let mut link = tar::Builder::new(Vec::new());
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Symlink);
         header.set_size(0);

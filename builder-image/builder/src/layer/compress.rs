@@ -1,6 +1,8 @@
 //! Compresses a stream. Gzip runs on several threads: blocks of a fixed size, each with the 32 KiB before it as
 //! dictionary, joined to one member, so the output is the same on any number of threads and any gunzip reads it.
 
+mod incompressible;
+
 use std::{
     collections::VecDeque,
     io::{self, Write},
@@ -14,8 +16,12 @@ use std::{
 use flate2::{Compress, FlushCompress, Status};
 use oci::MediaType;
 
+use self::incompressible::is_incompressible;
+
 /// The input of one block. Part of the format: changing it changes every digest.
 const BLOCK: usize = 1 << 20;
+/// The longest block that deflate can leave as it is, in bytes (RFC 1951, 3.2.4).
+const STORED: usize = 65_535;
 /// How far back deflate can refer.
 const WINDOW: usize = 32 << 10;
 
@@ -312,13 +318,17 @@ fn gone() -> io::Error {
 
 /// Raw deflate of one block, ending at a byte (sync flush), so that blocks can be joined.
 fn compress_block(level: u32, input: &[u8], dictionary: &[u8]) -> io::Result<Compressed> {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(input);
+    if is_incompressible(input, dictionary) {
+        let output = stored(input);
+        return Ok(Compressed { output, crc });
+    }
     // A state that was used and reset matches a little differently, and the output would depend on the thread.
     let mut state = Compress::new(flate2::Compression::new(level), false);
     if !dictionary.is_empty() {
         state.set_dictionary(dictionary).map_err(io::Error::other)?;
     }
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(input);
     let mut output = Vec::with_capacity(input.len() / 2 + 64);
     loop {
         let consumed = usize::try_from(state.total_in())
@@ -334,6 +344,20 @@ fn compress_block(level: u32, input: &[u8], dictionary: &[u8]) -> io::Result<Com
         }
         output.reserve(input.len() / 4 + 64);
     }
+}
+
+/// Raw deflate of one block that is left as it is (RFC 1951, 3.2.4).
+fn stored(input: &[u8]) -> Vec<u8> {
+    let mut output = Vec::with_capacity(input.len() + 5 * (input.len() / STORED + 1));
+    for piece in input.chunks(STORED) {
+        let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
+        // Not the last block, and not compressed; the rest of the byte is padding.
+        output.push(0);
+        output.extend_from_slice(&length.to_le_bytes());
+        output.extend_from_slice(&(!length).to_le_bytes());
+        output.extend_from_slice(piece);
+    }
+    output
 }
 
 #[cfg(test)]
@@ -396,16 +420,23 @@ mod tests {
 
     #[test]
     fn every_gzip_level_and_incompressible_bytes_round_trip() {
-        let mut noise = Vec::new();
-        while noise.len() < 2 * BLOCK + 77 {
-            noise.extend_from_slice(oci::Digest::of(&noise.len().to_le_bytes()).hex().as_bytes());
-        }
-        let noise: Vec<u8> = noise
-            .chunks(2)
-            .map(|pair| pair[0].wrapping_mul(31) ^ pair[1])
+        let digest = |number: usize| oci::Digest::of(&number.to_le_bytes()).hex().to_owned();
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let noise: Vec<u8> = (0..2 * BLOCK / 32 + 77)
+            .flat_map(|number| {
+                digest(number)
+                    .as_bytes()
+                    .chunks(2)
+                    .map(byte)
+                    .collect::<Vec<_>>()
+            })
             .collect();
+        assert!(is_incompressible(&noise[..BLOCK], &[]));
+        // Blocks of both kinds, each with the other before it.
+        let mixed = [&sample(BLOCK), &noise[..BLOCK], &sample(100), &noise].concat();
         for level in [0, 1, 4, 5, 9] {
-            for input in [&noise, &sample(2 * BLOCK + 5)] {
+            for input in [&noise, &sample(2 * BLOCK + 5), &mixed] {
                 assert!(
                     &gunzip(&compress(input, Compression::Gzip { level }, 2)) == input,
                     "level {level}"
