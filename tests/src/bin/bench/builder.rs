@@ -167,9 +167,8 @@ impl Bench {
     /// All that are there and have a part in `case`.
     pub(crate) fn builders(&self, case: Case) -> impl Iterator<Item = Builder> + use<> {
         let others = case != Case::Uncompressed;
-        // buildah knows no --link.
         let crane = self.workload == Workload::LinkOnBase;
-        let buildah = others && self.has_buildah && !crane;
+        let buildah = others && self.has_buildah && self.workload.without_buildah().is_none();
         [
             (Builder::Coopery, true),
             (Builder::Buildkit, others),

@@ -39,7 +39,12 @@ impl Row {
     fn median_of(&self, of: impl Fn(&Outcome) -> f64) -> f64 {
         let mut sorted: Vec<f64> = self.runs.iter().map(of).collect();
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        let middle = sorted.len() / 2;
+        match (sorted.len() % 2, sorted.get(middle)) {
+            (_, None) => f64::NAN,
+            (0, Some(upper)) => f64::midpoint(sorted[middle - 1], *upper),
+            (_, Some(median)) => *median,
+        }
     }
 
     fn cpu(&self) -> f64 {
@@ -111,8 +116,14 @@ pub(crate) fn table(rows: &[Row], runs: usize) -> String {
     for workload in named {
         let (name, runs) = (workload.name(), workload.runs(runs));
 
-        writeln!(about, "- `{name}` ({runs} runs): {}.", workload.about())
-            .expect("a String takes all");
+        let without = workload.without_buildah();
+        let without = without.map_or(String::new(), |why| format!("; {why}"));
+        writeln!(
+            about,
+            "- `{name}` ({runs} runs): {}{without}.",
+            workload.about()
+        )
+        .expect("a String takes all");
     }
     text + &about + &packing(rows)
 }

@@ -124,6 +124,17 @@ impl Workload {
         asked.min(most)
     }
 
+    /// Why buildah has no part in it, where it has none.
+    pub(crate) const fn without_buildah(self) -> Option<&'static str> {
+        match self {
+            Self::LinkOnBase => Some("buildah knows no `--link`"),
+            Self::ManyRuns => Some(
+                "buildah fails on so many layers (`max depth exceeded`, its overlay driver's limit is 128)",
+            ),
+            _ => None,
+        }
+    }
+
     /// Whether the image is pushed, or else written as an OCI archive.
     pub(crate) fn is_pushed(self) -> bool {
         self != Self::LargeLayer
