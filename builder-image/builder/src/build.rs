@@ -12,7 +12,7 @@ use crate::context::BuildContext;
 use crate::epoch;
 use crate::error::{Error, Place, SourceFile, chain};
 use crate::exec::can_execute;
-use crate::export::{Destination, Export, export};
+use crate::export::{Destination, Export, Form, Layers, export};
 use crate::graph::{self, Graph, Options, Plan, Triggers};
 use crate::image::{Image, Product, distinct};
 use crate::lint;
@@ -298,14 +298,24 @@ async fn prepare(
         build: job.context.clone(),
         named: try_join_all(named).await?.into(),
     };
-    Ok(Solve::new(
-        engine.clone(),
-        graph,
-        bases,
-        labels,
-        contexts,
-        file.clone(),
-    ))
+    let epoch = graph.source_date_epoch;
+    let image_only = takes_layers_only(engine, &job.exports, epoch);
+    let solve = Solve::new(engine.clone(), graph, bases, labels, contexts, file.clone());
+    Ok(if image_only {
+        solve.for_image_only()
+    } else {
+        solve
+    })
+}
+
+/// Whether all that is made of the build are images of its layers as the engine packs them; `epoch` is that of the build.
+fn takes_layers_only(engine: &Engine, exports: &[Export], epoch: Option<i64>) -> bool {
+    let of_layers = |export: &Export| {
+        export.settings.layers == Layers::OfSteps
+            && export.settings.recipe(epoch) == engine.pack.recipe()
+            && !(export.outputs.iter()).any(|to| matches!(to.form, Form::Files | Form::RootTar))
+    };
+    !exports.is_empty() && exports.iter().all(of_layers)
 }
 
 /// Whether an export reads the blobs of the base. Where all of them go to the registry that the base is from, they are

@@ -5,6 +5,9 @@ use std::{
     io::{self, Read, Write},
 };
 
+use super::lent::Stamp;
+use crate::tree::ImagePath;
+
 /// How much is read at once of content that the kernel cannot copy by itself.
 const CHUNK: usize = 64 * 1024;
 
@@ -19,6 +22,11 @@ pub(crate) trait Content {
 
     /// Hands all of it to `out` and returns how many bytes that were.
     fn read_into(&mut self, out: &mut dyn Write) -> io::Result<u64>;
+
+    /// Where it can be read later, if it can: the path in its tree, and what tells whether it was changed meanwhile.
+    fn lend(&self) -> io::Result<Option<(ImagePath, Stamp)>> {
+        Ok(None)
+    }
 }
 
 impl Content for File {

@@ -62,6 +62,9 @@ pub enum LayerError {
         /// What could be read.
         found: u64,
     },
+    /// A file was changed while it was packed.
+    #[error("{0}: the file was changed while it was packed")]
+    Changed(ImagePath),
     /// A blob does not hold the archive that it should.
     #[error("the archive has the digest {}, not {}", found.0, expected.0)]
     Content {
@@ -76,6 +79,14 @@ pub enum LayerError {
 }
 
 impl LayerError {
+    /// Whether the files that were to be packed are the cause: one was changed, or is gone.
+    pub(crate) const fn is_of_source(&self) -> bool {
+        matches!(
+            self,
+            Self::Changed(_) | Self::Truncated { .. } | Self::Read(_)
+        )
+    }
+
     pub(crate) fn directory(path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Directory {
             path: path.to_owned(),

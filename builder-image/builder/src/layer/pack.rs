@@ -3,8 +3,9 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     num::NonZero,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -109,6 +110,27 @@ pub fn pack(
     packer.finish()
 }
 
+/// What is packed: the entries of one layer and the contents of its files.
+pub(super) trait LayerFiles {
+    /// Whether the directory `path` hides what the layers below have in it.
+    fn is_opaque(&self, path: &ImagePath) -> Result<bool, TreeError>;
+
+    /// Whether nobody described the directory `path`.
+    fn is_implied(&self, path: &ImagePath) -> bool;
+
+    /// The entries of one directory, whiteouts included, sorted; `None` where there is no directory.
+    fn entries(&self, path: &ImagePath) -> Result<Option<Vec<(OsString, Entry)>>, TreeError>;
+
+    /// The extended attributes of an entry.
+    fn xattrs(&self, path: &ImagePath, kind: &Kind) -> Result<Xattrs, TreeError>;
+
+    /// The regular file `path`, with its extended attributes.
+    fn open(&self, path: &ImagePath) -> Result<(File, Xattrs), TreeError>;
+
+    /// Whether the file that was read from [`Self::open`] is the one that the layer was made of.
+    fn is_as_it_was(&self, path: &ImagePath, file: &File) -> io::Result<bool>;
+}
+
 /// A layer directory that is packed.
 pub(super) struct Source<'a> {
     pub(super) layer: &'a LayerDir,
@@ -120,6 +142,35 @@ impl<'a> Source<'a> {
         let root =
             Root::open(&layer.path).map_err(|source| LayerError::directory(&layer.path, source))?;
         Ok(Self { layer, root })
+    }
+}
+
+impl LayerFiles for Source<'_> {
+    fn is_opaque(&self, path: &ImagePath) -> Result<bool, TreeError> {
+        self.layer.is_opaque(path)
+    }
+
+    fn is_implied(&self, path: &ImagePath) -> bool {
+        self.layer.index().is_implied(path)
+    }
+
+    fn entries(&self, path: &ImagePath) -> Result<Option<Vec<(OsString, Entry)>>, TreeError> {
+        self.layer.entries(path)
+    }
+
+    fn xattrs(&self, path: &ImagePath, kind: &Kind) -> Result<Xattrs, TreeError> {
+        let xattrs = self.layer.xattrs_in(&self.root, path, kind);
+        xattrs.map_err(|error| TreeError::io(path, error))
+    }
+
+    fn open(&self, path: &ImagePath) -> Result<(File, Xattrs), TreeError> {
+        let opened = self.layer.open_in(&self.root, path);
+        opened.map_err(|error| TreeError::io(path, error))
+    }
+
+    /// A layer directory does not change.
+    fn is_as_it_was(&self, _: &ImagePath, _: &File) -> io::Result<bool> {
+        Ok(true)
     }
 }
 
@@ -148,11 +199,15 @@ impl Packer {
     }
 
     /// Writes everything in the directory `path`, but not the directory.
-    fn directory(&mut self, from: &Source<'_>, path: &ImagePath) -> Result<(), LayerError> {
-        if from.layer.is_opaque(path)? {
+    pub(super) fn directory(
+        &mut self,
+        from: &impl LayerFiles,
+        path: &ImagePath,
+    ) -> Result<(), LayerError> {
+        if from.is_opaque(path)? {
             self.marker(path, OPAQUE_NAME)?;
         }
-        for (name, entry) in from.layer.entries(path)?.unwrap_or_default() {
+        for (name, entry) in from.entries(path)?.unwrap_or_default() {
             let below = path.child(&name);
             if is_reserved_name(&name) {
                 return Err(LayerError::ReservedName(below));
@@ -162,7 +217,7 @@ impl Packer {
                     self.marker(path, &[WHITEOUT_PREFIX, name.as_bytes()].concat())?;
                 }
                 Kind::Directory => {
-                    if !from.layer.index().is_implied(&below) {
+                    if !from.is_implied(&below) {
                         self.entry(from, &below, &entry)?;
                     }
                     self.directory(from, &below)?;
@@ -198,7 +253,7 @@ impl Packer {
     /// Writes one entry with its content.
     pub(super) fn entry(
         &mut self,
-        from: &Source<'_>,
+        from: &impl LayerFiles,
         path: &ImagePath,
         entry: &Entry,
     ) -> Result<(), LayerError> {
@@ -211,17 +266,13 @@ impl Packer {
         {
             self.links.insert(id, path.as_bytes().to_vec());
         }
-        let wrap = |error| TreeError::io(path, error);
         let (file, xattrs) = match (&first, &entry.kind) {
             (Some(_), _) => (None, Xattrs::new()),
             (None, Kind::File) => {
-                let opened = from.layer.open_in(&from.root, path).map_err(wrap)?;
-                (Some(opened.0), opened.1)
+                let (file, xattrs) = from.open(path)?;
+                (Some(file), xattrs)
             }
-            (None, kind) => {
-                let xattrs = from.layer.xattrs_in(&from.root, path, kind);
-                (None, xattrs.map_err(wrap)?)
-            }
+            (None, kind) => (None, from.xattrs(path, kind)?),
         };
         let mut name = path.as_bytes().to_vec();
         if entry.is_directory() {
@@ -239,13 +290,21 @@ impl Packer {
         };
         write_header(&mut self.out, &header).map_err(LayerError::Blob)?;
         match file.filter(|_| matches!(header.kind, TarKind::File(_))) {
-            Some(file) => self.data(file, path, entry.size),
+            Some(file) => {
+                self.data(&file, path, entry.size)?;
+                let wrap = |error| TreeError::io(path, error);
+                if from.is_as_it_was(path, &file).map_err(wrap)? {
+                    Ok(())
+                } else {
+                    Err(LayerError::Changed(path.clone()))
+                }
+            }
             None => Ok(()),
         }
     }
 
     /// Writes `size` bytes of `file`, which is at `path`.
-    fn data(&mut self, mut file: File, path: &ImagePath, size: u64) -> Result<(), LayerError> {
+    fn data(&mut self, mut file: &File, path: &ImagePath, size: u64) -> Result<(), LayerError> {
         let wrap = |error| LayerError::from(TreeError::io(path, error));
         let mut left = size;
         while left > 0 {

@@ -18,11 +18,11 @@ use crate::disk;
 use crate::error::{Error, StepFailure};
 use crate::exec::MAX_PROCESSES;
 use crate::graph::{Action, CopyAction, Filesystem, Input, RunAction, Step, StepId, Surroundings};
-use crate::layer::LayerDir;
+use crate::layer::{LayerDir, LentLayer};
 use crate::progress::Vertex;
 use crate::snapshot::Snapshot;
-use crate::solve::step_layer::StepLayer;
-use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy};
+use crate::solve::step_layer::{Lent, StepLayer};
+use crate::step::copy::{CopySource, CopySpec, Onto, Unpack, copy, lend};
 use crate::step::missing::hint;
 use crate::step::run::{RunSpec, run};
 use crate::step::workdir::workdir;
@@ -135,6 +135,17 @@ impl Solve {
         if let Some(cause) = &keyed.cause {
             vertex.missed(&cause.to_string());
         }
+        if self.lent[id.0] {
+            let work = self.work(step, keyed, below.clone(), &vertex);
+            let task = work.task.clone();
+            if let Some((record, keys, layer)) = blocking(move || work.lend()).await? {
+                vertex.done();
+                let place = self.place(step);
+                let recipe = self.engine.pack.recipe();
+                let lent = Lent { layer, task, place };
+                return Ok(StepLayer::lent(record, keys, lent, recipe));
+            }
+        }
         let mut made = self.make(step, keyed, below.clone(), &vertex).await?;
         if let Ok(Made::Lacking(files)) = made {
             let picked = self.pick(step.below, below, files).await?;
@@ -190,8 +201,7 @@ impl Solve {
 
     fn work(&self, step: &Step, keyed: &Arc<Keyed>, below: Snapshot, vertex: &Arc<Vertex>) -> Work {
         let proxies = self.graph.proxies.iter();
-        Work {
-            engine: self.engine.clone(),
+        let task = Task {
             contexts: self.contexts.clone(),
             context_copies: self.context_copies.clone(),
             action: step.action.clone(),
@@ -204,6 +214,10 @@ impl Solve {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             instruction: step.instruction.clone(),
+        };
+        Work {
+            engine: self.engine.clone(),
+            task: Arc::new(task),
         }
     }
 
@@ -256,8 +270,14 @@ fn copy_spec(action: &CopyAction, sources: Vec<CopySource>) -> CopySpec {
 }
 
 /// One step with all that it needs, to be done on a thread.
+#[derive(Clone)]
 pub(super) struct Work {
     pub(super) engine: Arc<super::Engine>,
+    pub(super) task: Arc<Task>,
+}
+
+/// One step with all that it needs but the engine, which keeps steps itself.
+pub(super) struct Task {
     pub(super) contexts: Contexts,
     pub(super) context_copies: Arc<ContextCopies>,
     action: Action,
@@ -270,10 +290,11 @@ pub(super) struct Work {
     instruction: String,
 }
 
-type Done = (Record, Vec<crate::cache_key::CacheKey>, LayerDir);
+/// A record, the keys under which it is kept, and the layer.
+type Done<L = LayerDir> = (Record, Vec<crate::cache_key::CacheKey>, L);
 
 /// What came of a step.
-enum Made {
+pub(super) enum Made {
     /// Its layer.
     Layer(Box<Done>),
     /// Nothing yet: contents of files are needed that are only listed.
@@ -282,22 +303,22 @@ enum Made {
 
 impl Work {
     /// Makes the layer, puts it where layers are, and says what is to be recorded of it.
-    fn layer(self) -> Result<Made, StepFailure> {
+    pub(super) fn layer(&self) -> Result<Made, StepFailure> {
         let io = |doing| move |source| StepFailure::Io { doing, source };
         let cache = &self.engine.cache;
         let scratch = cache
             .scratch("step-")
             .map_err(io("making a directory for a step"))?;
         let into = scratch.path().join("layer");
-        let made = match &self.action {
+        let made = match &self.task.action {
             Action::Run(action) => self.run(action, &into),
             Action::Copy(_) => self.copy(&into),
             Action::Workdir(action) => {
                 workdir(&action.path, &action.user, &self.onto(), &into).map_err(StepFailure::from)
             }
         };
-        if self.below.lacked_content() {
-            let lacking = lacked(&self.below).map_err(crate::step::StepError::from)?;
+        if self.task.below.lacked_content() {
+            let lacking = lacked(&self.task.below).map_err(crate::step::StepError::from)?;
             return Ok(Made::Lacking(lacking));
         }
         let layer = made?;
@@ -307,39 +328,55 @@ impl Work {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let stem = format!("{}-{nonce}", &self.keyed.key.hex()[..16]);
+        let stem = format!("{}-{nonce}", &self.task.keyed.key.hex()[..16]);
         let name = Cache::layer_name(&stem, self.engine.owners);
         let layer = cache
             .place_layer(layer, &name)
             .map_err(crate::step::StepError::from)?;
-        let created = Clock::now().to_string();
-        cache.keep_trail(&self.instruction, &self.keyed.trail);
-        let mut record = Record::new(self.keyed.key.clone(), created, self.instruction);
+        let (mut record, keys) = self.record();
         record.layer = Some(name);
-        let keys: Vec<_> = std::iter::once(&self.keyed.key)
-            .chain(&self.keyed.source_key)
-            .cloned()
-            .collect();
         Ok(Made::Layer(Box::new((record, keys, layer))))
+    }
+
+    /// Makes the layer of a COPY without copying its files. None where that cannot be done: the usual way then says why.
+    fn lend(&self) -> Option<Done<LentLayer>> {
+        let (spec, from) = self.copied();
+        let layer = lend(spec, from, &self.onto()).ok()?;
+        if self.task.below.lacked_content() {
+            return None;
+        }
+        let (record, keys) = self.record();
+        Some((record, keys, layer))
+    }
+
+    /// What is recorded of the step, but for its layer, and under which keys.
+    fn record(&self) -> (Record, Vec<crate::cache_key::CacheKey>) {
+        let (cache, keyed) = (&self.engine.cache, &self.task.keyed);
+        let created = Clock::now().to_string();
+        cache.keep_trail(&self.task.instruction, &keyed.trail);
+        let record = Record::new(keyed.key.clone(), created, self.task.instruction.clone());
+        let keys = std::iter::once(&keyed.key).chain(&keyed.source_key);
+        (record, keys.cloned().collect())
     }
 
     fn onto(&self) -> Onto<'_> {
         let now = || Clock::now().as_second();
         Onto {
-            base: &self.below,
-            created: Timestamp::from_seconds(self.epoch.unwrap_or_else(now)),
+            base: &self.task.below,
+            created: Timestamp::from_seconds(self.task.epoch.unwrap_or_else(now)),
             owners: self.engine.owners,
         }
     }
 
+    /// What a COPY or ADD copies, and from where.
+    fn copied(&self) -> (&CopySpec, &Files) {
+        let inputs = &self.task.keyed.inputs;
+        let copied = inputs.spec.as_ref().zip(inputs.from.as_ref());
+        copied.expect("a copy that is executed has its inputs")
+    }
+
     fn copy(&self, into: &Path) -> Result<LayerDir, StepFailure> {
-        let inputs = &self.keyed.inputs;
-        let spec = inputs
-            .spec
-            .as_ref()
-            .expect("a copy that is executed has its inputs");
-        let from = inputs.from.as_ref();
-        let from = from.expect("inputs of a copy have files");
+        let (spec, from) = self.copied();
         Ok(copy(spec, from.as_ref(), &self.onto(), into)?)
     }
 
@@ -353,25 +390,37 @@ impl Work {
         let (mounts, _leases) = self.mounts(action, &cancelled)?;
         let spec = RunSpec {
             args: action.args.clone(),
-            env: action.env.iter().chain(&self.proxies).cloned().collect(),
+            env: action
+                .env
+                .iter()
+                .chain(&self.task.proxies)
+                .cloned()
+                .collect(),
             cwd: action.cwd.clone(),
             user: action.user.clone(),
             script: action.script.clone(),
             network: action.network,
-            around: self.around.clone(),
+            around: self.task.around.clone(),
             mounts,
         };
         let redactor = spec.redactor();
         let mut output = |_, line: &[u8]| match redactor.redact(line) {
-            Some(redacted) => self.vertex.output(&redacted),
-            None => self.vertex.output(line),
+            Some(redacted) => self.task.vertex.output(&redacted),
+            None => self.task.vertex.output(line),
         };
-        let (layer, status) = run(&spec, &self.below, into, runtime, &cancelled, &mut output)?;
+        let (layer, status) = run(
+            &spec,
+            &self.task.below,
+            into,
+            runtime,
+            &cancelled,
+            &mut output,
+        )?;
         if status.success() {
             return Ok(layer);
         }
         let (command, code) = (action.args.join(" "), status.code);
-        Err(if disk::is_full(into, &self.vertex.tail()) {
+        Err(if disk::is_full(into, &self.task.vertex.tail()) {
             StepFailure::DiskFull { command, code }
         } else {
             StepFailure::Exit { command, code }

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::{Shared, Solve};
 use crate::error::BaseError;
-use crate::graph::{Action, BaseId, Filesystem, Graph, Input, StepId};
+use crate::graph::{Action, BaseId, Filesystem, Graph, Input, Step, StepId};
 use crate::snapshot::Snapshot;
 use crate::wanted::Guess;
 
@@ -43,6 +43,25 @@ pub(super) fn below_run(graph: &Graph) -> Vec<bool> {
         }
     }
     below
+}
+
+/// For each step whether it is a COPY whose files nobody needs but the image: then they are packed from where they are.
+pub(super) fn copied_for_image(graph: &Graph) -> Vec<bool> {
+    let (below_run, mut read) = (below_run(graph), vec![false; graph.steps.len()]);
+    for input in graph.steps.iter().flat_map(Step::inputs) {
+        let mut files = input;
+        while let Filesystem::Step(StepId(step)) = files {
+            read[step] = true;
+            files = graph.steps[step].below;
+        }
+    }
+    let steps = graph.steps.iter().zip(below_run.iter().zip(read));
+    steps
+        .map(|(step, (below_run, read))| {
+            let copies = matches!(&step.action, Action::Copy(copy) if !copy.add);
+            copies && !below_run && !read
+        })
+        .collect()
 }
 
 /// For each base the RUNs that stand on it with nothing but context below them, the lowest of each line: their keys are

@@ -47,7 +47,7 @@ pub use self::solved::Solved;
 pub use self::sources::Sources;
 
 use self::execute::Inputs;
-use self::files::{BaseFiles, Need, below_run, guesses, runs_on};
+use self::files::{BaseFiles, Need, below_run, copied_for_image, guesses, runs_on};
 use self::mounts::{ContextCopies, Shown};
 use self::step_layer::StepLayer;
 
@@ -100,6 +100,8 @@ pub struct Solve {
     base_files: Vec<Arc<BaseFiles>>,
     /// For each step whether a RUN stands on top of it.
     below_run: Vec<bool>,
+    /// For each step whether its files are packed from where they are.
+    lent: Vec<bool>,
     /// For each base the RUNs that tell whether its files will be needed.
     runs_on: Vec<Vec<StepId>>,
     /// For each base what may be copied from it.
@@ -192,6 +194,7 @@ impl Solve {
         Self {
             nodes: graph.steps.iter().map(|_| Node::default()).collect(),
             below_run: below_run(&graph),
+            lent: vec![false; graph.steps.len()],
             runs_on: runs_on(&graph, bases.len()),
             guesses: guesses(&graph, bases.len()),
             base_files: base_files.collect(),
@@ -203,6 +206,14 @@ impl Solve {
             file,
             context_copies: Arc::default(),
         }
+    }
+
+    /// Nobody will ask for the files of the target, only for its layers by the engine's recipe: so what is copied last need
+    /// not be copied on the disk.
+    #[must_use]
+    pub fn for_image_only(mut self) -> Self {
+        self.lent = copied_for_image(&self.graph);
+        self
     }
 
     /// The graph that is solved.

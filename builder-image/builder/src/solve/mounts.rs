@@ -148,7 +148,7 @@ impl Work {
         action: &RunAction,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(Vec<StepMount>, Leases), StepFailure> {
-        let mut shown = self.keyed.shown.iter();
+        let mut shown = self.task.keyed.shown.iter();
         let mut mounts = Vec::new();
         let mut caches = Vec::new();
         for mount in &action.mounts {
@@ -209,6 +209,7 @@ impl Work {
         let parts: Vec<&str> = selected.path.split('/').take_while(plain).collect();
         let copied = (id, parts.join("/"));
         let mut copies = self
+            .task
             .context_copies
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -221,7 +222,7 @@ impl Work {
                 source,
             })?);
             let into = scratch.path().join("files");
-            self.copy_into(self.contexts.get(id).as_ref(), &copied.1, &into)?;
+            self.copy_into(self.task.contexts.get(id).as_ref(), &copied.1, &into)?;
             copies.insert(copied, scratch.clone());
             scratch
         };
@@ -239,7 +240,7 @@ impl Work {
         let nothing = Snapshot::empty();
         let onto = Onto {
             base: &nothing,
-            created: Timestamp::from_seconds(self.epoch.unwrap_or_default()),
+            created: Timestamp::from_seconds(self.task.epoch.unwrap_or_default()),
             owners: self.engine.owners,
         };
         let source = if path.is_empty() { "/" } else { path };
@@ -331,7 +332,7 @@ impl Work {
                 let selected = if seed.path == "/" { "" } else { &seed.path };
                 let files: &dyn Tree = match (&shown.files, seed.from) {
                     (Some(files), _) => files,
-                    (None, Input::Context(id)) => self.contexts.get(id).as_ref(),
+                    (None, Input::Context(id)) => self.task.contexts.get(id).as_ref(),
                     (None, Input::Files(_)) => unreachable!("files of stages were made ready"),
                 };
                 self.copy_into(files, selected, path)

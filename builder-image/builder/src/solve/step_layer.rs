@@ -7,18 +7,34 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::execute::{Made, Task, Work};
 use super::{Engine, Shared, blocking};
 use crate::base::{is_unpacked, known_listing, known_or_cached, list_cached, unpack_cached};
 use crate::cache::{Packed, Record};
 use crate::cache_key::CacheKey;
-use crate::error::Error;
-use crate::layer::{LayerDir, Listing, Picked, Recipe, pack, recompress};
+use crate::error::{Error, Place, StepFailure};
+use crate::layer::{LayerDir, LayerError, LentLayer, Listing, Picked, Recipe, pack, recompress};
 use crate::snapshot::Snapshot;
 use crate::step::Lacking;
 use crate::wanted::Wanted;
 
 /// How many layers are packed at once. Each takes all processors and some memory for each of them.
 static PACKING: Semaphore = Semaphore::const_new(4);
+
+/// The layer of a COPY whose files are where they are copied from.
+pub(super) struct Lent {
+    pub(super) layer: LentLayer,
+    /// What makes the layer in the usual way.
+    pub(super) task: Arc<Task>,
+    /// Of the instruction.
+    pub(super) place: Place,
+}
+
+/// What is packed.
+enum Files {
+    Directory(Arc<LayerDir>),
+    Lent(Arc<Lent>),
+}
 
 /// The layer of one step.
 pub(super) struct StepLayer {
@@ -28,6 +44,10 @@ pub(super) struct StepLayer {
     /// How the blob of the record was packed.
     recipe: Recipe,
     directory: OnceCell<Shared<Arc<LayerDir>>>,
+    /// Until it is packed, the record has neither layer nor blob.
+    lent: Option<Arc<Lent>>,
+    /// What became of a lent layer of which a file was changed.
+    copied: OnceCell<Shared<(Record, Arc<LayerDir>)>>,
     packed: OnceCell<Shared<Packed>>,
     /// The blobs by other recipes than the engine's.
     variants: Mutex<HashMap<Recipe, Arc<OnceCell<Shared<Packed>>>>>,
@@ -67,6 +87,23 @@ impl StepLayer {
             recipe,
             record,
             directory: OnceCell::new(),
+            lent: None,
+            copied: OnceCell::new(),
+            packed: OnceCell::new(),
+            variants: Mutex::default(),
+            recorded: futures::future::ready(Ok(())).boxed().shared(),
+        }
+    }
+
+    /// A layer whose files are lent. It is recorded under `keys` when it is packed.
+    pub(super) fn lent(record: Record, keys: Vec<CacheKey>, lent: Lent, recipe: Recipe) -> Self {
+        Self {
+            record,
+            recipe,
+            keys,
+            directory: OnceCell::new(),
+            lent: Some(Arc::new(lent)),
+            copied: OnceCell::new(),
             packed: OnceCell::new(),
             variants: Mutex::default(),
             recorded: futures::future::ready(Ok(())).boxed().shared(),
@@ -86,6 +123,8 @@ impl StepLayer {
             recipe,
             keys,
             directory: OnceCell::new_with(Some(Ok(directory))),
+            lent: None,
+            copied: OnceCell::new(),
             packed: OnceCell::new(),
             variants: Mutex::default(),
             recorded,
@@ -110,7 +149,14 @@ impl StepLayer {
     ) -> Shared<Arc<LayerDir>> {
         let open = || async {
             self.fetch(engine).await?;
-            let record = self.record.clone();
+            let mut record = self.record.clone();
+            if self.lent.is_some() {
+                // What is in the blob is what the layer is, whatever has become of the files since.
+                record.packed = Some(self.packed(engine).await?);
+                if let Some(Ok((_, directory))) = self.copied.get() {
+                    return Ok(directory.clone());
+                }
+            }
             let (engine, below) = (engine.clone(), below.clone());
             let layer = blocking(move || match (&record.layer, &record.packed) {
                 (Some(name), _) => LayerDir::open(engine.cache.layer(name)).map_err(Error::Pack),
@@ -151,6 +197,9 @@ impl StepLayer {
 
     /// What the layer looks like, where it is a blob and nobody has unpacked it.
     pub(super) async fn listing(&self, engine: &Arc<Engine>) -> Option<Arc<Listing>> {
+        if let Some(lent) = &self.lent {
+            return Some(lent.layer.listing().clone());
+        }
         let packed = match &self.record {
             Record {
                 layer: None,
@@ -199,34 +248,97 @@ impl StepLayer {
     }
 
     /// The layer as the engine packs it, which it is unless another cache has it.
-    async fn packed(&self, engine: &Arc<Engine>) -> Shared<Packed> {
-        if let Some(packed) = &self.record.packed {
-            return Ok(packed.clone());
-        }
-        let make = || async {
-            // A layer of a record without a blob is a directory, which needs nothing below it.
-            let directory = self.directory(engine, &Snapshot::empty()).await?;
-            // The record that names the blob replaces the first one.
-            self.recorded().await?;
-            let _room = PACKING.acquire().await;
-            let (engine, keys, record) = (engine.clone(), self.keys.clone(), self.record.clone());
-            let packed = blocking(move || {
-                let layer =
-                    pack(&directory, &engine.pack, &engine.cache.blobs()).map_err(Error::Pack)?;
-                let packed = Packed {
+    fn packed<'a>(&'a self, engine: &'a Arc<Engine>) -> BoxFuture<'a, Shared<Packed>> {
+        let packed = async move {
+            if let Some(packed) = &self.record.packed {
+                return Ok(packed.clone());
+            }
+            let make = || async {
+                if let Some(lent) = &self.lent {
+                    let packed = self
+                        .pack(engine, Files::Lent(lent.clone()), &self.record)
+                        .await?;
+                    return match packed {
+                        Ok(packed) => Ok(packed),
+                        Err(error) if !error.is_of_source() => Err(Error::Pack(error).into()),
+                        Err(error) => {
+                            tracing::debug!(%error, "packing a copy of the files");
+                            let (record, directory) = self.copied(engine, lent).await?;
+                            let packed = self.pack(engine, Files::Directory(directory), &record);
+                            Ok(packed.await?.map_err(Error::Pack)?)
+                        }
+                    };
+                }
+                // A layer of a record without a blob is a directory, which needs nothing below it.
+                let directory = self.directory(engine, &Snapshot::empty()).await?;
+                // The record that names the blob replaces the first one.
+                self.recorded().await?;
+                let packed = self.pack(engine, Files::Directory(directory), &self.record);
+                Ok(packed.await?.map_err(Error::Pack)?)
+            };
+            self.packed.get_or_init(make).await.clone()
+        };
+        packed.boxed()
+    }
+
+    /// Packs `files`, and records that beside what `record` says.
+    async fn pack(
+        &self,
+        engine: &Arc<Engine>,
+        files: Files,
+        record: &Record,
+    ) -> Shared<Result<Packed, LayerError>> {
+        let _room = PACKING.acquire().await;
+        let (engine, keys, mut record) = (engine.clone(), self.keys.clone(), record.clone());
+        let packed = blocking(move || {
+            let blobs = engine.cache.blobs();
+            let layer = match &files {
+                Files::Directory(directory) => pack(directory, &engine.pack, &blobs),
+                Files::Lent(lent) => lent.layer.pack(&engine.pack, &blobs),
+            };
+            let packed = match layer {
+                Ok(layer) => Packed {
                     diff_id: layer.diff_id,
                     descriptor: layer.descriptor,
-                };
-                let keys: Vec<_> = keys.iter().collect();
-                let mut record = record;
-                record.packed = Some(packed.clone());
-                let recorded = engine.cache.record(&keys, &record);
-                recorded.map_err(Error::io("writing a cache record"))?;
-                Ok::<_, Error>(packed)
-            });
-            Ok(packed.await??)
+                },
+                Err(error) => return Ok(Err(error)),
+            };
+            let keys: Vec<_> = keys.iter().collect();
+            record.packed = Some(packed.clone());
+            let recorded = engine.cache.record(&keys, &record);
+            recorded.map_err(Error::io("writing a cache record"))?;
+            Ok::<_, Error>(Ok(packed))
+        });
+        Ok(packed.await??)
+    }
+
+    /// The layer of a COPY, made in the usual way after all.
+    async fn copied(&self, engine: &Arc<Engine>, lent: &Lent) -> Shared<(Record, Arc<LayerDir>)> {
+        let make = || async {
+            let fail = |source| {
+                Arc::new(Error::Step {
+                    place: lent.place.clone(),
+                    source: Box::new(source),
+                    output: String::new(),
+                    help: None,
+                })
+            };
+            let work = Work {
+                engine: engine.clone(),
+                task: lent.task.clone(),
+            };
+            let made = blocking(move || work.layer()).await?.map_err(fail)?;
+            let Made::Layer(made) = made else {
+                return Err(fail(StepFailure::Io {
+                    doing: "reading the layers below the step",
+                    source: std::io::ErrorKind::NotFound.into(),
+                }));
+            };
+            let (mut record, _, directory) = *made;
+            record.created.clone_from(&self.record.created);
+            Ok((record, Arc::new(directory)))
         };
-        self.packed.get_or_init(make).await.clone()
+        self.copied.get_or_init(make).await.clone()
     }
 
     /// The layer as a blob by `recipe`; `below` is what is below it, should it have to be unpacked.

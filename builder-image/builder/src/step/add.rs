@@ -4,6 +4,7 @@
 use std::io::Read;
 
 use crate::{
+    layer::WriteLayer,
     step::StepError,
     tree::ImagePath,
     unpack::{self, Limits, Rules, UnpackError},
@@ -55,10 +56,10 @@ pub(super) fn is_archive(name: &str, file: impl Read, limits: &Limits) -> Result
 }
 
 /// Unpacks the archive `name` into the directory `into`. The owner is that of the archive unless `owner` is given.
-pub(super) fn unpack(
+pub(super) fn unpack<W: WriteLayer>(
     name: &str,
     file: impl Read + Send,
-    upper: &mut Upper<'_>,
+    upper: &mut Upper<'_, W>,
     into: ImagePath,
     owner: Option<(u32, u32)>,
     limits: &Limits,

@@ -13,7 +13,7 @@ use self::write::Copier;
 use crate::{
     account,
     context::BuildContext,
-    layer::{LayerDir, Owners},
+    layer::{LayerDir, Lender, LentLayer, LentWriter, Owners, WriteLayer},
     snapshot::Snapshot,
     step::{StepError, add, owner_of},
     tree::{ImagePath, Timestamp, Tree},
@@ -140,6 +140,55 @@ pub fn copy(
 ) -> Result<LayerDir, StepError> {
     let scratch = Snapshot::empty();
     let base = if spec.link { &scratch } else { onto.base };
+    let upper = Upper::create(base, into, onto.owners)?;
+    let repositories = repositories(spec)?;
+    let copied = copy_into(upper, spec, from, &repositories, base, onto.created)?;
+    Ok(copied.finish()?)
+}
+
+/// The files of the sources that are repositories.
+fn repositories(spec: &CopySpec) -> Result<Vec<Option<BuildContext>>, StepError> {
+    let opened = spec.sources.iter().map(|source| match source {
+        CopySource::Repository { directory, .. } => BuildContext::open(directory).map(Some),
+        _ => Ok(None),
+    });
+    let opened: Result<_, _> = opened.collect();
+    opened.map_err(|error| StepError::Repository(Box::new(error)))
+}
+
+/// The layer of one COPY without a copy of its files, which are lent by `from`.
+///
+/// # Errors
+/// [`StepError`], also where [`copy`] has none: then there are too many files to remember.
+pub(crate) fn lend(
+    spec: &CopySpec,
+    from: &Lender,
+    onto: &Onto<'_>,
+) -> Result<LentLayer, StepError> {
+    let scratch = Snapshot::empty();
+    let base = if spec.link { &scratch } else { onto.base };
+    let upper = Upper::over(base, LentWriter::new(from.clone()));
+    let repositories = repositories(spec)?;
+    let copied = copy_into(
+        upper,
+        spec,
+        from.as_ref(),
+        &repositories,
+        base,
+        onto.created,
+    )?;
+    Ok(copied.into_writer().finish()?)
+}
+
+/// Copies everything that `spec` says to `upper`, which is over `base`.
+fn copy_into<'a, W: WriteLayer>(
+    upper: Upper<'a, W>,
+    spec: &'a CopySpec,
+    from: &'a dyn Tree,
+    repositories: &'a [Option<BuildContext>],
+    base: &Snapshot,
+    created: Timestamp,
+) -> Result<Upper<'a, W>, StepError> {
     let owner = match &spec.chown {
         Some(chown) if spec.link && !account::is_numeric_owner(chown) => {
             return Err(StepError::NamedOwnerWithLink(chown.clone()));
@@ -147,21 +196,8 @@ pub fn copy(
         Some(chown) => Some(owner_of(chown, base)?),
         None => None,
     };
-    let repositories = (spec.sources.iter())
-        .map(|source| match source {
-            CopySource::Repository { directory, .. } => BuildContext::open(directory).map(Some),
-            _ => Ok(None),
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| StepError::Repository(Box::new(error)))?;
-    let mut copier = Copier::new(
-        spec,
-        from,
-        owner,
-        Upper::create(base, into, onto.owners)?,
-        onto.created,
-    );
-    for (source, repository) in spec.sources.iter().zip(&repositories) {
+    let mut copier = Copier::new(spec, from, owner, upper, created);
+    for (source, repository) in spec.sources.iter().zip(repositories) {
         if let Some(files) = repository {
             copier.read_from(files);
             copier.path(spec, "/")?;
@@ -171,7 +207,7 @@ pub fn copy(
             CopySource::Repository { .. } => {}
             CopySource::Path(text) => copier.path(spec, text)?,
             CopySource::Inline { name, content } => {
-                let attributes = copier.file_attributes(0o644, onto.created);
+                let attributes = copier.file_attributes(0o644, created);
                 copier.single(name, &attributes, &mut content.as_slice())?;
             }
             CopySource::Download {
@@ -183,7 +219,7 @@ pub fn copy(
             }
         }
     }
-    copier.finish()
+    Ok(copier.into_upper())
 }
 
 #[cfg(test)]

@@ -105,3 +105,26 @@ async fn triggers_of_images_are_executed_in_children_and_may_need_more_images() 
         "Dockerfile:1: RUN is not available in isolation mode NoRun: `ONBUILD RUN later`"
     );
 }
+
+#[tokio::test]
+async fn what_only_the_image_needs_is_not_copied_on_the_disk() {
+    let bench = Bench::start().await;
+    bench.file("a", "a").file("d/b", "b");
+    let alone = "FROM scratch AS one\nCOPY a d /\n";
+    let first = bench.build(alone, &["app:1"]).await.unwrap();
+    assert_eq!(bench.layer_count(), 0, "packed from the context");
+    assert_eq!(bench.layer_names("app", "1", 0), ["a", "b"]);
+
+    // Another step that reads it gets it from the blob.
+    let read = format!("{alone}FROM scratch\nCOPY --from=one /b /c\n");
+    let second = bench.build(&read, &["app:2"]).await.unwrap();
+    assert_eq!((second.counts.steps, second.counts.cached), (2, 1));
+    assert_eq!(bench.layer_names("app", "2", 0), ["c"]);
+
+    // Made as a directory, because of that step, it is the same layer.
+    bench.forget();
+    bench.build(&read, &["app:2"]).await.unwrap();
+    let third = bench.build(alone, &["app:1"]).await.unwrap();
+    assert_eq!(third.counts.cached, 1);
+    assert_eq!(third.image().layers, first.image().layers);
+}

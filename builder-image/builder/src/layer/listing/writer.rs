@@ -173,6 +173,12 @@ impl ListingWriter {
         }
     }
 
+    /// Whether the content of a file of this name is read, and kept if it is small.
+    pub(crate) fn keeps(path: &ImagePath) -> bool {
+        path.name()
+            .is_some_and(|name| KEPT.contains(&name.as_bytes()))
+    }
+
     fn find(&self, path: &ImagePath) -> Option<u32> {
         path.components().try_fold(0, |number, name| {
             let directory = self.nodes[number as usize].directory()?;
@@ -313,10 +319,7 @@ impl WriteLayer for ListingWriter {
         attributes: &Attributes,
         content: &mut dyn Content,
     ) -> Result<u64, LayerError> {
-        let kept = path
-            .name()
-            .is_some_and(|name| KEPT.contains(&name.as_bytes()));
-        let mut keeper = Keeper(kept.then(Vec::new));
+        let mut keeper = Keeper(Self::keeps(path).then(Vec::new));
         let picking = self.picking.as_mut().filter(|picking| picking.takes(path));
         let size = match picking {
             // The node that is added below.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     fixture::{FIXTURE_TIME, all_owners, lines, show_layer, snapshot},
+    layer::{Compression, PackOptions, pack},
     tree::{Attributes, Kind, Xattrs},
 };
 
@@ -61,8 +62,74 @@ fn run(
         created: NOW,
         owners,
     };
-    let layer = copy(spec, &from, &onto, &dir.path().join("new"))?;
-    Ok((dir, Arc::new(layer)))
+    let layer = copy(spec, &from, &onto, &dir.path().join("new"));
+    let from: Lender = Arc::new(from);
+    let lent = lend(spec, &from, &onto);
+    let options = PackOptions {
+        compression: Compression::None,
+        ..PackOptions::default()
+    };
+    let blobs = dir.path().join("blobs");
+    match (&layer, &lent) {
+        // Which files are where they were makes no difference in the image.
+        (Ok(layer), Ok(lent)) => assert_eq!(
+            pack(layer, &options, &blobs).unwrap(),
+            lent.pack(&options, &blobs).unwrap()
+        ),
+        (Err(error), Err(other)) => assert_eq!(error.to_string(), other.to_string()),
+        (copied, lent) => panic!("copied: {:?}, lent: {:?}", copied.is_ok(), lent.is_ok()),
+    }
+    Ok((dir, Arc::new(layer?)))
+}
+
+/// What is done to a context.
+type Change = fn(&Path) -> std::io::Result<()>;
+
+#[test]
+fn a_lent_file_that_was_changed_is_not_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let base = Snapshot::empty();
+    let onto = Onto {
+        base: &base,
+        created: NOW,
+        owners: Owners::Recorded,
+    };
+    let spec = parse(". /", Unpack::Never);
+    let changes: [(&str, Change, bool); 6] = [
+        ("nothing", |_| Ok(()), true),
+        (
+            "a new file",
+            |dir| fs_err::write(dir.join("new"), "new"),
+            true,
+        ),
+        (
+            "longer",
+            |dir| fs_err::write(dir.join("a"), "longer"),
+            false,
+        ),
+        ("shorter", |dir| fs_err::write(dir.join("a"), ""), false),
+        (
+            "other bytes",
+            |dir| fs_err::write(dir.join("a"), "y"),
+            false,
+        ),
+        ("gone", |dir| fs_err::remove_file(dir.join("a")), false),
+    ];
+    for (name, change, is_packed) in changes {
+        let context = path(name);
+        fs_err::create_dir(&context).unwrap();
+        fs_err::write(context.join("a"), "x").unwrap();
+        let from: Lender = Arc::new(BuildContext::open(&context).unwrap());
+        let lent = lend(&spec, &from, &onto).unwrap();
+        change(&context).unwrap();
+        let packed = lent.pack(&PackOptions::default(), &path("blobs"));
+        let right = match &packed {
+            Ok(_) => is_packed,
+            Err(error) => !is_packed && error.is_of_source(),
+        };
+        assert!(right, "{name}: {packed:?}");
+    }
 }
 
 /// name, base, source tree, instruction, what the layer has or `error: part of its message`

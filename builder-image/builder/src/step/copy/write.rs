@@ -7,7 +7,7 @@ use dockerfile::Mode;
 use super::{CopySpec, Unpack};
 use crate::{
     diff::same_content,
-    layer::{Content, LayerDir, LayerError},
+    layer::{Content, LayerError, LayerWriter, TreeFile, WriteLayer},
     step::{
         StepError, add,
         source::{Visit, select, walk},
@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// A layer that entries are copied into.
-pub(super) struct Copier<'a> {
-    upper: Upper<'a>,
+pub(super) struct Copier<'a, W = LayerWriter> {
+    upper: Upper<'a, W>,
     from: &'a dyn Tree,
     owner: Option<(u32, u32)>,
     chmod: Option<&'a Mode>,
@@ -38,12 +38,12 @@ pub(super) struct Copier<'a> {
     linked: HashMap<ImagePath, FileId>,
 }
 
-impl<'a> Copier<'a> {
+impl<'a, W: WriteLayer> Copier<'a, W> {
     pub(super) fn new(
         spec: &'a CopySpec,
         from: &'a dyn Tree,
         owner: Option<(u32, u32)>,
-        upper: Upper<'a>,
+        upper: Upper<'a, W>,
         created: Timestamp,
     ) -> Self {
         let (destination, is_directory) = spec.destination();
@@ -78,8 +78,9 @@ impl<'a> Copier<'a> {
         self.from = from;
     }
 
-    pub(super) fn finish(self) -> Result<LayerDir, StepError> {
-        Ok(self.upper.finish()?)
+    /// The layer with everything that was copied.
+    pub(super) fn into_upper(self) -> Upper<'a, W> {
+        self.upper
     }
 
     /// Copies everything that the source `text` selects.
@@ -374,7 +375,7 @@ impl<'a> Copier<'a> {
         if let Some(first) = entry.hard_link.and_then(|id| self.links.get(&id)) {
             return Ok(self.upper.hard_link(target, first)?);
         }
-        let (mut content, xattrs) = self.from.open_with_xattrs(source)?;
+        let (content, xattrs) = self.from.open_with_xattrs(source)?;
         let attributes = self.attributes_with(entry, xattrs);
         let existing = existing.filter(|_| entry.hard_link.is_none());
         if let Some(existing) = existing
@@ -382,6 +383,7 @@ impl<'a> Copier<'a> {
         {
             return Ok(());
         }
+        let mut content = TreeFile::new(content, source);
         self.upper.file(target, &attributes, &mut content)?;
         if let Some(id) = entry.hard_link {
             self.links.insert(id, target.clone());
