@@ -164,6 +164,10 @@ pub(crate) enum Access {
     Pull,
     Push,
     Delete,
+    /// The list of repositories.
+    Catalog,
+    /// Nothing but to be let in.
+    Registry,
 }
 
 /// A request to a registry, which can be sent any number of times.
@@ -208,6 +212,8 @@ impl<'a> Ask<'a> {
     /// The scopes in the order of their importance: some registries read only the first.
     pub(crate) fn scopes(&self) -> Vec<String> {
         let actions = match self.access {
+            Access::Registry => return Vec::new(),
+            Access::Catalog => return vec!["registry:catalog:*".into()],
             Access::Pull => "pull",
             Access::Push => "pull,push",
             Access::Delete => "pull,delete",

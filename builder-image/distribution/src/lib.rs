@@ -23,6 +23,7 @@ mod pages;
 mod pull;
 mod push;
 mod referrers;
+mod registry;
 mod retry;
 mod token;
 mod traffic;
@@ -40,6 +41,7 @@ pub use keychain::{
 pub use pull::RawManifest;
 pub use push::{ChunkedPush, Pushed};
 pub use referrers::{Referrers, ReferrersOrigin, fallback_tag};
+pub use registry::SearchResult;
 pub use retry::RetryPolicy;
 pub use traffic::{Budget, HostLimits};
 pub use upload::{Content, SavedUpload, Upload};

@@ -5,6 +5,7 @@ mod convert;
 mod fetch;
 mod layout;
 mod listing;
+mod local;
 mod pick;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,8 @@ use crate::image::Layer;
 use crate::layer::Owners;
 use crate::named_context::NamedContext;
 
+pub use local::LocalImages;
+
 pub(crate) use fetch::{is_unpacked, unpack_cached};
 pub(crate) use listing::{known_listing, list_cached};
 pub(crate) use pick::known_or_cached;
@@ -41,6 +44,8 @@ pub struct Bases {
     cache: Cache,
     owners: Owners,
     contexts: Arc<BTreeMap<String, NamedContext>>,
+    /// Images that are here already.
+    local: Option<Arc<LocalImages>>,
     /// What names of images stood for when they were looked up.
     resolved: Arc<Mutex<HashMap<Reference, Resolved>>>,
     /// Held while an image is fetched, by its lowest layer: see `fetch.rs`.
@@ -88,9 +93,17 @@ impl Bases {
             cache,
             owners,
             contexts: Arc::new(contexts),
+            local: None,
             resolved: Arc::default(),
             fetching: Arc::default(),
         }
+    }
+
+    /// The same finder, which looks into images of this machine before it asks registries.
+    #[must_use]
+    pub fn with_local(mut self, images: Option<LocalImages>) -> Self {
+        self.local = images.map(Arc::new);
+        self
     }
 
     /// What speaks with registries.
@@ -136,6 +149,14 @@ impl Bases {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Base, BaseError> {
+        if let Some(local) = &self.local
+            && let Some((root, layout)) = local.find(reference, platform)?
+        {
+            let origin = Origin::Layout(layout);
+            return self
+                .read(reference.to_string(), root, origin, platform)
+                .await;
+        }
         // Platforms of one build see one image, also where the tag moves meanwhile.
         let place = {
             let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,7 @@ use self::run_args::RunArgs;
 use self::spec::{KeyValue, NamedContextArg, image_name};
 use super::network::NetworkArgs;
 use super::{output, root, size};
-use crate::base::Bases;
+use crate::base::{Bases, LocalImages};
 use crate::build::{Built, Job, build, keep_to_quota, needs_run};
 use crate::cache::Cache;
 use crate::context::{BuildContext, git_dir};
@@ -102,7 +102,7 @@ pub(super) struct BuildArgs {
     /// Execute every step of a stage, whatever the cache has; several separated by commas
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
-    /// Look base images up in their registries, which is done each time
+    /// Take base images from their registries, not from the images of this machine
     #[arg(long)]
     pull: bool,
     /// Platform of the image, several separated by commas (default: that of this machine)
@@ -295,7 +295,7 @@ impl BuildArgs {
         let style = self.style()?;
         if prepared.exports.all.is_empty() && style != Style::Quiet {
             tracing::warn!(
-                "no output was asked for with --load, --push or -o: the image stays in the cache"
+                "no name or output was given with -t, --load, --push or -o: the image stays in the cache"
             );
         }
         // Not earlier: the process may start itself again.
@@ -303,9 +303,15 @@ impl BuildArgs {
             tracing::warn!("{note}");
         }
         let progress = Progress::stderr(style);
+        let local = if self.pull {
+            None
+        } else {
+            LocalImages::open(&prepared.root.join("images"))?
+        };
         let engine = Engine {
             named: NamedFiles::new(prepared.contexts.clone()),
-            bases: Bases::new(client.clone(), cache.clone(), owners, prepared.contexts),
+            bases: Bases::new(client.clone(), cache.clone(), owners, prepared.contexts)
+                .with_local(local),
             sources: Sources {
                 network: self.network.for_git()?,
                 loopback: true,

@@ -70,7 +70,7 @@ fn find<'a>(catalog: &'a Catalog, text: &str) -> Result<&'a Image, Error> {
 }
 
 /// The failures of several requests that were each tried.
-fn all_of(failures: Vec<Error>) -> Result<(), Error> {
+pub(super) fn all_of(failures: Vec<Error>) -> Result<(), Error> {
     let texts: Vec<_> = failures.iter().map(|error| error.render(false)).collect();
     match failures.into_iter().next() {
         None => Ok(()),

@@ -12,6 +12,7 @@ mod network;
 mod output;
 #[cfg(test)]
 mod reference;
+mod registry;
 mod root;
 mod size;
 mod template;
@@ -51,20 +52,36 @@ enum Command {
         command: Option<ImageCommand>,
     },
     /// List images
-    Images(image::ListArgs),
+    Images(Box<registry::RemoteListArgs>),
     /// Import the contents from a tarball to create a filesystem image
     Import(Box<image::ImportArgs>),
     /// Display detailed information on one or more images
     Inspect(image::InspectArgs),
     /// Load an image from a tar archive or STDIN
     Load(image::LoadArgs),
+    /// Authenticate to a registry
+    Login(registry::LoginArgs),
+    /// Log out from a registry
+    Logout(registry::LogoutArgs),
+    /// Manage image manifests and manifest lists
+    Manifest {
+        #[command(subcommand)]
+        command: Option<registry::ManifestCommand>,
+    },
     /// Remove unused images
     Prune(image::PruneArgs),
+    /// Download an image from a registry
+    Pull(registry::PullArgs),
+    /// Upload an image to a registry
+    Push(registry::PushArgs),
+    /// Remove one or more images, here or in a registry
+    Rm(Box<registry::RemoteRemoveArgs>),
     /// Remove one or more images
-    #[command(visible_alias = "rmi")]
-    Rm(image::RemoveArgs),
+    Rmi(image::RemoveArgs),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
     Save(image::SaveArgs),
+    /// Search Docker Hub, or another registry, for images
+    Search(registry::SearchArgs),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(image::TagArgs),
     /// Carry out the request of a builder pod
@@ -94,9 +111,13 @@ enum ImageCommand {
     Load(image::LoadArgs),
     /// List images
     #[command(alias = "list")]
-    Ls(image::ListArgs),
+    Ls(Box<registry::RemoteListArgs>),
     /// Remove unused images
     Prune(image::PruneArgs),
+    /// Download an image from a registry
+    Pull(registry::PullArgs),
+    /// Upload an image to a registry
+    Push(registry::PushArgs),
     /// Remove one or more images
     #[command(alias = "remove")]
     Rm(image::RemoveArgs),
@@ -117,7 +138,9 @@ impl ImageCommand {
             Self::Load(args) => Command::Load(args),
             Self::Ls(args) => Command::Images(args),
             Self::Prune(args) => Command::Prune(args),
-            Self::Rm(args) => Command::Rm(args),
+            Self::Pull(args) => Command::Pull(args),
+            Self::Push(args) => Command::Push(args),
+            Self::Rm(args) => Command::Rmi(args),
             Self::Save(args) => Command::Save(args),
             Self::Tag(args) => Command::Tag(args),
         }
@@ -195,9 +218,19 @@ pub fn run() -> ExitCode {
         Command::Import(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Load(args) => args.run(),
+        Command::Login(args) => args.run(),
+        Command::Logout(args) => args.run(),
+        Command::Manifest {
+            command: Some(command),
+        } => command.run(),
+        Command::Manifest { .. } => image::print(&image::group_usage(&Cli::command(), "manifest")),
         Command::Prune(args) => args.run(),
+        Command::Pull(args) => args.run(),
+        Command::Push(args) => args.run(),
         Command::Rm(args) => args.run(),
+        Command::Rmi(args) => args.run(),
         Command::Save(args) => args.run(),
+        Command::Search(args) => args.run(),
         Command::Tag(args) => args.run(),
         Command::ExecProbe { root } => probe(&root),
         Command::Version => output::line(&format!("coopery {}", env!("CARGO_PKG_VERSION"))),

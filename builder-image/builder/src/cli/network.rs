@@ -30,6 +30,12 @@ pub(super) struct NetworkArgs {
 impl NetworkArgs {
     /// A client for a person's own machine: nothing is refused by address.
     pub(super) fn client(&self) -> Result<Client, Error> {
+        let client = self.client_without_credentials()?;
+        Ok(client.with_keychain(self.credentials()?))
+    }
+
+    /// The same, anonymous.
+    pub(super) fn client_without_credentials(&self) -> Result<Client, Error> {
         let mut builder = Client::builder()
             .guard(Guard::Open)
             .proxies(Proxies::from_env())
@@ -52,7 +58,6 @@ impl NetworkArgs {
         for (host, tls) in certificates::read(&roots)? {
             builder = builder.host_tls(&host, tls);
         }
-        builder = builder.keychain(self.credentials()?);
         builder
             .build()
             .map_err(Error::export("making the client of registries"))
@@ -69,6 +74,12 @@ impl NetworkArgs {
             no_proxy: proxies.no_proxy,
             allow_cidrs: Vec::new(),
         })
+    }
+
+    /// Where credentials are kept.
+    pub(super) fn config_path(&self) -> Result<PathBuf, Error> {
+        let path = self.authfile.clone().or_else(default_config);
+        path.ok_or_else(|| Error::Request("name a file with --authfile: HOME is not set".into()))
     }
 
     /// The helpers that the configuration names, then what it holds itself.

@@ -5,3 +5,4 @@
 mod exchange;
 mod local;
 mod machine;
+mod registry;

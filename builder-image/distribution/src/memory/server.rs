@@ -229,6 +229,7 @@ fn dispatch(shared: &Shared, request: &Logged, body: &Bytes) -> Answer {
     let content = &mut *lock(&shared.content);
     match (request.path.as_str(), &shared.access) {
         ("/v2/", _) => return Answer::new(200).body("{}"),
+        ("/v2/_catalog", _) => return catalog(content, &query),
         ("/auth/token", access @ Access::Token { .. }) => {
             return token(content, access, request, &query, body);
         }
@@ -316,6 +317,21 @@ fn grant(content: &mut Content, query: &Query, allowed: &[&str], expires_in: u64
     content.tokens.insert(token.clone(), granted);
     let body = json!({"token": token, "expires_in": expires_in});
     Answer::new(200).body(body.to_string())
+}
+
+fn catalog(content: &Content, query: &Query) -> Answer {
+    let last = query.get("last").unwrap_or_default();
+    let count = query.get("n").and_then(|n| n.parse().ok());
+    let count = count.unwrap_or(usize::MAX);
+    let names = content.repositories.keys();
+    let mut after = names.filter(|name| name.as_str() > last);
+    let page: Vec<_> = after.by_ref().take(count).collect();
+    let mut answer = Answer::new(200);
+    if let (Some(last), Some(_)) = (page.last(), after.next()) {
+        let next = format!(r#"</v2/_catalog?n={count}&last={last}>; rel="next""#);
+        answer = answer.with("link", next);
+    }
+    answer.body(json!({"repositories": page}).to_string())
 }
 
 fn tags(content: &Content, name: &str, query: &Query) -> Answer {

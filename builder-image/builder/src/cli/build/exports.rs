@@ -21,7 +21,8 @@ pub(super) struct ExportArgs {
     /// Push the image to its names
     #[arg(long)]
     push: bool,
-    /// Keep the image on this machine, in the OCI layout `images` below the directory of --root
+    /// Keep the image on this machine, in the OCI layout `images` below the directory of --root, as is done with an image
+    /// that has a name and goes nowhere else
     #[arg(long)]
     load: bool,
     /// Make one layer of all that the build adds to its base
@@ -65,7 +66,7 @@ impl Exports {
             ));
         }
         exports.names.clone_from(&tags);
-        for output in &outputs(flags) {
+        for output in &outputs(flags, !tags.is_empty()) {
             let mut settings = output.settings.clone();
             if flags.squash {
                 settings.layers = Layers::Squashed;
@@ -163,10 +164,11 @@ impl Exports {
 }
 
 /// The outputs, with those that `--push` and `--load` ask for. As in docker, `--push` makes an image that `--output`
-/// describes a pushed one.
-fn outputs(flags: &ExportArgs) -> Vec<OutputArg> {
+/// describes a pushed one, and an image with a name that goes nowhere else is kept on this machine.
+fn outputs(flags: &ExportArgs, is_named: bool) -> Vec<OutputArg> {
     let mut outputs = flags.output.clone();
-    if outputs.is_empty() && flags.squash && !flags.push && !flags.load {
+    let load = flags.load || is_named && outputs.is_empty() && !flags.push;
+    if outputs.is_empty() && flags.squash && !flags.push && !load {
         outputs.push(OutputArg::plain(Kind::None));
     }
     if flags.push {
@@ -179,7 +181,7 @@ fn outputs(flags: &ExportArgs) -> Vec<OutputArg> {
             outputs.push(OutputArg::plain(push));
         }
     }
-    if flags.load && !outputs.iter().any(|output| output.kind == Kind::Store) {
+    if load && !outputs.iter().any(|output| output.kind == Kind::Store) {
         outputs.push(OutputArg::plain(Kind::Store));
     }
     outputs
@@ -250,7 +252,14 @@ mod tests {
         let gzip = "Gzip { level: 5 }";
         let zstd = "Zstd { level: 3 }";
         for (outputs, push, load, tags, expected) in [
-            (&[][..], false, false, &["a"][..], String::new()),
+            (&[][..], false, false, &[][..], String::new()),
+            (
+                &[],
+                false,
+                false,
+                &["a"],
+                format!("{gzip}: Store /images [\"a:latest\"]"),
+            ),
             (
                 &[],
                 true,

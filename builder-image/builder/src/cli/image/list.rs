@@ -41,13 +41,13 @@ pub(in crate::cli) struct ListArgs {
     all: bool,
     /// Show digests of where images were pulled from or pushed to
     #[arg(long)]
-    digests: bool,
+    pub(in crate::cli) digests: bool,
     /// Only images that match: dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, reference=PATTERN, until=TIME
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Show them by a Go template: table, json, `table TEMPLATE` or a template
     #[arg(long, value_name = "TEMPLATE")]
-    format: Option<String>,
+    pub(in crate::cli) format: Option<String>,
     /// Show ids and times in full
     #[arg(long)]
     no_trunc: bool,
@@ -78,6 +78,21 @@ struct Row {
 }
 
 impl ListArgs {
+    /// What is asked for.
+    pub(in crate::cli) fn name(&self) -> Option<&str> {
+        self.repository.as_deref()
+    }
+
+    /// Whether an image here is called so.
+    pub(in crate::cli) fn has_any(&self, name: &Reference) -> Result<bool, Error> {
+        let catalog = self.store.open()?.catalog()?;
+        let wanted = Filter::Reference(name.to_string());
+        Ok(catalog
+            .images()
+            .iter()
+            .any(|image| wanted.passes(&catalog, image)))
+    }
+
     pub(in crate::cli) fn run(&self) -> Result<(), Error> {
         let images = self.store.open()?;
         let catalog = images.catalog()?;

@@ -10,7 +10,7 @@ use crate::error::Error;
 pub(in crate::cli) struct RemoveArgs {
     /// Images: names, ids, or beginnings of ids
     #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<String>,
+    pub(in crate::cli) images: Vec<String>,
     /// Remove it whatever uses it, and with all of its names
     #[arg(short, long)]
     force: bool,
@@ -18,24 +18,29 @@ pub(in crate::cli) struct RemoveArgs {
     #[arg(long)]
     no_prune: bool,
     #[command(flatten)]
-    store: StoreArgs,
+    pub(in crate::cli) store: StoreArgs,
 }
 
 impl RemoveArgs {
     pub(in crate::cli) fn run(&self) -> Result<(), Error> {
-        let images = self.store.open()?;
-        let mut failures = Vec::new();
-        for text in &self.images {
-            match self.remove(&images, text) {
-                Ok(plan) => print(&lines(&plan, ["Untagged", "Deleted"]))?,
-                // What is not there is no failure of who insists that it shall not be there.
-                Err(Error::Refused(why)) if self.force && why.contains("No such image") => {
-                    tracing::warn!("No such image: {text}");
-                }
-                Err(error) => failures.push(error),
+        let failures = self
+            .images
+            .iter()
+            .filter_map(|text| self.remove_one(text).err());
+        all_of(failures.collect())
+    }
+
+    /// Removes one, and tells what was done.
+    pub(in crate::cli) fn remove_one(&self, text: &str) -> Result<(), Error> {
+        match self.remove(&self.store.open()?, text) {
+            Ok(plan) => print(&lines(&plan, ["Untagged", "Deleted"])),
+            // What is not there is no failure of who insists that it shall not be there.
+            Err(Error::Refused(why)) if self.force && why.contains("No such image") => {
+                tracing::warn!("No such image: {text}");
+                Ok(())
             }
+            Err(error) => Err(error),
         }
-        all_of(failures)
     }
 
     fn remove(&self, images: &Images, text: &str) -> Result<Plan, Error> {
