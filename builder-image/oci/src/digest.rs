@@ -58,6 +58,18 @@ impl Digest {
         Self::from_hash(Algorithm::Sha256, &Sha256::digest(bytes))
     }
 
+    /// The digest whose SHA-256 hash is `hash`.
+    pub fn from_sha256(hash: &[u8; 32]) -> Self {
+        Self::from_hash(Algorithm::Sha256, hash)
+    }
+
+    /// The SHA-256 hash that it stands for; none of another algorithm.
+    pub fn to_sha256(&self) -> Option<[u8; 32]> {
+        let mut hash = [0; 32];
+        let is_one = self.algorithm == Algorithm::Sha256;
+        (is_one && hex::decode_to_slice(self.hex(), &mut hash).is_ok()).then_some(hash)
+    }
+
     fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Self {
         Self {
             algorithm,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use oci::{Algorithm, Digest};
+use oci::Digest;
 
 use crate::layer::Stamp;
 
@@ -102,27 +102,25 @@ impl FileDigests {
         let key = key(stamp);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(learnt) = state.learnt.get(&key) {
-            return Some(digest(learnt));
+            return Some(Digest::from_sha256(learnt));
         }
         let place = state
             .known
             .binary_search_by(|record| record[..KEY].cmp(&key))
             .ok()?;
         state.used[place] = true;
-        state.known[place].last_chunk().map(digest)
+        state.known[place].last_chunk().map(Digest::from_sha256)
     }
 
     /// Remembers the digest of a file that had this stamp before and after it was read.
     pub(super) fn learn(&self, stamp: &Stamp, digest: &Digest) {
-        let mut bytes = [0; 32];
         let settled = stamp.device == self.device && stamp.changed < self.settled;
-        if !settled || digest.algorithm() != Algorithm::Sha256 || !decode(digest.hex(), &mut bytes)
-        {
+        let Some(hash) = digest.to_sha256().filter(|_| settled) else {
             return;
-        }
+        };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.learnt.len() < MAX_RECORDS {
-            state.learnt.insert(key(stamp), bytes);
+            state.learnt.insert(key(stamp), hash);
         }
     }
 
@@ -178,29 +176,6 @@ fn key(stamp: &Stamp) -> Key {
     key[8..16].copy_from_slice(&stamp.size.to_be_bytes());
     key[16..].copy_from_slice(&stamp.changed.to_be_bytes());
     key
-}
-
-fn digest(bytes: &[u8; 32]) -> Digest {
-    use std::fmt::Write as _;
-    let mut hex = String::with_capacity(7 + 64);
-    hex.push_str("sha256:");
-    for byte in bytes {
-        write!(hex, "{byte:02x}").expect("writing to a string never fails");
-    }
-    hex.parse().expect("it is 64 hexadecimal digits")
-}
-
-/// Reads hexadecimal digits; false where they are not of the length, or none.
-fn decode(hex: &str, into: &mut [u8; 32]) -> bool {
-    hex.len() == 2 * into.len()
-        && into.iter_mut().enumerate().all(|(place, byte)| {
-            let digits = hex.get(2 * place..2 * place + 2);
-            let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            value.is_some_and(|value| {
-                *byte = value;
-                true
-            })
-        })
 }
 
 /// Forgets the contexts that were used least lately, where there are too many.
