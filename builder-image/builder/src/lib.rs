@@ -31,6 +31,7 @@ mod image_path;
 pub mod join;
 pub mod layer;
 pub mod lint;
+mod memory_file;
 pub mod named_context;
 pub mod outcome;
 pub mod pod;

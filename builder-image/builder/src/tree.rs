@@ -6,6 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Read},
     os::unix::ffi::OsStrExt,
+    sync::Arc,
 };
 
 use oci::Digest;
@@ -186,6 +187,9 @@ impl TreeError {
         }
     }
 }
+
+/// A tree that steps and threads share.
+pub type SharedTree = Arc<dyn Tree + Send + Sync>;
 
 /// A file tree that can be read. Paths are taken as they are: no symbolic link is followed but by [`Tree::resolve`],
 /// [`Tree::read`] and [`Tree::stat`].

@@ -7,7 +7,6 @@
 
 use std::{
     ffi::OsString,
-    io::{Seek as _, Write as _},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -15,7 +14,7 @@ use std::{
 
 use distribution::Guard;
 use protocol::GitRevision;
-use rustix::fs::{AtFlags, CWD, MemfdFlags, Timespec, Timestamps, memfd_create, utimensat};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use tokio::io::AsyncReadExt;
 use url::Url;
 
@@ -24,6 +23,7 @@ use super::{
     guard_proxy::GuardProxy,
     http::{check_status, shown},
 };
+use crate::memory_file::memory_file;
 
 /// The ref that holds what was fetched.
 const FETCHED: &str = "refs/coopery/fetched";
@@ -93,7 +93,8 @@ pub async fn fetch(
         authorization: credentials.as_ref().map(SourceCredentials::header),
     });
     let git = Git {
-        config: memory_file(&config).map_err(|error| ContextError::io("preparing git", error))?,
+        config: memory_file("git-config", config.as_bytes())
+            .map_err(|error| ContextError::io("preparing git", error))?,
         home: home.path().join("home"),
         network: fetcher.network,
         repository: into,
@@ -257,14 +258,6 @@ fn config(settings: &Settings<'_>) -> String {
         );
     }
     text
-}
-
-/// A file that is in memory only and has no name.
-fn memory_file(text: &str) -> std::io::Result<std::fs::File> {
-    let mut file = std::fs::File::from(memfd_create("git-config", MemfdFlags::CLOEXEC)?);
-    file.write_all(text.as_bytes())?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The system's authorities and ours in one file: git takes one file, instead of the system's.

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
 };
 
-use super::lent::Stamp;
+use super::root::Stamp;
 use crate::tree::ImagePath;
 
 /// How much is read at once of content that the kernel cannot copy by itself.

@@ -4,9 +4,8 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs::{File, Metadata},
-    io::{self, Seek, Write},
-    os::unix::fs::MetadataExt,
+    fs::File,
+    io::{self, Write},
     path::Path,
     sync::Arc,
 };
@@ -14,34 +13,13 @@ use std::{
 use rustix::io::Errno;
 
 use super::pack::{LayerFiles, Packer};
+use super::root::{Stamp, stamp_of_file};
 use super::{Content, LayerError, Listing, ListingWriter, PackOptions, PackedLayer, WriteLayer};
-use crate::tree::{Attributes, Entry, ImagePath, Kind, Tree, TreeError, Xattrs};
+use crate::memory_file::memory_file;
+use crate::tree::{Attributes, Entry, ImagePath, Kind, SharedTree, TreeError, Xattrs};
 
 /// Layers of more files are made on the disk, so that memory stays bounded.
 const MAX_FILES: usize = 1 << 16;
-
-/// The tree that files are lent from.
-pub(crate) type Lender = Arc<dyn Tree + Send + Sync>;
-
-/// What tells whether a file was changed since it was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    file: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            file: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
 
 /// A regular file of a tree, as content: it can be copied, or lent.
 pub(crate) struct TreeFile<'a> {
@@ -66,8 +44,7 @@ impl Content for TreeFile<'_> {
     }
 
     fn lend(&self) -> io::Result<Option<(ImagePath, Stamp)>> {
-        let stamp = Stamp::of(&self.file.metadata()?);
-        Ok(Some((self.path.clone(), stamp)))
+        Ok(Some((self.path.clone(), stamp_of_file(&self.file)?)))
     }
 }
 
@@ -94,18 +71,12 @@ enum Place {
 }
 
 impl Place {
-    fn open(&self, from: &Lender) -> Result<File, TreeError> {
+    fn open(&self, from: &SharedTree) -> Result<File, TreeError> {
         match self {
             Self::Lent(path, _) => from.open(path),
             Self::Here(content) => {
-                let written = || {
-                    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-                    let mut file = File::from(rustix::fs::memfd_create("document", flags)?);
-                    file.write_all(content)?;
-                    file.rewind()?;
-                    Ok::<_, io::Error>(file)
-                };
-                written().map_err(|error| TreeError::io(&ImagePath::root(), error))
+                let file = memory_file("document", content);
+                file.map_err(|error| TreeError::io(&ImagePath::root(), error))
             }
         }
     }
@@ -113,14 +84,14 @@ impl Place {
 
 /// A layer in the making whose files are lent.
 pub(crate) struct LentWriter {
-    from: Lender,
+    from: SharedTree,
     listing: ListingWriter,
     places: BTreeMap<ImagePath, Place>,
 }
 
 impl LentWriter {
     /// An empty layer of files of `from`.
-    pub(crate) fn new(from: Lender) -> Self {
+    pub(crate) fn new(from: SharedTree) -> Self {
         Self {
             from,
             listing: ListingWriter::default(),
@@ -244,7 +215,7 @@ impl WriteLayer for LentWriter {
 
 /// A finished layer whose files are lent.
 pub(crate) struct LentLayer {
-    from: Lender,
+    from: SharedTree,
     listing: Arc<Listing>,
     places: BTreeMap<ImagePath, Place>,
 }
@@ -295,7 +266,7 @@ impl LayerFiles for LentLayer {
 
     fn is_as_it_was(&self, path: &ImagePath, file: &File) -> io::Result<bool> {
         match self.places.get(path) {
-            Some(Place::Lent(_, stamp)) => Ok(*stamp == Stamp::of(&file.metadata()?)),
+            Some(Place::Lent(_, stamp)) => Ok(*stamp == stamp_of_file(file)?),
             _ => Ok(true),
         }
     }

@@ -34,7 +34,7 @@ pub use compress::Compression;
 pub(crate) use content::{Content, SourceFailed, Streamed};
 pub use error::LayerError;
 pub use index::{Index, Record};
-pub(crate) use lent::{Lender, LentLayer, LentWriter, TreeFile};
+pub(crate) use lent::{LentLayer, LentWriter, TreeFile};
 pub use listing::{DamagedListing, Listing, Picked};
 pub(crate) use listing::{ListingWriter, Picking};
 pub(crate) use owner::settle_directory;

@@ -27,7 +27,7 @@ use crate::step::missing::hint;
 use crate::step::run::{RunSpec, run};
 use crate::step::workdir::workdir;
 use crate::step::{LackingFiles, StepError, digest_inputs, lacked};
-use crate::tree::{Timestamp, Tree};
+use crate::tree::{SharedTree, Timestamp};
 
 /// What a COPY or ADD needs, found out for its key and used again when it is executed.
 #[derive(Default)]
@@ -35,13 +35,10 @@ pub(super) struct Inputs {
     spec: Option<CopySpec>,
     digest: Option<(Digest, FileMarks)>,
     /// What is copied from.
-    from: Option<Files>,
+    from: Option<SharedTree>,
     /// What is fetched before the step is executed.
     repositories: Vec<Repository>,
 }
-
-/// What COPY reads.
-pub(super) type Files = Arc<dyn Tree + Send + Sync>;
 
 impl Inputs {
     /// The digest of everything that is copied, and what that is.
@@ -79,7 +76,7 @@ impl Solve {
         &self,
         step: &Step,
         action: &CopyAction,
-        from: Files,
+        from: SharedTree,
     ) -> Shared<Inputs> {
         let fail = |source| self.step_error(step, source, String::new());
         let mut repositories = Vec::new();
@@ -142,7 +139,7 @@ impl Solve {
                 vertex.done();
                 let place = self.place(step);
                 let recipe = self.engine.pack.recipe();
-                let lent = Lent { layer, task, place };
+                let lent = Lent::new(layer, task, place);
                 return Ok(StepLayer::lent(record, keys, lent, recipe));
             }
         }
@@ -369,7 +366,7 @@ impl Work {
     }
 
     /// What a COPY or ADD copies, and from where.
-    fn copied(&self) -> (&CopySpec, &Files) {
+    fn copied(&self) -> (&CopySpec, &SharedTree) {
         let inputs = &self.task.keyed.inputs;
         let copied = inputs.spec.as_ref().zip(inputs.from.as_ref());
         copied.expect("a copy that is executed has its inputs")

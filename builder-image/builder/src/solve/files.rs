@@ -49,10 +49,8 @@ pub(super) fn below_run(graph: &Graph) -> Vec<bool> {
 pub(super) fn copied_for_image(graph: &Graph) -> Vec<bool> {
     let (below_run, mut read) = (below_run(graph), vec![false; graph.steps.len()]);
     for input in graph.steps.iter().flat_map(Step::inputs) {
-        let mut files = input;
-        while let Filesystem::Step(StepId(step)) = files {
+        for StepId(step) in graph.line(input).1 {
             read[step] = true;
-            files = graph.steps[step].below;
         }
     }
     let steps = graph.steps.iter().zip(below_run.iter().zip(read));

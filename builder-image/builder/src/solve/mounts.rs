@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::Digest;
 
-use super::execute::{Files, Inputs, Work};
+use super::execute::{Inputs, Work};
 use super::files::Need;
 use super::{Keyed, Shared, Solve, blocking};
 use crate::cache_key::{CacheKey, Mounted};
@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::step::copy::{CopySource, CopySpec, Onto, copy};
 use crate::step::digest_path;
 use crate::step::run::{MountSource, StepMount};
-use crate::tree::{ImagePath, Timestamp, Tree};
+use crate::tree::{ImagePath, SharedTree, Timestamp, Tree};
 
 /// What the mount of a step shows, found out for the key and used again when the step is executed.
 pub(super) struct Shown {
@@ -130,7 +130,7 @@ impl Solve {
     async fn digest_of(
         &self,
         step: &Step,
-        files: Files,
+        files: SharedTree,
         path: &str,
     ) -> Shared<(Digest, FileMarks)> {
         let path = path.to_owned();

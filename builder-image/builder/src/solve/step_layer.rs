@@ -23,15 +23,28 @@ static PACKING: Semaphore = Semaphore::const_new(4);
 
 /// The layer of a COPY whose files are where they are copied from.
 pub(super) struct Lent {
-    pub(super) layer: LentLayer,
+    layer: LentLayer,
     /// What makes the layer in the usual way.
-    pub(super) task: Arc<Task>,
+    task: Arc<Task>,
     /// Of the instruction.
-    pub(super) place: Place,
+    place: Place,
+    /// What is recorded, and the layer, where it had to be made so.
+    copied: OnceCell<Shared<(Record, Arc<LayerDir>)>>,
 }
 
-/// What is packed.
-enum Files {
+impl Lent {
+    pub(super) fn new(layer: LentLayer, task: Arc<Task>, place: Place) -> Self {
+        Self {
+            layer,
+            task,
+            place,
+            copied: OnceCell::new(),
+        }
+    }
+}
+
+/// What a blob is packed from.
+enum Origin {
     Directory(Arc<LayerDir>),
     Lent(Arc<Lent>),
 }
@@ -46,8 +59,6 @@ pub(super) struct StepLayer {
     directory: OnceCell<Shared<Arc<LayerDir>>>,
     /// Until it is packed, the record has neither layer nor blob.
     lent: Option<Arc<Lent>>,
-    /// What became of a lent layer of which a file was changed.
-    copied: OnceCell<Shared<(Record, Arc<LayerDir>)>>,
     packed: OnceCell<Shared<Packed>>,
     /// The blobs by other recipes than the engine's.
     variants: Mutex<HashMap<Recipe, Arc<OnceCell<Shared<Packed>>>>>,
@@ -75,6 +86,20 @@ impl Engine {
 }
 
 impl StepLayer {
+    /// A step of which nothing is here but what `record` names.
+    fn new(record: Record, keys: Vec<CacheKey>, recipe: Recipe) -> Self {
+        Self {
+            record,
+            keys,
+            recipe,
+            directory: OnceCell::new(),
+            lent: None,
+            packed: OnceCell::new(),
+            variants: Mutex::default(),
+            recorded: futures::future::ready(Ok(())).boxed().shared(),
+        }
+    }
+
     /// A layer that a cache has.
     pub(super) fn cached(record: Record, engine: &Engine) -> Self {
         let usual = engine.pack.recipe();
@@ -82,31 +107,15 @@ impl StepLayer {
             Some(packed) => engine.imports.recipe(&packed.descriptor.digest, usual),
             None => usual,
         };
-        Self {
-            keys: vec![record.key.clone()],
-            recipe,
-            record,
-            directory: OnceCell::new(),
-            lent: None,
-            copied: OnceCell::new(),
-            packed: OnceCell::new(),
-            variants: Mutex::default(),
-            recorded: futures::future::ready(Ok(())).boxed().shared(),
-        }
+        let keys = vec![record.key.clone()];
+        Self::new(record, keys, recipe)
     }
 
     /// A layer whose files are lent. It is recorded under `keys` when it is packed.
     pub(super) fn lent(record: Record, keys: Vec<CacheKey>, lent: Lent, recipe: Recipe) -> Self {
         Self {
-            record,
-            recipe,
-            keys,
-            directory: OnceCell::new(),
             lent: Some(Arc::new(lent)),
-            copied: OnceCell::new(),
-            packed: OnceCell::new(),
-            variants: Mutex::default(),
-            recorded: futures::future::ready(Ok(())).boxed().shared(),
+            ..Self::new(record, keys, recipe)
         }
     }
 
@@ -119,15 +128,9 @@ impl StepLayer {
         recorded: Recording,
     ) -> Self {
         Self {
-            record,
-            recipe,
-            keys,
             directory: OnceCell::new_with(Some(Ok(directory))),
-            lent: None,
-            copied: OnceCell::new(),
-            packed: OnceCell::new(),
-            variants: Mutex::default(),
             recorded,
+            ..Self::new(record, keys, recipe)
         }
     }
 
@@ -150,10 +153,10 @@ impl StepLayer {
         let open = || async {
             self.fetch(engine).await?;
             let mut record = self.record.clone();
-            if self.lent.is_some() {
+            if let Some(lent) = &self.lent {
                 // What is in the blob is what the layer is, whatever has become of the files since.
                 record.packed = Some(self.packed(engine).await?);
-                if let Some(Ok((_, directory))) = self.copied.get() {
+                if let Some(Ok((_, directory))) = lent.copied.get() {
                     return Ok(directory.clone());
                 }
             }
@@ -256,7 +259,7 @@ impl StepLayer {
             let make = || async {
                 if let Some(lent) = &self.lent {
                     let packed = self
-                        .pack(engine, Files::Lent(lent.clone()), &self.record)
+                        .pack(engine, Origin::Lent(lent.clone()), &self.record)
                         .await?;
                     return match packed {
                         Ok(packed) => Ok(packed),
@@ -264,7 +267,7 @@ impl StepLayer {
                         Err(error) => {
                             tracing::debug!(%error, "packing a copy of the files");
                             let (record, directory) = self.copied(engine, lent).await?;
-                            let packed = self.pack(engine, Files::Directory(directory), &record);
+                            let packed = self.pack(engine, Origin::Directory(directory), &record);
                             Ok(packed.await?.map_err(Error::Pack)?)
                         }
                     };
@@ -273,7 +276,7 @@ impl StepLayer {
                 let directory = self.directory(engine, &Snapshot::empty()).await?;
                 // The record that names the blob replaces the first one.
                 self.recorded().await?;
-                let packed = self.pack(engine, Files::Directory(directory), &self.record);
+                let packed = self.pack(engine, Origin::Directory(directory), &self.record);
                 Ok(packed.await?.map_err(Error::Pack)?)
             };
             self.packed.get_or_init(make).await.clone()
@@ -281,20 +284,20 @@ impl StepLayer {
         packed.boxed()
     }
 
-    /// Packs `files`, and records that beside what `record` says.
+    /// Packs `origin`, and records that beside what `record` says.
     async fn pack(
         &self,
         engine: &Arc<Engine>,
-        files: Files,
+        origin: Origin,
         record: &Record,
     ) -> Shared<Result<Packed, LayerError>> {
         let _room = PACKING.acquire().await;
         let (engine, keys, mut record) = (engine.clone(), self.keys.clone(), record.clone());
         let packed = blocking(move || {
             let blobs = engine.cache.blobs();
-            let layer = match &files {
-                Files::Directory(directory) => pack(directory, &engine.pack, &blobs),
-                Files::Lent(lent) => lent.layer.pack(&engine.pack, &blobs),
+            let layer = match &origin {
+                Origin::Directory(directory) => pack(directory, &engine.pack, &blobs),
+                Origin::Lent(lent) => lent.layer.pack(&engine.pack, &blobs),
             };
             let packed = match layer {
                 Ok(layer) => Packed {
@@ -338,7 +341,7 @@ impl StepLayer {
             record.created.clone_from(&self.record.created);
             Ok((record, Arc::new(directory)))
         };
-        self.copied.get_or_init(make).await.clone()
+        lent.copied.get_or_init(make).await.clone()
     }
 
     /// The layer as a blob by `recipe`; `below` is what is below it, should it have to be unpacked.

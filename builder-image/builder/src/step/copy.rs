@@ -13,10 +13,10 @@ use self::write::Copier;
 use crate::{
     account,
     context::BuildContext,
-    layer::{LayerDir, Lender, LentLayer, LentWriter, Owners, WriteLayer},
+    layer::{LayerDir, LentLayer, LentWriter, Owners, WriteLayer},
     snapshot::Snapshot,
     step::{StepError, add, owner_of},
-    tree::{ImagePath, Timestamp, Tree},
+    tree::{ImagePath, SharedTree, Timestamp, Tree},
     upper::Upper,
 };
 
@@ -162,7 +162,7 @@ fn repositories(spec: &CopySpec) -> Result<Vec<Option<BuildContext>>, StepError>
 /// [`StepError`], also where [`copy`] has none: then there are too many files to remember.
 pub(crate) fn lend(
     spec: &CopySpec,
-    from: &Lender,
+    from: &SharedTree,
     onto: &Onto<'_>,
 ) -> Result<LentLayer, StepError> {
     let scratch = Snapshot::empty();

@@ -17,10 +17,11 @@ mod writer;
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Seek, Write},
+    io,
     os::unix::ffi::OsStrExt,
 };
 
+use crate::memory_file::memory_file;
 use crate::tree::{Device, Entry, FileId, ImagePath, Kind, Timestamp, Xattrs};
 
 pub use picking::Picked;
@@ -358,11 +359,7 @@ impl Listing {
         let Some(content) = self.content(path) else {
             return Ok(None);
         };
-        let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::memfd_create("listed", flags)?);
-        file.write_all(self.heap(content))?;
-        file.rewind()?;
-        Ok(Some(file))
+        memory_file("listed", self.heap(content)).map(Some)
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     fixture::{FIXTURE_TIME, all_owners, lines, show_layer, snapshot},
     layer::{Compression, PackOptions, pack},
-    tree::{Attributes, Kind, Xattrs},
+    tree::{Attributes, Kind, SharedTree, Xattrs},
 };
 
 const NOW: Timestamp = Timestamp::from_seconds(2_000_000);
@@ -63,7 +63,7 @@ fn run(
         owners,
     };
     let layer = copy(spec, &from, &onto, &dir.path().join("new"));
-    let from: Lender = Arc::new(from);
+    let from: SharedTree = Arc::new(from);
     let lent = lend(spec, &from, &onto);
     let options = PackOptions {
         compression: Compression::None,
@@ -120,7 +120,7 @@ fn a_lent_file_that_was_changed_is_not_packed() {
         let context = path(name);
         fs_err::create_dir(&context).unwrap();
         fs_err::write(context.join("a"), "x").unwrap();
-        let from: Lender = Arc::new(BuildContext::open(&context).unwrap());
+        let from: SharedTree = Arc::new(BuildContext::open(&context).unwrap());
         let lent = lend(&spec, &from, &onto).unwrap();
         change(&context).unwrap();
         let packed = lent.pack(&PackOptions::default(), &path("blobs"));
