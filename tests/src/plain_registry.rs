@@ -30,6 +30,8 @@ pub struct Asked {
     pub path: String,
     /// The status of the answer.
     pub status: u16,
+    /// How many bytes of content the answer had.
+    pub bytes: u64,
 }
 
 impl PlainRegistry {
@@ -41,12 +43,24 @@ impl PlainRegistry {
         Self::start_on(programs, Ipv4Addr::LOCALHOST.into())
     }
 
+    /// As [`start`](Self::start), with its data below the existing directory `within`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in(programs: &Path, within: &Path) -> anyhow::Result<Self> {
+        Self::run(programs, Ipv4Addr::LOCALHOST.into(), within)
+    }
+
     /// As [`start`](Self::start), on an `address` of this machine.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_on(programs: &Path, address: IpAddr) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir_in("/var/tmp")?;
+        Self::run(programs, address, Path::new("/var/tmp"))
+    }
+
+    fn run(programs: &Path, address: IpAddr, within: &Path) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir_in(within)?;
         let host = TcpListener::bind((address, 0))?.local_addr()?.to_string();
         let data = directory.path().join("data");
         let config = directory.path().join("config.yml");
@@ -126,10 +140,12 @@ impl Asked {
         let (_, rest) = line.split_once("] \"")?;
         let (request, rest) = rest.split_once("\" ")?;
         let mut words = request.split(' ');
+        let mut answer = rest.split(' ');
         Some(Self {
             method: words.next()?.to_owned(),
             path: words.next()?.to_owned(),
-            status: rest.split(' ').next()?.parse().ok()?,
+            status: answer.next()?.parse().ok()?,
+            bytes: answer.next()?.parse().ok()?,
         })
     }
 
@@ -147,7 +163,8 @@ mod tests {
     fn lines_of_the_log_are_read() {
         let line = r#"127.0.0.1 - - [21/Nov/2026:18:00:00 +0000] "GET /v2/a/b/blobs/sha256:1?x=y HTTP/1.1" 206 70 "" "coopery""#;
         let asked = Asked::read(line).expect("it is a line of access");
-        assert_eq!((asked.method.as_str(), asked.status), ("GET", 206));
+        let told = (asked.method.as_str(), asked.status, asked.bytes);
+        assert_eq!(told, ("GET", 206, 70));
         assert!(asked.downloads("sha256:1") && !asked.downloads("sha256:2"));
         assert_eq!(Asked::read("time=now level=error msg=\"GET /v2/\""), None);
     }

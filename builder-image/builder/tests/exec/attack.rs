@@ -119,8 +119,11 @@ pub(crate) fn files_are_not_opened_by_their_number(bench: &Bench) {
 
 pub(crate) fn other_processes_cannot_be_walked(bench: &Bench) {
     let armed = armed(bench);
-    // What a process of its own holds is found: the search works.
-    let mut own = Bench::container("sleep 9870 & exec /attacker walk $MARK");
+    // What a process of its own holds is found: the search works. The process is at rest by then: while it becomes
+    // another program, its memory is nobody's.
+    let mut own = Bench::container(
+        "mkfifo ready held; sh -c 'echo > ready; read never < held' & read _ < ready; exec /attacker walk $MARK",
+    );
     own.env.push("MARK=held-by-a-child".into());
     let text = armed.run(&own).stdout;
     for found in ["environ FOUND", "memory FOUND", "walked"] {

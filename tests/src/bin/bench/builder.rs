@@ -1,20 +1,19 @@
 //! The builders that are compared, and the world of one workload: registry, base, context, their directories.
 
-use std::io::{Seek as _, SeekFrom};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tests::buildkit::Buildkit;
 use tests::cluster::Options;
+use tests::plain_registry::PlainRegistry;
 use tests::stage::release_binary;
 
 use crate::disk::Disk;
 use crate::registry_log::pulled;
 use crate::workload::{Case, Workload};
-use crate::{await_true, machine, plain};
+use crate::{machine, plain};
 use tests::measure::{Measured, measured, run};
 
 /// Who builds.
@@ -62,24 +61,12 @@ pub(crate) struct Outcome {
     pub(crate) packed: Option<u64>,
 }
 
-/// A process that ends with this value.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The world of one workload. What runs ends before its directory goes.
 pub(crate) struct Bench {
     buildkit: Option<Buildkit>,
-    _registry: Daemon,
+    registry: PlainRegistry,
     workload: Workload,
     programs: PathBuf,
-    registry: String,
     base_archive: PathBuf,
     /// The layers of the base.
     base_layers: Vec<String>,
@@ -98,34 +85,13 @@ impl Bench {
         let programs = options.cache.join("bin");
         let directory = tempfile::tempdir_in("/var/tmp")?;
         let disk = Disk::make(directory.path())?;
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let registry = format!("127.0.0.1:{port}");
-        let config = disk.path().join("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: {registry}, secret: bench}}\n",
-            disk.path().join("registry").display()
-        );
-        fs_err::write(&config, text)?;
-        let log = fs_err::File::create(disk.path().join("registry.log"))?.into_file();
-        let child = Command::new(programs.join("registry"))
-            .arg("serve")
-            .arg(config)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("the registry: run `make cluster`")?;
-        let daemon = Daemon(child);
-        await_true("the registry", || {
-            std::net::TcpStream::connect(&*registry).is_ok()
-        })?;
+        let registry = PlainRegistry::start_in(&programs, disk.path())?;
         let base = tests::debian_base::context(&options.cache, |text| eprintln!("{text}"))?;
         let mut bench = Self {
             buildkit: None,
-            _registry: daemon,
+            registry,
             workload,
             programs,
-            registry,
             base_archive: base.join("root.tar"),
             base_layers: Vec::new(),
             has_buildah: machine::buildah().is_some(),
@@ -140,6 +106,7 @@ impl Bench {
             .arg(base))?;
         fs_err::remove_dir_all(engine)?;
         bench.base_layers = bench.layers_of_base()?;
+        bench.registry.asked()?;
         workload.write(&bench.context(), layer)?;
         if workload == Workload::LinkOnBase {
             run(Command::new("tar")
@@ -189,7 +156,7 @@ impl Bench {
     }
 
     fn base(&self) -> String {
-        format!("{}/base/debian-gcc:bookworm", self.registry)
+        format!("{}/base/debian-gcc:bookworm", self.registry.host())
     }
 
     /// Makes the builder's directory as `case` wants it.
@@ -214,7 +181,7 @@ impl Bench {
             self.buildkit = Some(Buildkit::start(
                 &self.programs,
                 &root,
-                Some(&self.registry),
+                Some(self.registry.host()),
             )?);
         }
         Ok(())
@@ -222,13 +189,13 @@ impl Bench {
 
     /// One build. Each run of a cold build pushes to a new repository, later ones of the same run to the same.
     pub(crate) fn build(
-        &self,
+        &mut self,
         builder: Builder,
         case: Case,
         run_number: usize,
     ) -> anyhow::Result<Outcome> {
         let name = builder.name().to_ascii_lowercase().replace(' ', "-");
-        let image = format!("{}/{name}/app{run_number}:1", self.registry);
+        let image = format!("{}/{name}/app{run_number}:1", self.registry.host());
         let archive = self.path(&format!("{name}.tar"));
         let mut command = match builder {
             Builder::Coopery => self.coopery(&image, &archive, case)?,
@@ -248,8 +215,6 @@ impl Bench {
                 crane
             }
         };
-        let log = self.path("registry.log");
-        let before = fs_err::metadata(&log)?.len();
         let daemon = self.buildkit.as_ref().map(Buildkit::id);
         let daemon = daemon.filter(|_| builder == Builder::Buildkit);
         let measured =
@@ -259,11 +224,9 @@ impl Bench {
             packed = Some(largest_blob(&archive)?);
             fs_err::remove_file(archive)?;
         }
-        let mut log = fs_err::File::open(log)?;
-        log.seek(SeekFrom::Start(before))?;
         Ok(Outcome {
             measured,
-            pulled: pulled(&std::io::read_to_string(log)?, &self.base_layers),
+            pulled: pulled(&self.registry.asked()?, &self.base_layers),
             packed,
         })
     }

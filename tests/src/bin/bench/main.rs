@@ -11,8 +11,6 @@ mod registry_log;
 mod report;
 mod workload;
 
-use std::time::{Duration, Instant};
-
 use anyhow::Context as _;
 use clap::Parser;
 
@@ -117,17 +115,4 @@ fn run(workload: Workload, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
         }
     }
     Ok(rows)
-}
-
-/// Waits until `condition` holds.
-fn await_true(what: &str, mut condition: impl FnMut() -> bool) -> anyhow::Result<()> {
-    let begin = Instant::now();
-    while !condition() {
-        anyhow::ensure!(
-            begin.elapsed() < Duration::from_secs(20),
-            "waited 20 s for {what}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }

@@ -1,16 +1,11 @@
 //! What the registry's log of access says: how much of a base was pulled.
 
-/// How many bytes of `layers` the registry sent, by its log of access:
-/// `ADDRESS - - [TIME] "GET /v2/NAME/blobs/DIGEST HTTP/1.1" STATUS BYTES …`.
-pub(crate) fn pulled(log: &str, layers: &[String]) -> u64 {
-    let bytes = |line: &str| -> Option<u64> {
-        let (_, rest) = line.split_once("\"GET /v2/")?;
-        let (request, rest) = rest.split_once('"')?;
-        let is_layer = |layer: &String| request.contains(&format!("/blobs/{layer} "));
-        let size = rest.split_whitespace().nth(1)?;
-        layers.iter().any(is_layer).then(|| size.parse().ok())?
-    };
-    log.lines().filter_map(bytes).sum()
+use ::tests::plain_registry::Asked;
+
+/// How many bytes of `layers` the registry sent where it was `asked` so.
+pub(crate) fn pulled(asked: &[Asked], layers: &[String]) -> u64 {
+    let is_layer = |asked: &&Asked| layers.iter().any(|layer| asked.downloads(layer));
+    asked.iter().filter(is_layer).map(|asked| asked.bytes).sum()
 }
 
 #[cfg(test)]
@@ -19,16 +14,18 @@ mod tests {
 
     #[test]
     fn what_the_registry_sent_of_layers_is_counted() {
-        let line = |method: &str, digest: &str, status| {
-            format!(
-                "::1 - - [21/Nov/2026:18:00:00 +0000] \"{method} /v2/base/x/blobs/{digest} HTTP/1.1\" {status} 70 \"\" \"Go\"\n"
-            )
+        let asked = |method: &str, digest: &str, status| Asked {
+            method: method.to_owned(),
+            path: format!("/v2/base/x/blobs/{digest}"),
+            status,
+            bytes: 70,
         };
-        let log = line("GET", "sha256:a", 200)
-            + &line("HEAD", "sha256:a", 200)
-            + &line("GET", "sha256:b", 206)
-            + &line("GET", "sha256:config", 200)
-            + "time=now level=error msg=\"GET /v2/\"\n";
-        assert_eq!(pulled(&log, &["sha256:a".into(), "sha256:b".into()]), 140);
+        let all = [
+            asked("GET", "sha256:a", 200),
+            asked("HEAD", "sha256:a", 200),
+            asked("GET", "sha256:b", 206),
+            asked("GET", "sha256:config", 200),
+        ];
+        assert_eq!(pulled(&all, &["sha256:a".into(), "sha256:b".into()]), 140);
     }
 }
