@@ -63,18 +63,23 @@ fn crates_depend_one_way() {
         ("distribution", &["oci"]),
         ("store", &["oci"]),
         ("images", &["oci", "store"]),
+        ("mirror", &["crds", "distribution", "oci"]),
         (
             "builder",
             &[
                 "dockerfile",
                 "distribution",
                 "images",
+                "mirror",
                 "oci",
                 "protocol",
                 "store",
             ],
         ),
-        ("operator", &["crds", "distribution", "oci", "protocol"]),
+        (
+            "operator",
+            &["crds", "distribution", "mirror", "oci", "protocol"],
+        ),
     ]);
     let found = dependencies();
     for (name, used) in &found {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use distribution::{Error, ErrorKind};
 use futures::StreamExt;
+use mirror::{Entry, MirrorTag, Selector};
 use oci::{Digest, Reference, RegistryHost, Repository};
 
 use super::chosen::{Listing, Problem, choose};
 use super::observed::{Found, Look, TagLook};
-use super::selection::Selector;
-use super::validate::{Entry, MirrorTag, ValidatedMirror};
+use super::validate::ValidatedMirror;
 use crate::context::Context;
 use crate::network::RegistryAccess;
 use crate::reason::Reason;
@@ -129,7 +129,7 @@ impl Sides<'_> {
                 let chosen: Vec<MirrorTag> = look.tags.iter().map(|(tag, _)| tag.clone()).collect();
                 (chosen, Vec::new())
             } else {
-                let all = choose(&self.spec.entries, &self.list(context).await);
+                let all = choose(&self.spec.entries, self.list(context).await);
                 (all.tags, all.problems)
             };
         let seen_before: HashMap<(&str, &str), &(MirrorTag, TagLook)> = before

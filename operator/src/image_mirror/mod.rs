@@ -5,7 +5,7 @@
 //!                                   destination tags ─┴─ equal -> Ready
 //!                                                        differ -> a pod that copies by digest, then look again
 //! ```
-//! `selection` reads which tags are wanted, `chosen` makes one list of them, `look` asks both sides.
+//! The crate `mirror` says which tags are wanted, `look` asks both sides for them.
 //! What a pod reports is told to people; whether a tag is mirrored is decided by looking.
 
 pub mod account;
@@ -15,7 +15,6 @@ pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod record;
-pub mod selection;
 pub mod status;
 pub mod validate;
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crds::ImageMirrorStatus;
 use jiff::Timestamp;
+use mirror::MirrorTag;
 use oci::Digest;
 
 use super::chosen::Problem;
-use super::validate::{MirrorTag, ValidatedMirror};
+use super::validate::ValidatedMirror;
 use crate::builder_pod::{BuilderSettings, PodState, PodView};
 use crate::image_build::observed::{RegistryState, SecretState};
 use crate::image_build::validate::Violation;
