@@ -3,7 +3,8 @@
 //!
 //! A [`Copier`] is one run over any number of images: each blob is fetched once, however many of them share it, and what
 //! earlier runs learned of the destination is read from a [`Ledger`] that is kept there. `image` reads, `plan` and
-//! `known` decide, `blobs` moves the bytes, `copier` carries out.
+//! `known` decide, `blobs` moves the bytes, `copier` carries out, and `referrers` does for signatures and the like what
+//! `copier` does for images.
 //!
 //! It selects no tags and deletes nothing; callers do.
 
@@ -14,6 +15,7 @@ mod known;
 mod ledger;
 mod plan;
 mod platforms;
+mod referrers;
 
 use oci::{Descriptor, Reference};
 
@@ -32,6 +34,8 @@ pub struct CopyOptions {
     pub blobs: usize,
     /// Copies manifests that name foreign layers, leaving those layers where their URLs say. Otherwise they are refused.
     pub foreign_layers: bool,
+    /// Copies what refers to the images as well, before their tags are written: signatures, attestations, SBOMs.
+    pub referrers: bool,
 }
 
 impl Default for CopyOptions {
@@ -40,6 +44,7 @@ impl Default for CopyOptions {
             images: 4,
             blobs: 6,
             foreign_layers: false,
+            referrers: false,
         }
     }
 }
@@ -53,6 +58,9 @@ pub struct CopyReport {
     pub unchanged: bool,
     /// Manifests and indexes put, those of further names included.
     pub manifests: usize,
+    /// What refers to the image and was not there: signatures, attestations, SBOMs. Their manifests and blobs are counted
+    /// with those of the image.
+    pub referrers: usize,
     /// Blobs sent, and their bytes.
     pub copied: Amount,
     /// Blobs that the destination's registry had, and their bytes.
@@ -66,6 +74,20 @@ pub struct Amount {
     pub blobs: usize,
     /// Their size.
     pub bytes: u64,
+}
+
+impl CopyReport {
+    /// A copy of `root` that has done nothing yet.
+    const fn of(root: Descriptor) -> Self {
+        Self {
+            root,
+            unchanged: false,
+            manifests: 0,
+            referrers: 0,
+            copied: Amount { blobs: 0, bytes: 0 },
+            mounted: Amount { blobs: 0, bytes: 0 },
+        }
+    }
 }
 
 impl Amount {

@@ -39,8 +39,8 @@ pub use keychain::{
     Anonymous, CredentialHelpers, Credentials, DockerConfig, Keychain, KeychainError,
 };
 pub use pull::RawManifest;
-pub use push::{ChunkedPush, Pushed};
-pub use referrers::{Referrers, ReferrersOrigin, fallback_tag};
+pub use push::{ChunkedPush, Pushed, Put};
+pub use referrers::{CosignTag, Referrers, ReferrersOrigin, fallback_tag};
 pub use registry::SearchResult;
 pub use retry::RetryPolicy;
 pub use traffic::{Budget, HostLimits};

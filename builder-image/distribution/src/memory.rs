@@ -108,6 +108,8 @@ struct Content {
     uploads: HashMap<String, Vec<u8>>,
     tokens: HashMap<String, HashSet<String>>,
     counter: u64,
+    /// Whether the referrers API is served.
+    referrers: bool,
 }
 
 #[derive(Default)]
@@ -193,6 +195,12 @@ impl MemoryRegistry {
     /// Lets nothing go wrong any more.
     pub fn clear_faults(&self) {
         *lock(&self.shared.faults) = None;
+    }
+
+    /// Serves the referrers API from now on, as registries of the distribution specification 1.1 do. Without it, the registry
+    /// is as distribution v3: it takes no notice of subjects.
+    pub fn serve_referrers(&self) {
+        lock(&self.shared.content).referrers = true;
     }
 
     /// Puts a blob into a repository.

@@ -35,6 +35,16 @@ pub enum Pushed {
     Uploaded,
 }
 
+/// A manifest that was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Its digest.
+    pub digest: Digest,
+    /// Whether the registry lists it as a referrer of its subject (the header `OCI-Subject`). Where it does not, whoever put
+    /// it has to list it under the [fallback tag](crate::fallback_tag).
+    pub is_listed: bool,
+}
+
 /// How a blob is pushed in chunks.
 #[derive(Default)]
 pub struct ChunkedPush<'a> {
@@ -264,6 +274,17 @@ impl Client {
         media_type: &MediaType,
         bytes: Bytes,
     ) -> Result<Digest> {
+        let put = self.put_referrer(reference, media_type, bytes).await?;
+        Ok(put.digest)
+    }
+
+    /// As [`Self::put_manifest`], and says whether the registry took notice of the manifest's subject.
+    pub async fn put_referrer(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: Bytes,
+    ) -> Result<Put> {
         let action = format!("push manifest {reference}");
         if bytes.len() as u64 > MAX_MANIFEST_BYTES {
             return Err(Error::TooLarge {
@@ -297,12 +318,13 @@ impl Client {
         if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK) {
             return Err(self.failure(repository, &action, response).await);
         }
+        let is_listed = response.header("oci-subject").is_some();
         let stored = response.header("docker-content-digest");
         match stored.and_then(|text| text.parse::<Digest>().ok()) {
             Some(stored) if stored != digest && stored.algorithm() == digest.algorithm() => {
                 Err(mismatch(digest, stored))
             }
-            _ => Ok(digest),
+            _ => Ok(Put { digest, is_listed }),
         }
     }
 

@@ -15,6 +15,9 @@ pub(super) struct CopyArgs {
     source: Reference,
     /// Name to copy it to
     destination: Reference,
+    /// Copy what refers to the image as well: signatures, attestations, SBOMs
+    #[arg(short, long, visible_alias = "referrers")]
+    recursive: bool,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -25,7 +28,10 @@ pub(super) fn run(args: &CopyArgs) -> Result<(), Error> {
         args.source.clone().or_latest(),
         args.destination.clone().or_latest(),
     );
-    let options = CopyOptions::default();
+    let options = CopyOptions {
+        referrers: args.recursive,
+        ..CopyOptions::default()
+    };
     let report = run_async(async |stop| {
         tokio::select! {
             biased;

@@ -10,7 +10,8 @@ use super::blobs::Blobs;
 use super::image::{Image, Reading};
 use super::ledger::Ledger;
 use super::plan::Plan;
-use super::{Amount, CopyOptions, CopyReport, Platforms};
+use super::referrers::Referring;
+use super::{CopyOptions, CopyReport, Platforms};
 use crate::{Client, Error, Pushed, RawManifest, Result};
 
 /// The tag that a ledger has in its repository.
@@ -23,9 +24,10 @@ const PUTS: usize = 4;
 
 /// A run of copies from one registry to another. What it learns of the destination holds for all of its images.
 pub struct Copier {
-    source: Client,
-    destination: Client,
-    options: CopyOptions,
+    pub(super) source: Client,
+    pub(super) destination: Client,
+    pub(super) options: CopyOptions,
+    pub(super) referring: Referring,
     ledger: Option<Repository>,
     /// Whether the ledger could be read, and so may be written.
     ledger_read: OnceCell<bool>,
@@ -86,6 +88,17 @@ struct Start {
     fresh: bool,
 }
 
+/// How an image is carried over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cargo<'a> {
+    /// The tags to write; with none, it is there by its digest only.
+    pub(super) tags: &'a [Tag],
+    /// Whether nothing was there, so that what is not known of has to be sent.
+    pub(super) fresh: bool,
+    /// Whether what refers to it goes along.
+    pub(super) referrers: bool,
+}
+
 impl Copier {
     /// A run that knows nothing of the destination.
     pub fn new(source: Client, destination: Client, options: CopyOptions) -> Self {
@@ -94,6 +107,7 @@ impl Copier {
             source,
             destination,
             options,
+            referring: Referring::default(),
             ledger: None,
             ledger_read: OnceCell::new(),
             turns: Arc::default(),
@@ -133,39 +147,68 @@ impl Copier {
     pub async fn copy(&self, job: &Job) -> Result<CopyReport> {
         let start = match self.start(job).await? {
             Ok(start) => start,
+            Err(unchanged) if self.options.referrers => return self.refer(job, unchanged).await,
             Err(unchanged) => return Ok(unchanged),
         };
-        let reading = Reading {
-            source: &self.source,
-            platforms: &job.platforms,
-            foreign_layers: self.options.foreign_layers,
-            turns: &self.turns,
-        };
+        let reading = self.reading(job);
         let image = match start.root {
             Some(root) => reading.read_below(job.from.repository(), root).await?,
             None => reading.read(&start.from).await?,
         };
-        let mut report = CopyReport {
-            root: image.root.descriptor(),
-            unchanged: false,
-            manifests: 0,
-            copied: Amount::default(),
-            mounted: Amount::default(),
+        let mut report = CopyReport::of(image.root.descriptor());
+        let cargo = Cargo {
+            tags: &start.tags,
+            fresh: start.fresh,
+            referrers: self.options.referrers,
         };
-        self.bring(job, &image, start.fresh, &mut report).await?;
-        match self.name(job, &start.tags, &image, &mut report).await {
+        self.carry(job, &image, cargo, &mut report).await?;
+        self.keep_at(CHECKPOINT).await;
+        Ok(report)
+    }
+
+    /// Copies what refers to an image that is there already.
+    async fn refer(&self, job: &Job, mut report: CopyReport) -> Result<CopyReport> {
+        let root = job.from.repository().at(report.root.digest.clone());
+        if job.platforms.rewrites() {
+            // What refers to the index of the source does not refer to the one of the destination.
+            return Ok(report);
+        }
+        let image = self.reading(job).read(&root).await?;
+        self.copy_referrers(job, &image, false, &mut report).await?;
+        report.unchanged = report.referrers == 0;
+        self.keep_at(CHECKPOINT).await;
+        Ok(report)
+    }
+
+    fn reading<'a>(&'a self, job: &'a Job) -> Reading<'a> {
+        Reading {
+            source: &self.source,
+            platforms: &job.platforms,
+            foreign_layers: self.options.foreign_layers,
+            turns: &self.turns,
+        }
+    }
+
+    /// Brings what an image consists of, and names it; whether the destination lists it as a referrer of its subject.
+    pub(super) async fn carry(
+        &self,
+        job: &Job,
+        image: &Image,
+        cargo: Cargo<'_>,
+        report: &mut CopyReport,
+    ) -> Result<bool> {
+        self.bring(job, image, cargo.fresh, report).await?;
+        match self.name(job, image, cargo, report).await {
             // What was there a moment ago is gone: collected as garbage, or taken away. Once more, trusting nothing.
             Err(error) if is_blob_unknown(&error) => {
                 tracing::info!(to = %job.to, "blobs that were there are gone, bringing them again");
                 let blobs = image.blobs.iter().map(|blob| &blob.digest);
                 self.blobs.with_known(|known| known.doubt(blobs, &job.to));
-                self.bring(job, &image, false, &mut report).await?;
-                self.name(job, &start.tags, &image, &mut report).await?;
+                self.bring(job, image, false, report).await?;
+                self.name(job, image, cargo, report).await
             }
-            named => named?,
+            named => named,
         }
-        self.keep_at(CHECKPOINT).await;
-        Ok(report)
     }
 
     /// Looks at both sides as far as the caller has not; `Err` when there is nothing to do.
@@ -207,11 +250,8 @@ impl Copier {
         });
         if start.tags.is_empty() {
             return Ok(Err(CopyReport {
-                root: wanted,
                 unchanged: true,
-                manifests: 0,
-                copied: Amount::default(),
-                mounted: Amount::default(),
+                ..CopyReport::of(wanted)
             }));
         }
         Ok(Ok(start))
@@ -252,14 +292,15 @@ impl Copier {
         Ok(())
     }
 
-    /// Puts the manifests that are missing, and then the root under its names.
+    /// Puts the manifests that are missing, then what refers to them, and then the root under its names; whether the
+    /// destination lists it as a referrer of its subject.
     async fn name(
         &self,
         job: &Job,
-        tags: &[Tag],
         image: &Image,
+        cargo: Cargo<'_>,
         report: &mut CopyReport,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let todo = self
             .blobs
             .with_known(|known| Plan::of(image, job.from.repository(), &job.to, known));
@@ -268,32 +309,43 @@ impl Copier {
             let mut puts = futures::stream::iter(rank)
                 .map(|manifest| async move {
                     let name = job.to.at(manifest.digest.clone());
-                    self.put(&manifest, name).await
+                    self.put(&manifest, name).await.map(|_| ())
                 })
                 .buffer_unordered(PUTS);
             while let Some(()) = puts.try_next().await? {
                 report.manifests += 1;
             }
         }
-        let mut names: Vec<_> = tags.iter().map(|tag| job.to.tagged(tag.clone())).collect();
+        let is_tagged = !cargo.tags.is_empty();
+        if cargo.referrers && is_tagged {
+            self.copy_referrers(job, image, true, report).await?;
+        }
+        let tags = cargo.tags.iter();
+        let mut names: Vec<_> = tags.map(|tag| job.to.tagged(tag.clone())).collect();
         if names.is_empty() {
             names.push(job.to.at(image.root.digest.clone()));
         }
+        let mut is_listed = false;
         for name in names {
-            self.put(&image.root, name).await?;
+            is_listed = self.put(&image.root, name).await?;
             report.manifests += 1;
         }
-        Ok(())
+        if cargo.referrers && !is_tagged {
+            self.copy_referrers(job, image, false, report).await?;
+        }
+        Ok(is_listed)
     }
 
-    async fn put(&self, manifest: &RawManifest, name: Reference) -> Result<()> {
+    /// Puts a manifest; whether the destination lists it as a referrer of its subject.
+    pub(super) async fn put(&self, manifest: &RawManifest, name: Reference) -> Result<bool> {
         let (media_type, bytes) = (&manifest.media_type, manifest.bytes.clone());
-        self.destination
-            .put_manifest(&name, media_type, bytes)
+        let put = self
+            .destination
+            .put_referrer(&name, media_type, bytes)
             .await?;
         self.blobs
             .with_known(|known| known.put(&manifest.digest, name.repository()));
-        Ok(())
+        Ok(put.is_listed)
     }
 
     /// Reads the ledger unless that was done; whether there is one for the registry of `to`. A ledger that cannot be read

@@ -7,12 +7,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, Method, header};
-use oci::{Digest, Digester, Document, MediaType};
+use oci::{Descriptor, Digest, Digester, Document, Index, MediaType};
 use serde_json::json;
 use tokio::net::TcpListener;
 use url::form_urlencoded;
 
 use super::{Access, Contained, Content, Fault, Logged, Shared, lock};
+use crate::RawManifest;
 
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let handler = move |request: Request| answer(shared.clone(), request);
@@ -212,7 +213,13 @@ fn needed_scopes(request: &Logged) -> Vec<String> {
 /// `/v2/<name>/<kind>/<rest>`
 fn split(path: &str) -> Option<(&str, &str, &str)> {
     let path = path.strip_prefix("/v2/")?;
-    for kind in ["/blobs/uploads/", "/blobs/", "/manifests/", "/tags/"] {
+    for kind in [
+        "/blobs/uploads/",
+        "/blobs/",
+        "/manifests/",
+        "/tags/",
+        "/referrers/",
+    ] {
         if let Some(at) = path.rfind(kind) {
             return Some((
                 &path[..at],
@@ -241,6 +248,8 @@ fn dispatch(shared: &Shared, request: &Logged, body: &Bytes) -> Answer {
     let is_read = matches!(request.method, Method::GET | Method::HEAD);
     match (kind, &request.method) {
         ("tags", &Method::GET) => tags(content, name, &query),
+        ("referrers", &Method::GET) if content.referrers => referrers(content, name, rest),
+        ("referrers", _) => Answer::error(404, "NAME_UNKNOWN"),
         ("blobs", _) if is_read => blob(content, name, rest, &request.headers),
         ("manifests", _) if is_read => manifest(content, name, rest, &request.headers),
         ("manifests", &Method::PUT) => put_manifest(content, name, rest, &request.headers, body),
@@ -423,6 +432,7 @@ fn put_manifest(
     }
     let media_type = headers.get(header::CONTENT_TYPE);
     let media_type = MediaType::from(media_type.and_then(|v| v.to_str().ok()).unwrap_or_default());
+    let serves_referrers = content.referrers;
     let contained = content.repositories.entry(name.into()).or_default();
     let complete = match Document::parse(&media_type, body) {
         Ok(Document::Manifest(manifest)) => std::iter::once(&manifest.config)
@@ -437,15 +447,45 @@ fn put_manifest(
     if !complete {
         return Answer::error(400, "MANIFEST_BLOB_UNKNOWN");
     }
+    let subject = subject(&media_type, body).map(|(subject, _)| subject);
     contained
         .manifests
         .insert(digest.clone(), (media_type, body.clone()));
     if !reference.contains(':') {
         contained.tags.insert(reference.into(), digest.clone());
     }
-    Answer::new(201)
+    let answer = Answer::new(201)
         .with("location", format!("/v2/{name}/manifests/{digest}"))
-        .with("docker-content-digest", digest.as_str())
+        .with("docker-content-digest", digest.as_str());
+    match subject {
+        Some(subject) if serves_referrers => answer.with("oci-subject", subject.as_str()),
+        _ => answer,
+    }
+}
+
+/// The subject of a manifest, and how the manifest is listed among its referrers.
+fn subject(media_type: &MediaType, body: &Bytes) -> Option<(Digest, Descriptor)> {
+    let manifest = RawManifest {
+        media_type: media_type.clone(),
+        digest: Digest::of(body),
+        bytes: body.clone(),
+    };
+    crate::referrers::referrer(&manifest).ok().flatten()
+}
+
+fn referrers(content: &Content, name: &str, digest: &str) -> Answer {
+    let contained = content.repositories.get(name);
+    let manifests = contained.into_iter().flat_map(|c| c.manifests.values());
+    let entries = manifests
+        .filter_map(|(media_type, body)| subject(media_type, body))
+        .filter(|(about, _)| about.as_str() == digest)
+        .map(|(_, entry)| entry);
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by(|a, b| a.digest.cmp(&b.digest));
+    let index = serde_json::json!(Index::new(entries)).to_string();
+    Answer::new(200)
+        .with("content-type", MediaType::OciIndex.as_str())
+        .body(index)
 }
 
 fn delete_manifest(content: &mut Content, name: &str, reference: &str) -> Answer {

@@ -13,5 +13,6 @@ mod lists;
 mod pull;
 mod push;
 mod reach;
+mod referrers;
 mod resume;
 mod support;
