@@ -233,6 +233,10 @@ pub struct ImageMirrorStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(max = 256)))]
     pub failures: Vec<String>,
+    /// The report of all that this mirror wrote, an artifact at the destination. Format: host/repository@digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub report: Option<String>,
     /// The sync that runs, ran last, or comes next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<SyncAttempt>,

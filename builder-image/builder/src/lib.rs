@@ -45,5 +45,6 @@ pub mod solve;
 pub mod step;
 pub mod tree;
 pub mod unpack;
+pub mod upkeep;
 mod upper;
 pub mod wanted;

@@ -401,7 +401,8 @@ fn mirror_task(request: &Request, task: &MirrorRequest) -> Outcome {
         Ok(mirror::mirror(&client, task, &stop.token).await)
     });
     match result {
-        Ok(outcome) => Outcome::new(Report::Mirrored(outcome)),
+        Ok(Ok(outcome)) => Outcome::new(Report::Mirrored(outcome)),
+        Ok(Err(failure)) => Outcome::new(Report::Failed(*failure)),
         Err(error) => outcome::failed(&error, Resolved::default()),
     }
 }

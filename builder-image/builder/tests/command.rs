@@ -352,7 +352,14 @@ fn a_pod_mirrors_what_it_can() {
             image("base:1", Some(&digest), "mirror/base:1"),
         ];
         let ledger = Some(format!("{host}/team/coopery-ledger"));
-        let mirror = request(registry, Task::Mirror(MirrorRequest { images, ledger }));
+        let mirror = request(
+            registry,
+            Task::Mirror(MirrorRequest {
+                images,
+                ledger,
+                ..MirrorRequest::default()
+            }),
+        );
         let (code, report, _) = pod(&shop, &mirror);
         let Report::Mirrored(mirrored) = report else {
             panic!("{report:?}")

@@ -177,6 +177,9 @@ pub struct MirrorOutcome {
     pub bytes_copied: u64,
     /// Bytes of blobs that were mounted.
     pub bytes_mounted: u64,
+    /// Digest of the report that was written; absent where nothing in it changed or it could not be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
     /// One for each image, in the order of the request, as many as fit.
     pub images: Vec<MirroredImage>,
 }

@@ -301,7 +301,7 @@ pub struct JoinRequest {
 }
 
 /// A copy of images.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MirrorRequest {
     /// The images, in order.
@@ -310,6 +310,22 @@ pub struct MirrorRequest {
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<String>,
+    /// The report of what this mirror wrote; none is kept where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportRequest>,
+}
+
+/// Where a mirror keeps account of what it wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportRequest {
+    /// `host/repository` of the reports.
+    pub repository: String,
+    /// The unique id of the resource, which is the tag of its report as well.
+    pub owner: String,
+    /// Digest of the report so far, as the status names it; none where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
 }
 
 /// One tag to copy.
@@ -348,10 +364,7 @@ mod tests {
 
     #[test]
     fn requests_round_trip_and_other_versions_are_refused() {
-        let request = Request::new(Task::Mirror(MirrorRequest {
-            images: vec![],
-            ledger: None,
-        }));
+        let request = Request::new(Task::Mirror(MirrorRequest::default()));
         let json = request.to_json();
         assert_eq!(
             json,

@@ -26,10 +26,7 @@ fn meta() -> ObjectMeta {
 }
 
 fn request() -> Request {
-    Request::new(Task::Mirror(MirrorRequest {
-        images: vec![],
-        ledger: None,
-    }))
+    Request::new(Task::Mirror(MirrorRequest::default()))
 }
 
 #[test]

@@ -283,7 +283,8 @@ impl Sides<'_> {
     }
 }
 
-async fn find(
+/// What a registry has under `reference`.
+pub async fn find(
     context: &Context,
     reference: &Reference,
     access: &RegistryAccess,

@@ -5,7 +5,7 @@
 //!                                   destination tags ─┴─ equal -> Ready
 //!                                                        differ -> a pod that copies by digest, then look again
 //! ```
-//! The crate `mirror` says which tags are wanted, `look` asks both sides for them.
+//! The crate `mirror` says which tags are wanted, `look` asks both sides for them, `upkeep` names the report.
 //! What a pod reports is told to people; whether a tag is mirrored is decided by looking.
 
 pub mod account;
@@ -16,6 +16,7 @@ pub mod observed;
 pub mod plan;
 pub mod record;
 pub mod status;
+pub mod upkeep;
 pub mod validate;
 
 use crds::condition::Condition;

@@ -7,11 +7,12 @@ use crds::{ImageMirror, Registry};
 use distribution::DockerConfig;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use oci::RegistryHost;
+use oci::{Reference, RegistryHost};
 
-use super::look::{Sides, look};
-use super::observed::{Observed, current_pod};
+use super::look::{Sides, find, look};
+use super::observed::{Found, Observed, current_pod};
 use super::plan::{force_wish, spec_hash};
+use super::upkeep::told_report;
 use super::validate::{ValidatedMirror, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{Identity, Owner, PodState, PodView};
@@ -21,6 +22,7 @@ use crate::error::Result;
 use crate::image_build::observe::state_of;
 use crate::image_build::observed::{RegistryState, SecretState};
 use crate::network::RegistryAccess;
+use crate::reason::Reason;
 use crate::request::requested_at;
 
 /// Reads everything that a decision about `mirror` depends on.
@@ -36,6 +38,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         pods: pods(context, mirror, &namespace).await?,
         look: None,
         look_again: None,
+        report: None,
         taken: None,
         builder: cluster::builder_settings(context)?,
     };
@@ -58,6 +61,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         }
     }
     observed.plain_http.sort();
+    observed.report = read_back(context, mirror, &spec, &configs, &observed).await;
     if let Some(host) = worth_looking(mirror, &observed) {
         look_at_tags(context, mirror, &spec, &host, &configs, &mut observed).await;
     }
@@ -77,6 +81,33 @@ fn worth_looking(mirror: &ImageMirror, observed: &Observed) -> Option<RegistryHo
     let active = current_pod(&status, &observed.pods)
         .is_some_and(|pod| !matches!(pod.state(), PodState::Ended(_)));
     (there && !active && !mirror.spec.suspended()).then(|| host.clone())
+}
+
+/// Looks whether the report is there that the present pod says it wrote.
+async fn read_back(
+    context: &Context,
+    mirror: &ImageMirror,
+    spec: &ValidatedMirror,
+    configs: &BTreeMap<String, DockerConfig>,
+    observed: &Observed,
+) -> Option<(Reference, Found)> {
+    let report = told_report(mirror, observed)?;
+    let access = destination(spec, configs);
+    let found = find(context, &report, &access, Reason::RegistryUnauthorized).await;
+    Some((report, found))
+}
+
+/// How the destination is asked.
+fn destination(spec: &ValidatedMirror, configs: &BTreeMap<String, DockerConfig>) -> RegistryAccess {
+    RegistryAccess {
+        credentials: configs
+            .get(&spec.registry_secret())
+            .cloned()
+            .into_iter()
+            .collect(),
+        plain_http: true,
+        ca_pem: None,
+    }
 }
 
 async fn secret(
@@ -139,11 +170,7 @@ async fn look_at_tags(
                 .any(|plain| plain == spec.source.as_str()),
             ca_pem: None,
         },
-        destination: RegistryAccess {
-            credentials: config(&spec.registry_secret()).into_iter().collect(),
-            plain_http: true,
-            ca_pem: None,
-        },
+        destination: destination(spec, configs),
     };
     let core = format!(
         "{} {host} {:?} {:?} {:?}",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crds::ImageMirrorStatus;
 use jiff::Timestamp;
 use mirror::MirrorTag;
-use oci::Digest;
+use oci::{Digest, Reference};
 
 use super::chosen::Problem;
 use super::validate::ValidatedMirror;
@@ -35,6 +35,8 @@ pub struct Observed {
     pub look: Option<Arc<Look>>,
     /// When they are to be looked at again.
     pub look_again: Option<Duration>,
+    /// The report that the present pod says it wrote, and whether it is there; none where that is no news.
+    pub report: Option<(Reference, Found)>,
     /// A name that the next pod needs and that somebody else's pod has.
     pub taken: Option<String>,
     /// What the operator's settings say of builder pods.

@@ -11,7 +11,6 @@ use crds::{ImageMirror, ImageMirrorSpec, ImageMirrorStatus};
 use distribution::copy::Platforms;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use oci::Repository;
 use protocol::{Isolation, MirrorImage, MirrorPlatforms, MirrorRequest, Request, Task};
 use serde_json::Value;
 
@@ -19,6 +18,7 @@ use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due};
 use super::chosen::Problem;
 use super::observed::{Found, Observed, current_pod};
 use super::record;
+use super::upkeep;
 use super::validate::ValidatedMirror;
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::shape::credential_paths;
@@ -31,8 +31,6 @@ use crate::plan::{Plan, Prepared, child_meta};
 use crate::reason::Reason;
 use crate::request::{force_at, requested_at};
 
-/// Name of the repository, below the namespace's, that keeps the ledger of copies.
-const LEDGER: &str = "coopery-ledger";
 /// How often a running pod is looked at, besides at each of its changes.
 const POLL_RUNNING: Duration = Duration::from_secs(30);
 /// Room for the images in a request: annotations hold 256 KiB together. What does not fit is copied by the next sync.
@@ -86,6 +84,7 @@ pub fn plan(mirror: &ImageMirror, observed: &Observed) -> Plan<Prepared, Decisio
     let spec_hash = spec_hash(&mirror.spec);
     let fate = account(&mut status, observed, &spec_hash);
     record::record(&mut status, observed, &fate);
+    upkeep::record(&mut status, observed);
     let (summary, requeue, start, stop) = Case {
         mirror,
         observed,
@@ -162,6 +161,14 @@ impl<'a> Case<'a, '_> {
         let images = self.images(forced);
         if images.is_empty() {
             return rest(self.settled());
+        }
+        if upkeep::waits_for_report(self.observed) {
+            return (
+                syncing("the report is being read back"),
+                Some(POLL),
+                None,
+                None,
+            );
         }
         match self.next(&images) {
             Ok((key, number, retries)) => {
@@ -396,17 +403,6 @@ impl<'a> Case<'a, '_> {
         )
     }
 
-    /// The repository that keeps what is known of the destination's blobs: one for all mirrors of a namespace, which may
-    /// read each other's repositories, and for nobody else.
-    fn ledger(&self) -> Option<String> {
-        let RegistryState::Ready { host } = &self.observed.registry else {
-            return None;
-        };
-        let path = format!("{}/{LEDGER}", self.mirror.namespace()?);
-        let repository = Repository::new(host.clone(), &path).ok()?;
-        Some(repository.to_string())
-    }
-
     fn environment(&self) -> String {
         let mut parts: Vec<&str> = Vec::new();
         for (name, state) in &self.observed.secrets {
@@ -437,12 +433,16 @@ impl<'a> Case<'a, '_> {
             .unwrap_or(number);
         let name = owner.pod_name(&key, number);
         let credentials = spec.secrets();
-        let ledger = self.ledger();
+        let work = MirrorRequest {
+            images,
+            ledger: upkeep::ledger(self.mirror, self.observed).map(|name| name.to_string()),
+            report: upkeep::report(self.mirror, self.observed, self.status),
+        };
         let request = Request {
             network: self.observed.builder.network.clone(),
             credentials: credential_paths(credentials.len()),
             plain_http: self.observed.plain_http.clone(),
-            ..Request::new(Task::Mirror(MirrorRequest { images, ledger }))
+            ..Request::new(Task::Mirror(work))
         };
         let attempt = Attempt {
             key,

@@ -6,21 +6,30 @@ use std::collections::BTreeMap;
 use distribution::Client;
 use distribution::copy::{Amount, Copier, CopyOptions, CopyReport, Found, Job, Platforms};
 use futures::StreamExt;
+use jiff::Timestamp;
 use oci::{Platform, Reference};
 use protocol::{Failure, FailureKind, MirrorImage, MirrorOutcome, MirrorRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::outcome;
+use crate::upkeep::bookkeeping::{Books, Done, Subject};
 
 /// What became of an image of the request.
 type Ended = Result<CopyReport, Box<Failure>>;
 
 /// Copies what `task` names; an image that fails does not keep the others from being copied.
+///
+/// # Errors
+/// When the report of earlier syncs cannot be asked for; nothing is copied then.
 pub(super) async fn mirror(
     client: &Client,
     task: &MirrorRequest,
     cancel: &CancellationToken,
-) -> MirrorOutcome {
+) -> Result<MirrorOutcome, Box<Failure>> {
+    let mut books = match &task.report {
+        Some(report) => Some(Books::open(client, report).await?),
+        None => None,
+    };
     let work = Work::of(&task.images);
     let mut ended: BTreeMap<usize, Ended> = work
         .refused
@@ -43,6 +52,12 @@ pub(super) async fn mirror(
         let mut first = true;
         for position in &work.images[job] {
             tell(&task.images[*position], result.as_ref());
+            note(
+                &mut books,
+                &work.jobs[job],
+                &task.images[*position],
+                result.as_ref(),
+            );
             let one = match &result {
                 // What was moved is counted once.
                 Ok(report) if !first => Ok(CopyReport {
@@ -67,7 +82,29 @@ pub(super) async fn mirror(
         });
         outcome::mirrored(&mut outcome, position, one);
     }
-    outcome
+    if let Some(books) = &mut books {
+        let digest = books.keep(Timestamp::now()).await;
+        outcome.report = digest.map(|digest| digest.to_string());
+    }
+    Ok(outcome)
+}
+
+/// Notes in the report what became of an image.
+fn note(
+    books: &mut Option<Books>,
+    job: &Job,
+    image: &MirrorImage,
+    result: Result<&CopyReport, &Failure>,
+) {
+    let to: Option<Reference> = image.destination.parse().ok();
+    let subject = to.and_then(|to| Subject::new(&job.from, &to));
+    if let (Some(books), Some(subject)) = (books, subject) {
+        let done = Done {
+            result,
+            platforms: &job.platforms,
+        };
+        books.note(&subject, &done, Timestamp::now());
+    }
 }
 
 fn tell(image: &MirrorImage, result: Result<&CopyReport, &Failure>) {
