@@ -1,5 +1,5 @@
-//! The engine's memory does not grow with what it builds: the peaks of all its processes at a large layer, at many files and
-//! at many layers. A tenth of each; in full with `COOPERY_SOAK`. It measures the release binary.
+//! Memory does not grow with what is built or copied: the peaks of all processes at a large layer, at many files and at many
+//! layers, and at a copy of large layers. A tenth of each; in full with `COOPERY_SOAK`. It measures the release binary.
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
 use std::fmt::Write as _;
@@ -7,11 +7,17 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use tests::measure::measured;
+use futures::TryStreamExt;
+use oci::{Descriptor, Digester, Manifest, MediaType};
+use tests::cluster::Options;
+use tests::measure::{Measured, measured};
+use tests::plain_registry::PlainRegistry;
 use tests::stage::release_binary;
 
-/// What all processes together may take at their peaks, in bytes.
+/// What all processes of a build together may take at their peaks, in bytes.
 const LIMIT: u64 = 128 << 20;
+/// What a copy may take.
+const COPY_LIMIT: u64 = 64 << 20;
 
 /// `full`, or a tenth of it.
 fn soak(full: usize) -> usize {
@@ -36,13 +42,17 @@ fn build(name: &str, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow:
     command.arg("--root").arg(directory.path().join("root"));
     command.arg(&context);
     let cost = measured(&mut command, None, &["coopery"])?;
+    judge(name, &cost, LIMIT)
+}
+
+fn judge(name: &str, cost: &Measured, limit: u64) -> anyhow::Result<()> {
     println!("{name}: {cost}");
     anyhow::ensure!(cost.memory > 1 << 20, "{name}: nothing was measured");
     anyhow::ensure!(
-        cost.memory <= LIMIT,
+        cost.memory <= limit,
         "{name}: {} MiB at the peak, {} MiB are allowed",
         cost.memory >> 20,
-        LIMIT >> 20
+        limit >> 20
     );
     Ok(())
 }
@@ -92,4 +102,67 @@ fn many_layers() -> anyhow::Result<()> {
         fs_err::write(context.join("Dockerfile"), text)?;
         Ok(fs_err::write(context.join("data"), vec![7; 1 << 20])?)
     })
+}
+
+/// The content of a layer, a mebibyte each: numbers, from `seed` on.
+fn pieces(seed: usize, mebibytes: usize) -> impl Iterator<Item = bytes::Bytes> + Send {
+    (0..mebibytes).map(move |number| {
+        let mut piece = vec![0; 1 << 20];
+        for (at, place) in piece.chunks_mut(64).enumerate() {
+            place[..8].copy_from_slice(&((seed * 10_000 + number) * 16384 + at).to_le_bytes());
+        }
+        piece.into()
+    })
+}
+
+/// Pushes an image with layers of so many mebibytes.
+async fn push(name: &oci::Reference, layers: &[usize]) -> anyhow::Result<()> {
+    let client = distribution::Client::builder()
+        .guard(distribution::Guard::Open)
+        .build()?;
+    let repository = name.repository();
+    let mut pushed = Vec::new();
+    for (seed, &mebibytes) in layers.iter().enumerate() {
+        let mut digester = Digester::sha256();
+        pieces(seed, mebibytes).for_each(|piece| digester.update(&piece));
+        let size = digester.len();
+        let layer = Descriptor::new(MediaType::OciLayer, digester.finish(), size);
+        let content = futures::stream::iter(pieces(seed, mebibytes).map(std::io::Result::Ok));
+        let content = tokio_util::io::StreamReader::new(content.into_stream());
+        client.upload(repository, &layer, content).await?;
+        pushed.push(layer);
+    }
+    let config = br#"{"architecture":"amd64","os":"linux"}"#.as_slice();
+    let config = client
+        .upload_bytes(repository, MediaType::OciConfig, config.into())
+        .await?;
+    let manifest = serde_json::to_vec(&Manifest::new(config, pushed))?;
+    client
+        .put_manifest(name, &MediaType::OciManifest, manifest.into())
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn large_layers_are_copied() -> anyhow::Result<()> {
+    let programs = Options::new("memory").cache.join("bin");
+    let (mut source, target) = (
+        PlainRegistry::start(&programs)?,
+        PlainRegistry::start(&programs)?,
+    );
+    // One is read in parts at a time, and each is large enough for that at a tenth.
+    let layers = [2560, 640, 640, 640].map(soak);
+    let from = format!("{}/library/app:1", source.host());
+    push(&from.parse()?, &layers).await?;
+    source.asked()?;
+    let mut command = Command::new(release_binary("coopery")?);
+    command.args(["copy", &from, &format!("{}/mirror/app:1", target.host())]);
+    let cost = measured(&mut command, None, &["coopery"])?;
+    let parts = source
+        .asked()?
+        .iter()
+        .filter(|asked| asked.status == 206)
+        .count();
+    anyhow::ensure!(parts > 100, "only {parts} parts were read");
+    judge("a copy of 4.4 GiB", &cost, COPY_LIMIT)
 }

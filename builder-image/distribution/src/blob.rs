@@ -10,9 +10,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use oci::{Descriptor, Digester, Repository};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    task::JoinHandle,
+};
 
 use crate::{Client, Error, Result};
 use download::{Download, Store};
@@ -170,8 +173,9 @@ impl Client {
             let range = number * size..total.min((number + 1) * size);
             Download::new(&client, &from, &blob, range, Some(store.clone()))
         });
+        // Tasks of their own: they go on while whoever reads is busy with what came before.
         let content = futures::stream::iter(std::iter::once(first).chain(others))
-            .map(Download::collect)
+            .map(|part| Part(tokio::spawn(part.collect())))
             .buffered(connections);
         Ok(BlobReader::verified(content, descriptor, repository))
     }
@@ -194,6 +198,30 @@ impl Client {
         }
         let reader = self.blob(repository, descriptor).await?;
         reader.collect(descriptor.size).await
+    }
+}
+
+/// A part on its way, given up where nobody waits for it any more.
+struct Part(JoinHandle<Result<Bytes>>);
+
+impl Future for Part {
+    type Output = Result<Bytes>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.0.poll_unpin(cx)) {
+            Ok(part) => part,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends: so does whoever would hear of it.
+                Err(_) => return Poll::Pending,
+            },
+        })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

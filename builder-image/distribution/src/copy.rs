@@ -19,7 +19,7 @@ mod referrers;
 
 use oci::{Descriptor, Reference};
 
-use crate::{Client, Result};
+use crate::{Client, Parts, Result};
 
 pub use copier::{Copier, Found, Job, LEDGER_TAG};
 pub use ledger::Ledger;
@@ -36,7 +36,41 @@ pub struct CopyOptions {
     pub foreign_layers: bool,
     /// Copies what refers to the images as well, before their tags are written: signatures, attestations, SBOMs.
     pub referrers: bool,
+    /// How large blobs are moved.
+    pub large: LargeBlobs,
 }
+
+/// How large blobs are moved. In memory are at most `at_once × (parts.connections + 3) × parts.size` bytes of them: what has
+/// come, what is being sent, and what is held back to be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LargeBlobs {
+    /// Blobs of at least so many bytes are read in parts, where their server has ranges.
+    pub from: u64,
+    /// The parts.
+    pub parts: Parts,
+    /// Blobs that are read in parts at the same time; others that come meanwhile are read by one connection each.
+    pub at_once: usize,
+    /// Larger blobs are sent in chunks of so many bytes, so that an interruption costs no more than one of them; 0 sends
+    /// every blob in one request.
+    pub chunk: u64,
+}
+
+impl Default for LargeBlobs {
+    /// From 64 MiB on, one of them at a time, by six connections of 2 MiB each; chunks of 256 MiB.
+    fn default() -> Self {
+        Self {
+            from: 64 * MIB,
+            parts: Parts {
+                connections: 6,
+                size: 2 * MIB,
+            },
+            at_once: 1,
+            chunk: 256 * MIB,
+        }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
 
 impl Default for CopyOptions {
     fn default() -> Self {
@@ -45,6 +79,7 @@ impl Default for CopyOptions {
             blobs: 6,
             foreign_layers: false,
             referrers: false,
+            large: LargeBlobs::default(),
         }
     }
 }

@@ -137,6 +137,11 @@ impl Client {
                     ..
                 }
             );
+            // It may take one chunk and no second.
+            let is_stuck = options.chunk > 0
+                && attempt > 0
+                && upload.received() == before
+                && matches!(error, Error::UploadLost { .. });
             if no_chunks && options.chunk > 0 {
                 options.chunk = 0;
             } else if let Err(error) = self
@@ -150,7 +155,10 @@ impl Client {
                 return Err(error);
             }
             attempt += 1;
-            if upload.received() > 0
+            if is_stuck {
+                options.chunk = 0;
+                self.forget_upload(upload).await;
+            } else if upload.received() > 0
                 && self.upload_status(&mut upload).await.unwrap_or(false)
                 && upload.received() > 0
             {

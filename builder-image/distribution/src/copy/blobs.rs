@@ -1,5 +1,5 @@
 //! Blobs on their way from source to destination: each is fetched once in a run, however many images want it, a bounded
-//! number at the same time, and its bytes go out while they come in.
+//! number at the same time, and its bytes go out while they come in. Large ones are read in parts and sent in chunks.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,9 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::LargeBlobs;
 use super::known::{Known, Offer};
-use crate::{BlobReader, Client, Pushed, Result};
+use crate::{BlobReader, ChunkedPush, Client, Content, Pushed, Result};
 
 /// The blobs of a run.
 pub(super) struct Blobs {
@@ -24,10 +25,13 @@ pub(super) struct Blobs {
     pub(super) known: Mutex<Known>,
     flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     permits: Semaphore,
+    large: LargeBlobs,
+    /// Large blobs that may be read in parts, which are held in memory.
+    in_parts: Arc<Semaphore>,
 }
 
 /// A request that is of no use to anybody once this is dropped.
-struct Ahead(JoinHandle<Result<BlobReader>>);
+struct Ahead(JoinHandle<Result<Content>>);
 
 impl Drop for Ahead {
     fn drop(&mut self) {
@@ -37,13 +41,20 @@ impl Drop for Ahead {
 
 impl Blobs {
     /// Blobs from `source` to `destination`, `concurrency` at the same time.
-    pub(super) fn new(source: Client, destination: Client, concurrency: usize) -> Self {
+    pub(super) fn new(
+        source: Client,
+        destination: Client,
+        concurrency: usize,
+        large: LargeBlobs,
+    ) -> Self {
         Self {
             source,
             destination,
             known: Mutex::default(),
             flights: Mutex::default(),
             permits: Semaphore::new(concurrency.max(1)),
+            large,
+            in_parts: Arc::new(Semaphore::new(large.at_once)),
         }
     }
 
@@ -72,22 +83,30 @@ impl Blobs {
         let _permit = self.permits.acquire().await.expect("nobody closes it");
         let ahead = (fresh && offer == Offer::Send).then(|| self.ask_ahead(blob, from));
         let ahead = Mutex::new(ahead);
-        let open = || {
+        let open = |offset| {
             let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let read = self.reading(blob, from, offset);
             async move {
-                let reader = match ahead {
+                match ahead.filter(|_| offset == 0) {
                     Some(mut ahead) => match (&mut ahead.0).await {
-                        Ok(reader) => reader?,
+                        Ok(content) => content,
                         // It panicked, which the second try will show.
-                        Err(_) => self.source.blob(from, blob).await?,
+                        Err(_) => read.open().await,
                     },
-                    None => self.source.blob(from, blob).await?,
-                };
-                Ok(reader.boxed())
+                    None => read.open().await,
+                }
             }
             .boxed()
         };
-        let pushed = self.destination.push_blob(to, blob, mount_from, open).await;
+        let options = ChunkedPush {
+            from: mount_from,
+            chunk: self.large.chunk,
+            ..ChunkedPush::default()
+        };
+        let pushed = self
+            .destination
+            .push_blob_in_chunks(to, blob, options, open)
+            .await;
         self.with_known(|known| match (&pushed, mount_from) {
             (Ok(Pushed::Mounted), _) => known.arrived(&blob.digest, to),
             (Ok(Pushed::Uploaded), other) => {
@@ -103,8 +122,18 @@ impl Blobs {
 
     /// Asks the source for a blob while the destination opens the upload.
     fn ask_ahead(&self, blob: &Descriptor, from: &Repository) -> Ahead {
-        let (source, blob, from) = (self.source.clone(), blob.clone(), from.clone());
-        Ahead(tokio::spawn(async move { source.blob(&from, &blob).await }))
+        Ahead(tokio::spawn(self.reading(blob, from, 0).open()))
+    }
+
+    fn reading(&self, blob: &Descriptor, from: &Repository, offset: u64) -> Reading {
+        Reading {
+            source: self.source.clone(),
+            from: from.clone(),
+            blob: blob.clone(),
+            offset,
+            large: self.large,
+            in_parts: self.in_parts.clone(),
+        }
     }
 
     async fn flight(&self, blob: &Digest) -> OwnedMutexGuard<()> {
@@ -117,5 +146,37 @@ impl Blobs {
             flights.entry(blob.clone()).or_default().clone()
         };
         flight.lock_owned().await
+    }
+}
+
+/// How a blob is read from the source.
+struct Reading {
+    source: Client,
+    from: Repository,
+    blob: Descriptor,
+    offset: u64,
+    large: LargeBlobs,
+    in_parts: Arc<Semaphore>,
+}
+
+impl Reading {
+    /// Opens it: a large one in parts, where not too many are read so already.
+    async fn open(self) -> Result<Content> {
+        let (source, from, blob) = (&self.source, &self.from, &self.blob);
+        let read = |reader: Result<BlobReader>| reader.map(StreamExt::boxed);
+        if self.offset > 0 {
+            return read(source.blob_from(from, blob, self.offset).await);
+        }
+        let room =
+            (blob.size >= self.large.from).then(|| self.in_parts.clone().try_acquire_owned());
+        let Some(Ok(room)) = room else {
+            return read(source.blob(from, blob).await);
+        };
+        let reader = source.blob_in_parts(from, blob, self.large.parts).await?;
+        // The room is taken until the last part was read.
+        let content = reader.inspect(move |_| {
+            let _taken = &room;
+        });
+        Ok(content.boxed())
     }
 }

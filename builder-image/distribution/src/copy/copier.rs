@@ -103,7 +103,12 @@ impl Copier {
     /// A run that knows nothing of the destination.
     pub fn new(source: Client, destination: Client, options: CopyOptions) -> Self {
         Self {
-            blobs: Blobs::new(source.clone(), destination.clone(), options.blobs),
+            blobs: Blobs::new(
+                source.clone(),
+                destination.clone(),
+                options.blobs,
+                options.large,
+            ),
             source,
             destination,
             options,

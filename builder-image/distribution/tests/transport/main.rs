@@ -8,6 +8,7 @@ mod documented;
 mod faults;
 mod guard;
 mod kinds;
+mod large;
 mod limits;
 mod lists;
 mod pull;
