@@ -27,6 +27,9 @@ prerequisites: ## Install what building and testing need: Debian packages, Go an
 cluster: prerequisites ## Build the programs of the embedded cluster from their Go modules
 	./tests/cluster/build cluster
 
+judges: prerequisites ## Build other clients and registries, which tests show the result of a mirror to
+	./tests/cluster/build judges
+
 peers: prerequisites ## Build the programs that benchmarks and differential tests compare with
 	./tests/cluster/build peers
 
@@ -64,8 +67,8 @@ test-unit: prerequisites ## Tables, snapshots, in-memory registry, mock API serv
 	cargo test --locked --workspace --exclude tests
 	cargo test --locked -p tests --lib --test architecture --test corpus
 
-test-api: cluster ## Real API server: tables of valid and invalid objects; the real registry; the cluster itself
-	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test chart_templates --test registry_transport -- --nocapture --test-threads=1
+test-api: cluster judges ## Real API server: tables of valid and invalid objects; real registries and clients; the cluster itself
+	cargo test --locked -p tests --test cluster_lifecycle --test crd_validation --test chart_templates --test registry_transport --test mirror_judges -- --nocapture --test-threads=1
 
 test-e2e: image ## The main job on the embedded cluster
 	cargo test --locked -p tests --test conformance every_way_to_build -- --nocapture
@@ -82,7 +85,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 fuzz: prerequisites ## Fuzz every target for FUZZ_SECONDS, or FUZZ_TARGETS='tar ignore'; what is found goes to tests/fuzz/artifacts
 	./tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: build cluster peers ## Side by side with the peers, into docs/benchmarks.md; WORKLOAD=… RUNS=… for a part
+bench: build cluster judges peers ## Side by side with the peers, into docs/benchmarks.md; WORKLOAD=… RUNS=… for a part
 	@command -v buildah >/dev/null || apt-get install -y --no-install-recommends buildah
 	cargo run --locked -q -p tests --bin bench -- $(if $(WORKLOAD),--workload '$(WORKLOAD)') $(if $(RUNS),--runs '$(RUNS)')
 
@@ -92,4 +95,4 @@ demo: image ## The main job on an embedded cluster, or CONTEXT=… IMAGE_PREFIX=
 demo-down: ## Remove everything that `make demo` made
 	cargo run --locked -q -p tests --bin demo -- --down $(if $(CONTEXT),--context '$(CONTEXT)' --image-prefix unused)
 
-.PHONY: help prerequisites cluster peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak test-conformance fuzz bench demo demo-down
+.PHONY: help prerequisites cluster judges peers build image generate generate-check lint audit check-each test test-unit test-api test-e2e test-soak test-conformance fuzz bench demo demo-down
