@@ -122,6 +122,9 @@ pub enum Error {
     /// The image could not be written to a file.
     #[error(transparent)]
     Archive(#[from] crate::export::ArchiveError),
+    /// An archive of images cannot be used.
+    #[error(transparent)]
+    Offline(#[from] crate::archive::ArchiveFailure),
     /// A layer could not be packed.
     #[error("packing a layer")]
     Pack(#[source] LayerError),
@@ -342,6 +345,8 @@ impl Error {
                 None => disk_or(source.as_ref(), FailureKind::Internal),
             },
             Self::Archive(error) => disk_or(error, FailureKind::Internal),
+            Self::Offline(error) if error.is_users() => FailureKind::InvalidRequest,
+            Self::Offline(error) => disk_or(error, FailureKind::Internal),
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
             Self::Images(error) => disk_or(error, FailureKind::Internal),

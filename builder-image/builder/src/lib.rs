@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod account;
+pub mod archive;
 pub mod base;
 pub mod build;
 pub mod cache;

@@ -121,6 +121,9 @@ impl Client {
         repository: &Repository,
         descriptor: &Descriptor,
     ) -> Result<BlobReader> {
+        if let Some(content) = self.local_blob(repository, descriptor, 0).await {
+            return Ok(BlobReader::verified(content?, descriptor, repository));
+        }
         let whole = 0..descriptor.size;
         let download = Download::new(self, repository, descriptor, whole, None);
         let content = download.begin().await?.into_stream();
@@ -141,6 +144,9 @@ impl Client {
         if offset >= descriptor.size {
             return Ok(BlobReader::new(futures::stream::empty()));
         }
+        if let Some(content) = self.local_blob(repository, descriptor, offset).await {
+            return Ok(BlobReader::new(content?));
+        }
         let rest = offset..descriptor.size;
         let download = Download::new(self, repository, descriptor, rest, None);
         Ok(BlobReader::new(download.begin().await?.into_stream()))
@@ -157,7 +163,8 @@ impl Client {
     ) -> Result<BlobReader> {
         let Parts { connections, size } = parts;
         let total = descriptor.size;
-        if connections < 2 || size == 0 || total / 2 < size {
+        let is_local = self.local(repository.host()).is_some();
+        if is_local || connections < 2 || size == 0 || total / 2 < size {
             return self.blob(repository, descriptor).await;
         }
         let store = Arc::new(Store::default());

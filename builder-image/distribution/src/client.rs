@@ -18,6 +18,7 @@ use crate::{
     Keychain, Outage, Proxies, Response, Result, RetryPolicy,
     authenticate::Demand,
     http::{Call, Payload},
+    local::{Locals, not_found},
     retry::{Verdict, is_transient_status, retry_after},
     token::TokenBroker,
     traffic::{HostTraffic, Traffic},
@@ -31,6 +32,7 @@ const MAX_ERROR_BODY: u64 = 64 * 1024;
 pub struct Client {
     shared: Arc<Shared>,
     pub(crate) keychain: Arc<dyn Keychain>,
+    pub(crate) locals: Locals,
 }
 
 struct Shared {
@@ -154,6 +156,7 @@ impl ClientBuilder {
                 hosts: Mutex::default(),
             }),
             keychain: self.keychain.unwrap_or_else(|| Arc::new(Anonymous)),
+            locals: Locals::default(),
         })
     }
 }
@@ -238,6 +241,7 @@ impl Client {
         Self {
             shared: self.shared.clone(),
             keychain: Arc::new(keychain),
+            locals: self.locals.clone(),
         }
     }
 
@@ -256,6 +260,7 @@ impl Client {
                 hosts: Mutex::default(),
             }),
             keychain: self.keychain.clone(),
+            locals: self.locals.clone(),
         }
     }
 
@@ -307,6 +312,10 @@ impl Client {
 
     /// As [`Self::send`], after `attempt` attempts, and counting its own.
     async fn send_counted(&self, ask: &Ask<'_>, attempt: &mut u32) -> Result<Response> {
+        if self.local(ask.repository.host()).is_some() {
+            // It has no server that could answer; what it can do is done without asking.
+            return Err(not_found(ask.action.to_owned()));
+        }
         let host = self.host(ask.repository.host())?;
         loop {
             host.traffic.pause.wait().await;

@@ -17,6 +17,7 @@ mod error;
 mod guard;
 mod http;
 mod keychain;
+mod local;
 #[cfg(feature = "memory")]
 pub mod memory;
 mod pages;
@@ -38,6 +39,7 @@ pub use http::{HostTls, HttpClient, HttpSettings, Proxies, Response, Validators}
 pub use keychain::{
     Anonymous, CredentialHelpers, Credentials, DockerConfig, Keychain, KeychainError,
 };
+pub use local::{ARCHIVE_HOST, LocalRegistry};
 pub use pull::RawManifest;
 pub use push::{ChunkedPush, Pushed, Put};
 pub use referrers::{CosignTag, Referrers, ReferrersOrigin, fallback_tag};

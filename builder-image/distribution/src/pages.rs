@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, Method, header};
 use oci::{Repository, Tag};
 use url::Url;
@@ -129,6 +129,10 @@ impl Client {
         &self,
         repository: &Repository,
     ) -> impl Stream<Item = Result<Vec<Tag>>> + Send + 'static + use<> {
+        let local = self.local_tags(repository);
+        if let Some(local) = local {
+            return local.left_stream();
+        }
         let action = format!("list tags of {repository}");
         let pages = self.url(repository, "tags/list").map(|mut url| {
             url.set_query(Some(&format!("n={PAGE}")));
@@ -139,6 +143,7 @@ impl Client {
             let page = pages.next(parse_tags).await?;
             Ok(page.map(|page| (page.entries, Ok(pages))))
         })
+        .right_stream()
     }
 
     /// The tags of `repository`, all pages of them.

@@ -11,6 +11,7 @@ use oci::{
 use crate::{
     Client, Error, Response, Result,
     client::{Access, Ask},
+    local::not_found,
 };
 
 const DIGEST_HEADER: &str = "docker-content-digest";
@@ -33,6 +34,15 @@ impl RawManifest {
     /// When it is malformed, ambiguous, or something else than it was served as.
     pub fn document(&self) -> Result<Document, DocumentError> {
         Document::parse(&self.media_type, &self.bytes)
+    }
+
+    /// A document that was kept by its digest alone: its type is what it says of itself.
+    pub fn kept(digest: Digest, bytes: Bytes) -> Self {
+        Self {
+            media_type: inner_media_type(&bytes),
+            digest,
+            bytes,
+        }
     }
 
     /// Type, digest and size.
@@ -67,6 +77,10 @@ impl Client {
         reference: &Reference,
         access: Access,
     ) -> Result<Option<Descriptor>> {
+        if let Some(local) = self.local(reference.repository().host()) {
+            let found = local.manifest(reference).await?;
+            return Ok(found.map(|manifest| manifest.descriptor()));
+        }
         let action = format!("resolve {reference}");
         let response = self
             .send(&self.manifest_request(Method::HEAD, reference, access, &action)?)
@@ -101,6 +115,10 @@ impl Client {
 
     async fn manifest_as(&self, reference: &Reference, access: Access) -> Result<RawManifest> {
         let action = format!("pull manifest {reference}");
+        if let Some(local) = self.local(reference.repository().host()) {
+            let found = local.manifest(reference).await?;
+            return found.ok_or_else(|| not_found(action));
+        }
         let ask = self.manifest_request(Method::GET, reference, access, &action)?;
         self.send_for_body(&ask, MAX_MANIFEST_BYTES, |headers, bytes| {
             let told = told_digest(headers);
@@ -133,6 +151,9 @@ impl Client {
     /// Whether `repository` has the blob `digest`.
     pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         let action = format!("look for blob {repository}@{digest}");
+        if let Some(local) = self.local(repository.host()) {
+            return Ok(local.blob(digest, 0).await?.is_some());
+        }
         let url = self.url(repository, &format!("blobs/{digest}"))?;
         let ask = Ask::new(Method::HEAD, url, repository, Access::Pull, &action);
         let response = self.send(&ask).await?;

@@ -95,6 +95,9 @@ impl Client {
         F: Fn(u64) -> BoxFuture<'a, Result<Content>>,
     {
         let action = format!("push blob {repository}@{}", descriptor.digest);
+        if let Some(local) = self.local(repository.host()) {
+            return crate::local::push(local.as_ref(), descriptor, || open(0)).await;
+        }
         let from = options.from.unwrap_or(repository);
         let mut going_on = match options.saved.take() {
             Some(saved) => self.resume_upload(repository, &saved).await?,
@@ -261,6 +264,11 @@ impl Client {
         descriptor: &Descriptor,
         reader: impl AsyncRead + Send + 'static,
     ) -> Result<Pushed> {
+        if let Some(local) = self.local(repository.host()) {
+            let content = content_of(reader);
+            let open = || async move { Ok(content) }.boxed();
+            return crate::local::push(local.as_ref(), descriptor, open).await;
+        }
         match self
             .mount(repository, &descriptor.digest, repository)
             .await?
@@ -313,6 +321,11 @@ impl Client {
             return Err(mismatch(expected.clone(), digest));
         }
         let repository = reference.repository();
+        if let Some(local) = self.local(repository.host()) {
+            local.put_manifest(reference, media_type, bytes).await?;
+            let is_listed = false;
+            return Ok(Put { digest, is_listed });
+        }
         let url = self.url(
             repository,
             &format!("manifests/{}", reference.manifest_name()),
@@ -338,6 +351,9 @@ impl Client {
 
     /// Deletes the tag, or where `reference` has a digest the manifest with all of its tags. `false` when there was none.
     pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool> {
+        if let Some(local) = self.local(reference.repository().host()) {
+            return local.untag(reference).await;
+        }
         let action = format!("delete {reference}");
         let repository = reference.repository();
         let url = self.url(

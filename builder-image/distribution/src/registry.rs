@@ -1,5 +1,7 @@
 //! What concerns a registry as a whole: whether it lets us in, which repositories it has, and its search.
 
+use std::collections::BTreeSet;
+
 use http::{Method, StatusCode};
 use oci::{RegistryHost, Repository};
 use serde::Deserialize;
@@ -61,6 +63,11 @@ impl Client {
             repositories: Option<Vec<String>>,
         }
         let action = format!("list the repositories of {host}");
+        if let Some(local) = self.local(host) {
+            let tags = local.tags().await?.into_iter();
+            let paths: BTreeSet<String> = tags.map(|(path, _)| path).collect();
+            return Ok(paths.into_iter().collect());
+        }
         let repository = any_repository(host);
         let mut all: Vec<String> = Vec::new();
         loop {

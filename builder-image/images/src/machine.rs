@@ -165,7 +165,10 @@ impl Images {
         let archived = store::read_archive(archive, &self.layout)?;
         let kept: Vec<_> = archived
             .into_iter()
-            .map(|Archived { name, descriptor }| {
+            .map(|image| {
+                let Archived {
+                    name, descriptor, ..
+                } = image;
                 let name = name.map(|name| entry_name(&name));
                 let entry = self.read(name.clone(), descriptor)?;
                 verify_layers(&entry)?;

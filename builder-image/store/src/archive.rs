@@ -42,6 +42,8 @@ pub struct Archived {
     pub name: Option<Reference>,
     /// Its manifest or index, in the layout now.
     pub descriptor: Descriptor,
+    /// How the archive calls it, as annotations of an entry of `index.json`.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What an archive is written for.
@@ -73,7 +75,6 @@ pub fn write_archive(
     form: Form,
     out: impl Write,
 ) -> Result<()> {
-    let action = "write the archive";
     let mut index = Index::new(Vec::new());
     let mut docker = Vec::new();
     let mut blobs = Vec::new();
@@ -83,6 +84,35 @@ pub fn write_archive(
         docker.extend(docker_image(&parts, names));
         blobs.extend(parts.blobs);
     }
+    write(source, &index, &docker, blobs, form, out)
+}
+
+/// Writes all of `layout` as an archive, its entries as they are. What no entry leads to is left out.
+///
+/// # Errors
+/// [`StoreError::Missing`] when a blob of an image is not there; then nothing has been written.
+pub fn write_layout(layout: &Layout, form: Form, out: impl Write) -> Result<()> {
+    let index = layout.index()?;
+    let mut docker = Vec::new();
+    let mut blobs = Vec::new();
+    for entry in &index.manifests {
+        let parts = Parts::of(entry, layout)?;
+        let name = full_name(&entry.annotations);
+        docker.extend(docker_image(&parts, name.as_slice()));
+        blobs.extend(parts.blobs);
+    }
+    write(layout, &index, &docker, blobs, form, out)
+}
+
+fn write(
+    source: &impl Blobs,
+    index: &Index,
+    docker: &[DockerImage],
+    mut blobs: Vec<Descriptor>,
+    form: Form,
+    out: impl Write,
+) -> Result<()> {
+    let action = "write the archive";
     let mut seen = BTreeSet::new();
     blobs.retain(|blob| seen.insert(blob.digest.clone()));
 
@@ -92,7 +122,7 @@ pub fn write_archive(
     };
     let mut document = |name: &str, bytes: &[u8]| append(name, bytes.len() as u64, &mut &*bytes);
     document(VERSION_FILE, VERSION_JSON.as_bytes())?;
-    document(INDEX_FILE, &to_json(INDEX_FILE, &index)?)?;
+    document(INDEX_FILE, &to_json(INDEX_FILE, index)?)?;
     if form == Form::Docker {
         document(DOCKER_FILE, &to_json(DOCKER_FILE, &docker)?)?;
     }
@@ -216,15 +246,21 @@ fn images_of_layout(layout: &Layout, index: Index) -> Result<Vec<Archived>> {
     for mut descriptor in index.manifests {
         // Fails where something is missing.
         Parts::of(&descriptor, layout)?;
-        let annotation = |key: &str| descriptor.annotations.get(key).cloned();
-        // A bare tag is no name.
-        let full = |name: &String| name.contains(['/', ':']);
-        let name = annotation(IMAGE_NAME).or_else(|| annotation(REF_NAME).filter(full));
-        let name = name.and_then(|name| name.parse().ok());
-        descriptor.annotations = BTreeMap::new();
-        images.push(Archived { name, descriptor });
+        let annotations = std::mem::take(&mut descriptor.annotations);
+        images.push(Archived {
+            name: full_name(&annotations),
+            descriptor,
+            annotations,
+        });
     }
     Ok(images)
+}
+
+/// The name in full of an entry of `index.json`. A bare tag is no name.
+fn full_name(annotations: &BTreeMap<String, String>) -> Option<Reference> {
+    let full = |name: &&String| name.contains(['/', ':']);
+    let called = annotations.get(REF_NAME).filter(full);
+    annotations.get(IMAGE_NAME).or(called)?.parse().ok()
 }
 
 fn images_of_docker(
@@ -257,9 +293,14 @@ fn images_of_docker(
         if names.is_empty() {
             names.push(None);
         }
-        images.extend(names.into_iter().map(|name| Archived {
-            name,
-            descriptor: descriptor.clone(),
+        images.extend(names.into_iter().map(|name| {
+            let entry = entries(&descriptor, name.as_slice(), Naming::Whole);
+            let mut entry = entry.into_iter();
+            Archived {
+                name,
+                annotations: entry.next().map(|e| e.annotations).unwrap_or_default(),
+                descriptor: descriptor.clone(),
+            }
         }));
     }
     Ok(images)

@@ -13,7 +13,7 @@ use std::io;
 
 use oci::{Digest, DocumentError};
 
-pub use archive::{Archived, Form, Named, read_archive, write_archive};
+pub use archive::{Archived, Form, Named, read_archive, write_archive, write_layout};
 pub use decompress::{Format, decompress};
 pub use durable::{flush, publish};
 pub use image::{Blobs, open_file};

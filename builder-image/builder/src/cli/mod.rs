@@ -40,7 +40,7 @@ enum Command {
     Build(Box<build::BuildArgs>),
     /// Show and remove what builds keep for later ones
     Cache(cache::CacheArgs),
-    /// Copy an image from registry to registry, bytes unchanged
+    /// Copy an image between registries, directories and archives, bytes unchanged
     Copy(copy::CopyArgs),
     /// Print the digest that a tag stands for
     Digest(digest::DigestArgs),

@@ -181,6 +181,7 @@ mod tests {
                 root: Descriptor::of(MediaType::OciManifest, tag.as_bytes()),
                 unchanged,
                 manifests: 1,
+                referrers: 0,
                 copied: Amount::default(),
                 mounted: Amount::default(),
             })

@@ -2,6 +2,7 @@
 //! exchanged with other tools.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod archive;
 mod exchange;
 mod local;
 mod machine;

@@ -81,6 +81,8 @@ impl Blobs {
             Offer::Ask | Offer::Send => None,
         };
         let _permit = self.permits.acquire().await.expect("nobody closes it");
+        // Where there is no upload to open, there is nothing to do meanwhile.
+        let fresh = fresh && self.destination.local(to.host()).is_none();
         let ahead = (fresh && offer == Offer::Send).then(|| self.ask_ahead(blob, from));
         let ahead = Mutex::new(ahead);
         let open = |offset| {
