@@ -31,11 +31,12 @@ use crate::condition::Condition;
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is the case and what to do", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation"),
-    validation = Rule::new("self.metadata.name.size() <= 52").message("the name of an ImageMirror has at most 52 characters: names and labels of its pods are made from it")
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name of an ImageMirror has at most 52 characters: names and labels of its pods are made from it"),
+    validation = Rule::new("!has(self.spec.interval) || !has(self.spec.schedule)").message("set at most one of interval and schedule")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ImageMirrorSpec {
-    /// How often the tags of the source are looked up. Default: 15m. At least 5s. Format: 90s, 5m, 1h30m.
+    /// How often the tags of the source are looked up. Default: 15m, unless there is a schedule. At least 5s. Format: 90s, 5m, 1h30m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -43,15 +44,25 @@ pub struct ImageMirrorSpec {
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s))+$') || duration(self) >= duration('5s')").message("interval must be at least 5s")
     )]
     pub interval: Option<String>,
-    /// The registry that is mirrored.
+    /// Times at which the tags of the source are looked up, in place of interval. Default: none. Format: the five fields of cron, in UTC, for instance 0 4 * * 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9A-Za-z*,/#?-]+( +[0-9A-Za-z*,/#?-]+){4}$')")
+        .message("schedule must be the five fields of cron: minute, hour, day of month, month, day of week"))]
+    pub schedule: Option<String>,
+    /// The registry that is mirrored: exactly one of host and registry.
     pub source: MirrorSource,
-    /// Where the images are kept. Immutable.
-    #[x_kube(validation = Rule::new("self == oldSelf").message("destination is immutable: create another ImageMirror"))]
+    /// Where the images are kept: exactly one of registry and host. Immutable but for the Secret.
+    #[x_kube(validation = Rule::new("has(self.registry) == has(oldSelf.registry) && (!has(self.registry) || self.registry == oldSelf.registry) && has(self.host) == has(oldSelf.host) && (!has(self.host) || self.host == oldSelf.host) && has(self.prefix) == has(oldSelf.prefix) && (!has(self.prefix) || self.prefix == oldSelf.prefix)")
+        .message("destination is immutable but for secretRef: create another ImageMirror"))]
     pub destination: MirrorDestination,
     /// What is mirrored, 1 to 100, by name; one repository may occur twice.
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub images: Vec<MirrorImage>,
+    /// What syncs keep to. Default: no limits but the pod's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<MirrorLimits>,
     /// Starts no new sync while true; a running one goes on. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -60,23 +71,45 @@ pub struct ImageMirrorSpec {
 /// The registry that is mirrored.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.host) != has(self.registry)").message("source needs exactly one of host and registry"),
+    validation = Rule::new("!has(self.secretRef) || has(self.host)").message("source.secretRef goes with host: the credentials of a Registry are used by themselves")
+)]
 pub struct MirrorSource {
-    /// Name of the registry. Format: host or host:port, for instance docker.io.
+    /// Name of a registry. Format: host or host:port, for instance docker.io.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$')")
         .message("host must be the name of a registry, for instance docker.io or registry.example.com:5000, without scheme and path"))]
-    pub host: String,
-    /// Secret of type kubernetes.io/dockerconfigjson with which is pulled. Default: none, without credentials.
+    pub host: Option<String>,
+    /// Secret of type kubernetes.io/dockerconfigjson with which is pulled from the host. Default: none, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
+    /// A Registry of the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<LocalReference>,
 }
 
 /// Where mirrored images are kept.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.host) != has(self.registry)").message("destination needs exactly one of registry and host"),
+    validation = Rule::new("!has(self.secretRef) || has(self.host)").message("destination.secretRef goes with host: the credentials of a Registry are used by themselves")
+)]
 pub struct MirrorDestination {
     /// A Registry of the same namespace.
-    pub registry: LocalReference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<LocalReference>,
+    /// Name of a registry. Format: host or host:port, for instance registry.example.com.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$')")
+        .message("host must be the name of a registry, for instance docker.io or registry.example.com:5000, without scheme and path"))]
+    pub host: Option<String>,
+    /// Secret of type kubernetes.io/dockerconfigjson with which is pushed to the host. It alone may be changed. Default: none, without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
     /// Path below which the repositories are kept. Default: none. Format: lower case path components, for instance mirror/docker.io.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
@@ -179,6 +212,22 @@ pub struct PlatformSelection {
     pub index: String,
 }
 
+/// What a sync keeps to.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorLimits {
+    /// Images that are worked on, and blobs that are on their way, at the same time. Default: 4 images, 6 blobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub concurrency: Option<i32>,
+    /// Bytes of layers a second: what is read of the source is written to the destination at the same time, and counted once. Default: no limit. At least 64Ki. Format: a quantity, for instance 50Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('64Ki')) >= 0")
+        .message("bytesPerSecond must be a quantity of at least 64Ki, for instance 50Mi"))]
+    pub bytes_per_second: Option<String>,
+}
+
 impl ImageMirrorSpec {
     /// How often the source is looked at. Default: fifteen minutes.
     pub fn interval(&self) -> Result<Duration, InvalidDuration> {
@@ -190,6 +239,14 @@ impl ImageMirrorSpec {
     /// Whether no new sync is started.
     pub fn suspended(&self) -> bool {
         self.suspend.unwrap_or(false)
+    }
+}
+
+impl ImageMirror {
+    /// Whether the mirror reads or writes the Registry `name` of its namespace.
+    pub fn names_registry(&self, name: &str) -> bool {
+        let sides = [&self.spec.source.registry, &self.spec.destination.registry];
+        sides.into_iter().flatten().any(|side| side.name == name)
     }
 }
 
@@ -219,7 +276,7 @@ pub struct ImageMirrorStatus {
     /// The last sync in which something was copied or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sync: Option<LastSync>,
-    /// When the source is looked at again, after a sync. Format: RFC 3339.
+    /// When the source is looked at again: the next time of the schedule, or an interval after the last sync. Format: RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_sync: Option<Time>,
     /// Counts of tags.

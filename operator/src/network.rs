@@ -3,16 +3,17 @@
 //! run without a network.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use distribution::{
-    Client, Credentials, DockerConfig, Error, Guard, HttpClient, HttpSettings, Proxies,
-    RawManifest, RetryPolicy,
+    Client, ClientBuilder, Credentials, DockerConfig, Error, Guard, HostLimits, HttpClient,
+    HttpSettings, Proxies, RawManifest, RetryPolicy,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use oci::{Descriptor, Reference, RegistryHost, Repository, Tag};
+use tokio::sync::Semaphore;
 
 use crate::git::{
     GitCredentials, GitError, GitRef, LOOKUP_TIMEOUT, MAX_ADVERTISEMENT_BYTES, discovery_url,
@@ -20,6 +21,17 @@ use crate::git::{
 };
 use crate::settings::Settings;
 
+/// What all questions to one registry keep to, whoever they are for: 50 a second at most, and of a budget that the registry
+/// announces something is left for the pods, which have to pull.
+const LIMITS: HostLimits = HostLimits {
+    concurrency: 0,
+    interval: Duration::from_millis(20),
+    reserve: 5,
+};
+/// Questions to one registry that are on their way at the same time. The others wait, and their time does not run.
+const QUESTIONS: usize = 16;
+/// The longest pause that a registry is believed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// How long one question to a registry may take.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the listing of a repository's tags may take.
@@ -87,6 +99,15 @@ pub struct GuardedNetwork {
     registries: Client,
     /// Clients of Registries, which share their connections with `registries`.
     plain: Mutex<HashMap<RegistryHost, Client>>,
+    /// Whose turn it is to ask a registry.
+    turns: Mutex<HashMap<RegistryHost, Arc<Turns>>>,
+}
+
+/// Whose turn it is to ask a registry.
+struct Turns {
+    free: Semaphore,
+    /// Until when nobody asks, because the registry said so.
+    away: Mutex<Option<Instant>>,
 }
 
 /// Nobody answers: for tests of kinds that ask nobody.
@@ -127,15 +148,23 @@ impl GuardedNetwork {
             ..HttpSettings::default()
         };
         Ok(Self {
-            registries: registries(&settings).map_err(|error| error.to_string())?,
+            registries: registries(&settings)
+                .limits(LIMITS)
+                .build()
+                .map_err(|error| error.to_string())?,
             settings,
             plain: Mutex::default(),
+            turns: Mutex::default(),
         })
     }
 
     fn client(&self, host: &RegistryHost, access: &RegistryAccess) -> Result<Client, Error> {
         if let Some(extra) = &access.ca_pem {
-            let client = registries(&self.trusting(extra))?;
+            let mut client = registries(&self.trusting(extra)).traffic_of(&self.registries);
+            if access.plain_http {
+                client = client.plain_http([host.as_str()]);
+            }
+            let client = client.build()?;
             return Ok(client.with_keychain(access.credentials.clone()));
         }
         let client = if access.plain_http {
@@ -149,6 +178,48 @@ impl GuardedNetwork {
             self.registries.clone()
         };
         Ok(client.with_keychain(access.credentials.clone()))
+    }
+
+    /// Asks `question` of `host` by `client` when it is its turn, and no longer than `limit`. Where the registry has asked
+    /// for a pause, whoever was asking then, nobody asks before it is over.
+    async fn ask<A>(
+        &self,
+        client: &Client,
+        host: &RegistryHost,
+        limit: Duration,
+        question: impl Future<Output = Result<A, Error>>,
+        action: impl Fn() -> String,
+    ) -> Result<A, Error> {
+        let turns = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let turns = all.entry(host.clone());
+            let turns = turns.or_insert_with(|| {
+                Arc::new(Turns {
+                    free: Semaphore::new(QUESTIONS),
+                    away: Mutex::default(),
+                })
+            });
+            turns.clone()
+        };
+        let _turn = turns.free.acquire().await;
+        let lock = || turns.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = *lock();
+        if let Some(left) = away.and_then(|until| until.checked_duration_since(Instant::now())) {
+            return Err(Error::Unavailable {
+                action: action(),
+                outage: distribution::Outage::RateLimited,
+                retry_after: Some(left),
+            });
+        }
+        let answer = within(limit, question, action).await;
+        // A budget that is spent stops only what is counted.
+        let budget = client.budget(host);
+        if let Err(Error::Unavailable { retry_after, .. }) = &answer
+            && budget.is_none_or(|budget| budget.remaining > LIMITS.reserve)
+        {
+            *lock() = retry_after.map(|after| Instant::now() + after.min(LONGEST_PAUSE));
+        }
+        answer
     }
 
     /// The settings with `extra` among the trusted certificates.
@@ -206,8 +277,8 @@ impl GuardedNetwork {
     }
 }
 
-/// A client of registries with these settings.
-fn registries(settings: &HttpSettings) -> Result<Client, Error> {
+/// Settings of a client of registries.
+fn registries(settings: &HttpSettings) -> ClientBuilder {
     let mut builder = Client::builder()
         .guard(settings.guard.clone())
         .proxies(settings.proxies.clone())
@@ -216,7 +287,7 @@ fn registries(settings: &HttpSettings) -> Result<Client, Error> {
     if let Some(pem) = &settings.ca_pem {
         builder = builder.ca_pem(pem.clone());
     }
-    builder.build()
+    builder
 }
 
 fn git_error(error: &Error) -> GitError {
@@ -245,7 +316,8 @@ impl Network for GuardedNetwork {
         reference: &'a Reference,
         access: &'a RegistryAccess,
     ) -> BoxFuture<'a, Result<Option<Descriptor>, Error>> {
-        let client = self.client(reference.repository().host(), access);
+        let host = reference.repository().host();
+        let client = self.client(host, access);
         async move {
             let client = client?;
             let question = async {
@@ -258,10 +330,9 @@ impl Network for GuardedNetwork {
                     Err(error) => Err(error),
                 }
             };
-            within(REGISTRY_TIMEOUT, question, || {
-                format!("resolve {reference}")
-            })
-            .await
+            let action = || format!("resolve {reference}");
+            self.ask(&client, host, REGISTRY_TIMEOUT, question, action)
+                .await
         }
         .boxed()
     }
@@ -271,11 +342,14 @@ impl Network for GuardedNetwork {
         reference: &'a Reference,
         access: &'a RegistryAccess,
     ) -> BoxFuture<'a, Result<Option<RawManifest>, Error>> {
-        let client = self.client(reference.repository().host(), access);
+        let host = reference.repository().host();
+        let client = self.client(host, access);
         async move {
             let client = client?;
             let question = client.manifest(reference);
-            match within(REGISTRY_TIMEOUT, question, || format!("read {reference}")).await {
+            let action = || format!("read {reference}");
+            let answer = self.ask(&client, host, REGISTRY_TIMEOUT, question, action);
+            match answer.await {
                 Ok(manifest) => Ok(Some(manifest)),
                 Err(Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -293,10 +367,9 @@ impl Network for GuardedNetwork {
         async move {
             let client = client?;
             let question = client.tags(repository, MAX_LISTED);
-            within(LIST_TIMEOUT, question, || {
-                format!("list tags of {repository}")
-            })
-            .await
+            let action = || format!("list tags of {repository}");
+            self.ask(&client, repository.host(), LIST_TIMEOUT, question, action)
+                .await
         }
         .boxed()
     }

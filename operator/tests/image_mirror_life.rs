@@ -189,6 +189,72 @@ async fn the_registries_are_asked_once_in_an_interval() {
 }
 
 #[tokio::test]
+async fn a_schedule_says_when_is_looked() {
+    let world = World::new();
+    let digest = push(&world, "3.22", "a");
+    world.network.push(&format!("{DESTINATION}:3.22"), &digest);
+    mirror(&world, &["3.22"]);
+    world.api.change(&path(), |mirror| {
+        mirror["spec"]["interval"].take();
+        mirror["spec"]["schedule"] = json!("0 * * * *");
+    });
+    let asked = || world.network.asked.lock().unwrap().len();
+    let finished = look(&world).await;
+    // 1,800,000,000 is 8:00:00.
+    assert_eq!(finished.requeue.unwrap().as_secs(), 3600);
+    assert_eq!(object(&world)["status"]["nextSync"], "2027-01-15T09:00:00Z");
+    pass(3599);
+    look(&world).await;
+    assert_eq!(asked(), 2);
+    let digest = push(&world, "3.22", "b");
+    pass(1);
+    look(&world).await;
+    assert_eq!(asked(), 4);
+    assert_eq!(object(&world)["status"]["nextSync"], "2027-01-15T10:00:00Z");
+    let pod = world.pod();
+    assert_eq!(
+        request(&world, &pod).images[0].digest,
+        Some(digest.to_string())
+    );
+    // What fails more often than is retried waits for the next time.
+    for wait in [10, 20, 0] {
+        copy(&world, &attempt(&world), &["3.22"]);
+        look(&world).await;
+        pass(wait);
+        look(&world).await;
+    }
+    assert_eq!(
+        object(&world)["status"]["attempt"]["nextTime"],
+        "2027-01-15T10:00:00Z"
+    );
+    let pod = attempt(&world);
+    pass(3540);
+    look(&world).await;
+    assert_eq!(attempt(&world), pod);
+    pass(30);
+    look(&world).await;
+    assert_ne!(attempt(&world), pod);
+}
+
+#[tokio::test]
+async fn another_interval_holds_at_once() {
+    let world = World::new();
+    let digest = push(&world, "3.22", "a");
+    world.network.push(&format!("{DESTINATION}:3.22"), &digest);
+    mirror(&world, &["3.22"]);
+    world
+        .api
+        .change(&path(), |mirror| mirror["spec"]["interval"] = json!("8h"));
+    assert!(look(&world).await.requeue.unwrap().as_secs() > 8 * 3590);
+    world
+        .api
+        .change(&path(), |mirror| mirror["spec"]["interval"] = json!("1h"));
+    assert!(look(&world).await.requeue.unwrap().as_secs() <= 3600);
+    // For that, nobody is asked.
+    assert_eq!(world.network.asked.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_tag_that_moved_is_copied_again_and_the_pod_before_is_deleted() {
     let world = World::new();
     push(&world, "edge", "a");

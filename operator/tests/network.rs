@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use distribution::memory::{Access, MemoryRegistry};
+use distribution::memory::{Access, Fault, MemoryRegistry};
 use distribution::{Credentials, DockerConfig, ErrorKind};
 use oci::{Digest, MediaType, Reference};
 use operator::git::{GitCredentials, GitError, GitRef};
@@ -94,6 +94,108 @@ async fn loopback_is_refused_unless_it_is_allowed() {
         matches!(answer, Err(GitError::AddressRefused(_))),
         "{answer:?}"
     );
+}
+
+/// What the operator asks one registry, whoever it is for, is one stream: other credentials and other certificates make no
+/// new one.
+#[tokio::test]
+async fn all_questions_to_one_registry_keep_their_distance_together() {
+    let registry = MemoryRegistry::start().await;
+    let digest = registry.add_manifest("app", Some("v1"), MediaType::MANIFESTS[0].clone(), "{}");
+    let network = network(&["127.0.0.0/8"]);
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let reference = registry.repository("app").tagged("v1".parse().unwrap());
+    let accesses: Vec<RegistryAccess> = (0..20)
+        .map(|n| RegistryAccess {
+            ca_pem: (n % 4 == 0).then(|| certified.cert.pem().into_bytes()),
+            ..access(&registry, &format!("password-{n}"))
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    let questions = accesses
+        .iter()
+        .map(|access| network.manifest(&reference, access));
+    for found in futures::future::join_all(questions).await {
+        assert_eq!(found.unwrap().unwrap().digest, digest);
+    }
+    // The first at once, each other one 20 ms after the one before.
+    let spent = begun.elapsed();
+    assert!(
+        spent >= std::time::Duration::from_millis(19 * 20),
+        "{spent:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_budget_of_a_registry_is_shared_and_something_is_left_for_the_pods() {
+    let registry = MemoryRegistry::start().await;
+    registry.add_manifest("app", Some("v1"), MediaType::MANIFESTS[0].clone(), "{}");
+    let reference = registry.repository("app").tagged("v1".parse().unwrap());
+    let left = Arc::new(std::sync::atomic::AtomicUsize::new(8));
+    let counter = left.clone();
+    registry.set_faults(move |request| {
+        use std::sync::atomic::Ordering::SeqCst;
+        let counted = request.method == "GET";
+        let left = counter.load(SeqCst).saturating_sub(usize::from(counted));
+        counter.store(left, SeqCst);
+        let headers = vec![
+            ("content-type", MediaType::MANIFESTS[0].to_string()),
+            ("docker-content-digest", Digest::of(b"{}").to_string()),
+            ("ratelimit-remaining", left.to_string()),
+            ("ratelimit-reset", "3600".to_owned()),
+        ];
+        Some(Fault::Answer(200, headers, "{}".to_owned()))
+    });
+    let network = network(&["127.0.0.0/8"]);
+    let mut refused = 0;
+    for number in 0..6 {
+        let access = access(&registry, &format!("password-{number}"));
+        match network.document(&reference, &access).await {
+            Ok(_) => assert_eq!(refused, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable);
+                refused += 1;
+            }
+        }
+    }
+    let left = || left.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!((refused, left()), (3, 5));
+    // HEADs are free.
+    let found = network.manifest(&reference, &access(&registry, "x")).await;
+    assert!(found.unwrap().is_some());
+    assert_eq!(left(), 5);
+}
+
+#[tokio::test]
+async fn a_pause_that_a_registry_asks_for_holds_for_all_who_ask() {
+    let registry = MemoryRegistry::start().await;
+    registry.add_manifest("app", Some("v1"), MediaType::MANIFESTS[0].clone(), "{}");
+    let reference = registry.repository("app").tagged("v1".parse().unwrap());
+    registry.set_faults(|_| {
+        let headers = vec![("retry-after", "3600".to_owned())];
+        Some(Fault::Answer(429, headers, String::new()))
+    });
+    let network = network(&["127.0.0.0/8"]);
+    let asked = network.manifest(&reference, &access(&registry, "a")).await;
+    assert_eq!(asked.unwrap_err().kind(), ErrorKind::Unavailable);
+    registry.clear_faults();
+    registry.clear_requests();
+    for password in ["a", "b"] {
+        let access = access(&registry, password);
+        let answers = [
+            network.manifest(&reference, &access).await.err(),
+            network.document(&reference, &access).await.err(),
+            network.tags(reference.repository(), &access).await.err(),
+        ];
+        for error in answers {
+            assert_eq!(error.unwrap().kind(), ErrorKind::Unavailable);
+        }
+    }
+    assert!(registry.requests().is_empty());
+    let other = MemoryRegistry::start().await;
+    let reference = other.repository("app").tagged("v1".parse().unwrap());
+    let found = network.manifest(&reference, &access(&other, "a")).await;
+    assert!(found.unwrap().is_none());
 }
 
 /// A git server that answers one path; the requests it got.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use distribution::memory::MemoryRegistry;
 use protocol::{
     BuildRequest, CacheRequest, Destination, DockerfileSpec, FailureKind, Isolation, MirrorImage,
-    MirrorRequest, Network, Outcome, Report, Request, Source, Task,
+    MirrorLimits, MirrorRequest, Network, Outcome, Report, Request, Source, Task,
 };
 use shop::{PROGRAM, Shop, text};
 
@@ -357,6 +357,10 @@ fn a_pod_mirrors_what_it_can() {
             Task::Mirror(MirrorRequest {
                 images,
                 ledger,
+                limits: MirrorLimits {
+                    concurrency: Some(1),
+                    bytes_per_second: Some(1 << 30),
+                },
                 ..MirrorRequest::default()
             }),
         );

@@ -13,9 +13,12 @@ mod copier;
 mod image;
 mod known;
 mod ledger;
+mod pace;
 mod plan;
 mod platforms;
 mod referrers;
+
+use std::num::NonZeroU64;
 
 use oci::{Descriptor, Reference};
 
@@ -32,6 +35,8 @@ pub struct CopyOptions {
     pub images: usize,
     /// Blobs on their way at the same time, of all images together.
     pub blobs: usize,
+    /// Bytes of blobs a second, of all images together; each is counted once, on its way through. None for no limit.
+    pub bytes_per_second: Option<NonZeroU64>,
     /// Copies manifests that name foreign layers, leaving those layers where their URLs say. Otherwise they are refused.
     pub foreign_layers: bool,
     /// Copies what refers to the images as well, before their tags are written: signatures, attestations, SBOMs.
@@ -77,6 +82,7 @@ impl Default for CopyOptions {
         Self {
             images: 4,
             blobs: 6,
+            bytes_per_second: None,
             foreign_layers: false,
             referrers: false,
             large: LargeBlobs::default(),

@@ -14,8 +14,8 @@ pub use outcome::{
 };
 pub use request::{
     BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
-    JoinRequest, MirrorImage, MirrorPlatforms, MirrorRequest, NamedContext, Network, ReportRequest,
-    Request, SecretFile, Source, Task,
+    JoinRequest, MirrorImage, MirrorLimits, MirrorPlatforms, MirrorRequest, NamedContext, Network,
+    ReportRequest, Request, SecretFile, Source, Task,
 };
 
 /// The version of request and outcome. A pod that reads another version refuses the request and says so.

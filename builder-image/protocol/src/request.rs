@@ -313,6 +313,9 @@ pub struct MirrorRequest {
     /// The report of what this mirror wrote; none is kept where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportRequest>,
+    /// What the copy keeps to.
+    #[serde(default, skip_serializing_if = "MirrorLimits::is_none")]
+    pub limits: MirrorLimits,
 }
 
 /// Where a mirror keeps account of what it wrote.
@@ -326,6 +329,24 @@ pub struct ReportRequest {
     /// Digest of the report so far, as the status names it; none where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
+}
+
+/// What a copy keeps to; where a field is absent, the pod decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorLimits {
+    /// Images that are worked on, and blobs that are on their way, at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Bytes of blobs a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+}
+
+impl MirrorLimits {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One tag to copy.

@@ -21,7 +21,6 @@ pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod record;
-pub mod schedule;
 pub mod split;
 pub mod start;
 pub mod status;

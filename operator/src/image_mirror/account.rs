@@ -163,7 +163,9 @@ fn conclude(
     let interval = observed
         .spec
         .as_ref()
-        .map_or(Duration::from_secs(900), |spec| spec.interval);
+        .map_or(Duration::from_secs(900), |spec| {
+            spec.cadence.wait(observed.now)
+        });
     let ended = whole_seconds(observed.now);
     let after = |wait: Duration| Some(Time(ended + signed(wait)));
     let failure = match &outcome {

@@ -82,6 +82,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::image_build::observed::RegistryState;
     use crate::image_mirror::validate::validate;
 
     #[test]
@@ -90,7 +91,10 @@ mod tests {
             {"name": "a", "repository": "acme/a", "tags": {"regex": "^x"}},
             {"name": "b", "repository": "acme/b", "tags": {"regex": "^x"}},
         ]});
-        let spec = validate(&serde_json::from_value(spec).unwrap()).unwrap();
+        let spec = validate(&serde_json::from_value(spec).unwrap(), |_| {
+            RegistryState::Missing
+        })
+        .unwrap();
         let failed = Problem {
             what: "docker.io/acme/b".into(),
             reason: Reason::ImageUnauthorized,

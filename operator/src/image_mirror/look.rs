@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use distribution::{Error, ErrorKind};
 use futures::StreamExt;
+use jiff::Timestamp;
 use mirror::{Entry, MirrorTag, Selector};
 use oci::{Digest, Reference, RegistryHost, Repository};
 
+use super::cadence::Cadence;
 use super::chosen::{Listing, Problem, choose};
 use super::observed::{Found, Look, TagLook};
 use super::validate::ValidatedMirror;
@@ -36,6 +38,8 @@ pub struct Remembered {
     core: String,
     /// When everything was last looked at from the beginning.
     begun: Instant,
+    /// The time of the schedule that this was for.
+    slot: Option<Timestamp>,
     /// What was seen.
     look: Arc<Look>,
 }
@@ -61,24 +65,42 @@ pub async fn look(
     core: String,
     sync: &str,
 ) -> (Arc<Look>, Duration) {
-    let question = format!("{core} {sync}");
-    let interval = sides.spec.interval;
+    let cadence = &sides.spec.cadence;
+    let slot = cadence.slot(context.now());
+    let question = format!("{core} {sync} {cadence:?} {slot:?}");
     let before = context.tag_lookups.last(uid);
     let before = before.filter(|seen| seen.core == core);
     // A round that takes longer than the interval is finished before the next begins.
     let same_round = before.as_ref().is_some_and(|seen| {
-        seen.begun.elapsed() < interval || seen.look.tags.iter().any(|(_, look)| !look.current)
+        let is_over = match cadence {
+            Cadence::Every(interval) => seen.begun.elapsed() >= *interval,
+            Cadence::At(_) => seen.slot != slot,
+        };
+        !is_over || seen.look.tags.iter().any(|(_, look)| !look.current)
     });
     let (seen, good_for) = context
         .tag_lookups
         .answer(uid, &question, || async {
             let begun = before.as_ref().filter(|_| same_round);
-            let begun = begun.map_or_else(Instant::now, |seen| seen.begun);
+            let (begun, begun_for) =
+                begun.map_or_else(|| (Instant::now(), slot), |seen| (seen.begun, seen.slot));
             let before = before.as_ref().map(|seen| seen.look.as_ref());
             let look = sides.look(context, before, same_round).await;
-            let good_for = good_for(&look, interval.saturating_sub(begun.elapsed()));
+            let left = match cadence {
+                Cadence::Every(interval) => interval.saturating_sub(begun.elapsed()),
+                // A round that was not done in time is followed by the present one.
+                Cadence::At(_) if begun_for != slot => GO_ON,
+                Cadence::At(_) => cadence.wait(context.now()),
+            };
+            let good_for = good_for(&look, left);
             let look = Arc::new(look);
-            (Arc::new(Remembered { core, begun, look }), good_for)
+            let seen = Remembered {
+                core,
+                begun,
+                slot: begun_for,
+                look,
+            };
+            (Arc::new(seen), good_for)
         })
         .await;
     (seen.look.clone(), good_for)

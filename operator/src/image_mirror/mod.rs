@@ -9,6 +9,7 @@
 //! What a pod reports is told to people; whether a tag is mirrored is decided by looking.
 
 pub mod account;
+pub mod cadence;
 pub mod chosen;
 pub mod look;
 pub mod observe;
@@ -20,11 +21,13 @@ pub mod upkeep;
 pub mod validate;
 
 use crds::condition::Condition;
-use crds::{ImageMirror, ImageMirrorStatus};
+use crds::{ImageMirror, ImageMirrorStatus, Registry};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Controller;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 use crate::cluster;
@@ -48,9 +51,21 @@ impl Reconciler for ImageMirrorReconciler {
         context: &Context,
     ) -> Controller<DeserializeGuard<ImageMirror>> {
         let ours = watcher::Config::default().labels(&format!("{KIND_LABEL}=ImageMirror"));
-        controller.watches(context.watched::<PartialObjectMeta<Pod>>(), ours, |pod| {
-            owner_by_label::<ImageMirror>(&pod)
-        })
+        let mirrors = controller.store();
+        let pods = context.watched::<PartialObjectMeta<Pod>>();
+        let registries = context.watched::<PartialObjectMeta<Registry>>();
+        controller
+            .watches(pods, ours, |pod| owner_by_label::<ImageMirror>(&pod))
+            .watches(registries, watcher::Config::default(), move |registry| {
+                let (name, namespace) = (registry.name_any(), registry.namespace());
+                let all = mirrors.state().into_iter();
+                all.filter(move |mirror| {
+                    let readable = mirror.0.as_ref();
+                    mirror.namespace() == namespace
+                        && readable.is_ok_and(|mirror| mirror.names_registry(&name))
+                })
+                .map(|mirror| ObjectRef::from_obj(mirror.as_ref()))
+            })
     }
 
     async fn observe(context: &Context, object: &ImageMirror) -> Result<observed::Observed> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::{ImageMirror, Registry};
+use crds::{ImageMirror, Registry, condition};
 use distribution::DockerConfig;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
@@ -13,7 +13,7 @@ use super::look::{Sides, find, look};
 use super::observed::{Found, Observed, current_pod};
 use super::plan::{force_wish, spec_hash};
 use super::upkeep::told_report;
-use super::validate::{ValidatedMirror, validate};
+use super::validate::{Side, ValidatedMirror, validate};
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{Identity, Owner, PodState, PodView};
 use crate::cluster;
@@ -28,11 +28,17 @@ use crate::request::requested_at;
 /// Reads everything that a decision about `mirror` depends on.
 pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed> {
     let namespace = mirror.namespace().unwrap_or_default();
-    let spec = validate(&mirror.spec);
+    let registries = context.list::<Registry>(&namespace, "").await?;
+    let state = |name: &str| {
+        let found = registries.iter().find(|r| r.name_any() == name);
+        found.map_or(RegistryState::Missing, state_of)
+    };
+    let spec = validate(&mirror.spec, state);
     let mut observed = Observed {
         now: context.now(),
         spec: spec.clone(),
         secrets: BTreeMap::new(),
+        source: RegistryState::Missing,
         registry: RegistryState::Missing,
         plain_http: Vec::new(),
         pods: pods(context, mirror, &namespace).await?,
@@ -51,26 +57,50 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         observed.secrets.insert(name.clone(), state);
         configs.extend(config.map(|config| (name, config)));
     }
-    for registry in context.list::<Registry>(&namespace, "").await? {
-        let state = state_of(&registry);
-        if let RegistryState::Ready { host } = &state {
+    for registry in &registries {
+        if let RegistryState::Ready { host } = state_of(registry) {
             observed.plain_http.push(host.as_str().to_owned());
-        }
-        if registry.name_any() == spec.registry {
-            observed.registry = state;
         }
     }
     observed.plain_http.sort();
+    observed.source = spec.source.state(state);
+    observed.registry = spec.destination.state(state);
     observed.report = read_back(context, mirror, &spec, &configs, &observed).await;
-    if let Some(host) = worth_looking(mirror, &observed) {
-        look_at_tags(context, mirror, &spec, &host, &configs, &mut observed).await;
+    if let Some((source, destination)) = worth_looking(mirror, &observed) {
+        let places = Places {
+            source: &source,
+            destination: &destination,
+            lives: lives(mirror, &registries),
+        };
+        look_at_tags(context, mirror, &spec, &places, &configs, &mut observed).await;
     }
     Ok(observed)
 }
 
-/// The host of the destination, where it is of use to look at the tags now: nothing is missing, and no sync runs.
-fn worth_looking(mirror: &ImageMirror, observed: &Observed) -> Option<RegistryHost> {
-    let RegistryState::Ready { host } = &observed.registry else {
+/// Which Registries the mirror names, and since when they serve: one that was made again, or started again, may have lost
+/// what was seen in it.
+fn lives(mirror: &ImageMirror, registries: &[Registry]) -> Vec<String> {
+    let named = registries
+        .iter()
+        .filter(|registry| mirror.names_registry(&registry.name_any()));
+    named
+        .map(|registry| {
+            let conditions = registry.status.as_ref().map(|s| s.conditions.as_slice());
+            let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
+            let since = ready.map(|ready| ready.last_transition_time.clone());
+            format!("{:?} {since:?}", registry.uid())
+        })
+        .collect()
+}
+
+/// The hosts of both sides, where it is of use to look at the tags now: nothing is missing, and no sync runs.
+fn worth_looking(
+    mirror: &ImageMirror,
+    observed: &Observed,
+) -> Option<(RegistryHost, RegistryHost)> {
+    let (RegistryState::Ready { host: source }, RegistryState::Ready { host }) =
+        (&observed.source, &observed.registry)
+    else {
         return None;
     };
     let there = observed
@@ -80,7 +110,8 @@ fn worth_looking(mirror: &ImageMirror, observed: &Observed) -> Option<RegistryHo
     let status = mirror.status.clone().unwrap_or_default();
     let active = current_pod(&status, &observed.pods)
         .is_some_and(|pod| !matches!(pod.state(), PodState::Ended(_)));
-    (there && !active && !mirror.spec.suspended()).then(|| host.clone())
+    let worth = there && !active && !mirror.spec.suspended();
+    worth.then(|| (source.clone(), host.clone()))
 }
 
 /// Looks whether the report is there that the present pod says it wrote.
@@ -92,20 +123,24 @@ async fn read_back(
     observed: &Observed,
 ) -> Option<(Reference, Found)> {
     let report = told_report(mirror, observed)?;
-    let access = destination(spec, configs);
+    let host = report.repository().host();
+    let access = access(&spec.destination, configs, observed, host);
     let found = find(context, &report, &access, Reason::RegistryUnauthorized).await;
     Some((report, found))
 }
 
-/// How the destination is asked.
-fn destination(spec: &ValidatedMirror, configs: &BTreeMap<String, DockerConfig>) -> RegistryAccess {
+/// How the registry `host` is asked, which is `side`.
+fn access(
+    side: &Side,
+    configs: &BTreeMap<String, DockerConfig>,
+    observed: &Observed,
+    host: &RegistryHost,
+) -> RegistryAccess {
+    let config = side.secret().and_then(|name| configs.get(&name).cloned());
+    let mut plain = observed.plain_http.iter();
     RegistryAccess {
-        credentials: configs
-            .get(&spec.registry_secret())
-            .cloned()
-            .into_iter()
-            .collect(),
-        plain_http: true,
+        credentials: config.into_iter().collect(),
+        plain_http: plain.any(|plain| plain == host.as_str()),
         ca_pem: None,
     }
 }
@@ -145,42 +180,43 @@ async fn pods(context: &Context, mirror: &ImageMirror, namespace: &str) -> Resul
     cluster::own_pods(context, namespace, &owner, &known).await
 }
 
+/// The two registries of a mirror.
+struct Places<'a> {
+    source: &'a RegistryHost,
+    destination: &'a RegistryHost,
+    /// Which Registries they are and since when they serve.
+    lives: Vec<String>,
+}
+
 /// Looks at all tags on both sides, or remembers what was seen.
 async fn look_at_tags(
     context: &Context,
     mirror: &ImageMirror,
     spec: &ValidatedMirror,
-    host: &RegistryHost,
+    places: &Places<'_>,
     configs: &BTreeMap<String, DockerConfig>,
     observed: &mut Observed,
 ) {
-    let config = |name: &str| configs.get(name).cloned();
     let sides = Sides {
         spec,
-        host,
-        source: RegistryAccess {
-            credentials: spec
-                .source_secret
-                .iter()
-                .filter_map(|name| config(name))
-                .collect(),
-            plain_http: observed
-                .plain_http
-                .iter()
-                .any(|plain| plain == spec.source.as_str()),
-            ca_pem: None,
-        },
-        destination: destination(spec, configs),
+        host: places.destination,
+        source: access(&spec.source, configs, observed, places.source),
+        destination: access(&spec.destination, configs, observed, places.destination),
     };
     let core = format!(
-        "{} {host} {:?} {:?} {:?}",
+        "{} {} {} {:?} {:?} {:?} {:?}",
         spec_hash(&mirror.spec),
+        places.source,
+        places.destination,
+        places.lives,
         observed.secrets,
         requested_at(mirror),
         force_wish(mirror),
     );
     // A sync that has ended since makes obsolete what was seen of its tags.
-    let last = observed.pods.last().map(|pod| &pod.pod.identity.uid);
+    let status = mirror.status.clone().unwrap_or_default();
+    let last = current_pod(&status, &observed.pods).or(observed.pods.last());
+    let last = last.map(|pod| &pod.pod.identity.uid);
     let uid = mirror.uid().unwrap_or_default();
     let (seen, good) = look(context, &sides, &uid, core, &format!("{last:?}")).await;
     observed.look = Some(seen);

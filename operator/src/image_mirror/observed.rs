@@ -1,5 +1,6 @@
 //! What a decision about an ImageMirror depends on besides the resource.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use oci::{Digest, Reference};
 
 use super::chosen::Problem;
 use super::validate::ValidatedMirror;
-use crate::builder_pod::{BuilderSettings, PodState, PodView};
+use crate::builder_pod::{BuilderSettings, PodView};
 use crate::image_build::observed::{RegistryState, SecretState};
 use crate::image_build::validate::Violation;
 use crate::reason::Reason;
@@ -25,7 +26,9 @@ pub struct Observed {
     pub spec: Result<ValidatedMirror, Violation>,
     /// Secrets that the spec names.
     pub secrets: BTreeMap<String, SecretState>,
-    /// The Registry that is written to.
+    /// The registry that is read; another than a Registry always counts as ready.
+    pub source: RegistryState,
+    /// The registry that is written to, likewise.
     pub registry: RegistryState,
     /// Hosts of all Registries of the namespace, which are reached by plain HTTP.
     pub plain_http: Vec<String>,
@@ -179,15 +182,104 @@ pub fn current_pod<'a>(status: &ImageMirrorStatus, pods: &'a [PodView]) -> Optio
     let known_pod = pods
         .iter()
         .find(|pod| known == Some(pod.pod.identity.uid.as_str()));
-    let newest = pods.last();
+    let newest = pods.iter().max_by(|a, b| {
+        let by_name = || a.pod.identity.name.cmp(&b.pod.identity.name);
+        by_age(a, b).then_with(by_name)
+    });
     match (known_pod, newest) {
-        (Some(known), Some(newest)) if newest.pod.created >= known.pod.created => Some(newest),
+        (Some(known), Some(newest)) if by_age(newest, known).is_gt() => Some(newest),
         (Some(known), _) => Some(known),
         // A pod that ended is no news where the status already knows a later one that is gone.
-        (None, Some(newest)) => {
-            let ended = matches!(newest.state(), PodState::Ended(_));
-            (attempt.is_none() || !ended).then_some(newest)
-        }
+        (None, Some(newest)) => (attempt.is_none() || newest.is_active()).then_some(newest),
         (None, None) => None,
+    }
+}
+
+/// Which of two pods was made later. Times of creation have whole seconds: within one, the later attempt at the same, or the
+/// one that still runs, since a sync starts when the one before has ended. Equal where that says nothing: then the status
+/// keeps to the one that it names.
+fn by_age(a: &PodView, b: &PodView) -> Ordering {
+    let (x, y) = (&a.pod.attempt, &b.pod.attempt);
+    let by_number = || {
+        if x.key == y.key {
+            x.number.cmp(&y.number)
+        } else {
+            Ordering::Equal
+        }
+    };
+    let by_state = || a.is_active().cmp(&b.is_active());
+    let by_time = a.pod.created.cmp(&b.pod.created);
+    by_time.then_with(by_number).then_with(by_state)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use serde_json::json;
+
+    use super::*;
+    use crate::builder_pod::{Attempt, Identity, ObservedPod};
+
+    fn pod(name: &str, second: i64, key: &str, number: u32, active: bool) -> PodView {
+        let phase = if active { "Running" } else { "Failed" };
+        PodView {
+            pod: ObservedPod {
+                identity: Identity {
+                    name: name.to_owned(),
+                    uid: name.to_owned(),
+                },
+                attempt: Attempt {
+                    key: key.to_owned(),
+                    number,
+                    ..Attempt::default()
+                },
+                created: Timestamp::from_second(second).unwrap(),
+                deleting: false,
+                pod: serde_json::from_value(json!({"status": {"phase": phase}})).unwrap(),
+            },
+            events: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pods_of_one_second_are_told_apart() {
+        let named = |name: &str| ImageMirrorStatus {
+            attempt: Some(crds::image_mirror::SyncAttempt {
+                pod_uid: Some(name.to_owned()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let ended = |name, second, key, number| pod(name, second, key, number, false);
+        let runs = |name, second, key, number| pod(name, second, key, number, true);
+        let table = vec![
+            ("a", [ended("a", 1, "k", 0), runs("b", 2, "l", 0)], "b"),
+            ("b", [ended("a", 1, "k", 0), runs("b", 2, "l", 0)], "b"),
+            // Of one second: the number of the attempt at the same,
+            ("z", [ended("z", 1, "k", 0), ended("b", 1, "k", 1)], "b"),
+            ("z", [ended("z", 1, "k", 1), runs("b", 1, "k", 0)], "z"),
+            // or that it goes on,
+            ("a", [ended("a", 1, "k", 3), runs("b", 1, "l", 0)], "b"),
+            ("b", [ended("a", 1, "k", 3), runs("b", 1, "l", 0)], "b"),
+            ("a", [runs("a", 1, "k", 3), ended("b", 1, "l", 9)], "a"),
+            // or what the status says.
+            ("a", [ended("a", 1, "k", 0), ended("b", 1, "l", 0)], "a"),
+            ("b", [ended("a", 1, "k", 0), ended("b", 1, "l", 0)], "b"),
+            ("a", [runs("a", 1, "k", 0), runs("b", 1, "l", 0)], "a"),
+            // It knows neither: what ended is no news.
+            ("x", [ended("a", 1, "k", 0), runs("b", 1, "l", 0)], "b"),
+            ("x", [ended("a", 1, "k", 0), ended("b", 1, "l", 0)], ""),
+        ];
+        for (known, pods, expected) in table {
+            for reversed in [false, true] {
+                let mut pods = pods.to_vec();
+                if reversed {
+                    pods.reverse();
+                }
+                let found = current_pod(&named(known), &pods);
+                let found = found.map_or("", |pod| &pod.pod.identity.name);
+                assert_eq!(found, expected, "{known} {reversed}");
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::chosen::Problem;
 use super::observed::{Found, Observed, current_pod};
 use super::record;
 use super::upkeep;
-use super::validate::ValidatedMirror;
+use super::validate::{Side, ValidatedMirror};
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::shape::credential_paths;
 use crate::builder_pod::{Attempt, Ended, Owner, PodSpecInput, PodState, PodView, build_pod};
@@ -65,6 +65,7 @@ pub fn spec_hash(spec: &ImageMirrorSpec) -> String {
     if let Value::Object(fields) = &mut value {
         fields.remove("suspend");
         fields.remove("interval");
+        fields.remove("schedule");
     }
     hash_hex(&[&value.to_string()], 16)
 }
@@ -85,6 +86,9 @@ pub fn plan(mirror: &ImageMirror, observed: &Observed) -> Plan<Prepared, Decisio
     let fate = account(&mut status, observed, &spec_hash);
     record::record(&mut status, observed, &fate);
     upkeep::record(&mut status, observed);
+    if let Ok(spec) = &observed.spec {
+        record::next_sync(&mut status, &spec.cadence, observed.now);
+    }
     let (summary, requeue, start, stop) = Case {
         mirror,
         observed,
@@ -242,16 +246,22 @@ impl<'a> Case<'a, '_> {
     }
 
     fn missing(&self, spec: &ValidatedMirror) -> Option<Summary> {
-        let name = &spec.registry;
-        match &self.observed.registry {
-            RegistryState::Ready { .. } => {}
-            RegistryState::NotReady { message } => {
-                let message = format!("Registry {name} is not ready: {message}");
-                return Some(Summary::waiting(Reason::RegistryNotReady, &message));
-            }
-            RegistryState::Missing => {
-                let message = format!("Registry {name} does not exist");
-                return Some(Summary::waiting(Reason::RegistryNotFound, &message));
+        let sides = [
+            (&spec.destination, &self.observed.registry),
+            (&spec.source, &self.observed.source),
+        ];
+        for (side, state) in sides {
+            let Side::Registry(name) = side else { continue };
+            match state {
+                RegistryState::Ready { .. } => {}
+                RegistryState::NotReady { message } => {
+                    let message = format!("Registry {name} is not ready: {message}");
+                    return Some(Summary::waiting(Reason::RegistryNotReady, &message));
+                }
+                RegistryState::Missing => {
+                    let message = format!("Registry {name} does not exist");
+                    return Some(Summary::waiting(Reason::RegistryNotFound, &message));
+                }
             }
         }
         spec.secrets().iter().find_map(|name| {
@@ -437,6 +447,7 @@ impl<'a> Case<'a, '_> {
             images,
             ledger: upkeep::ledger(self.mirror, self.observed).map(|name| name.to_string()),
             report: upkeep::report(self.mirror, self.observed, self.status),
+            limits: spec.limits.clone(),
         };
         let request = Request {
             network: self.observed.builder.network.clone(),

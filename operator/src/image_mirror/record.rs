@@ -4,9 +4,11 @@
 use crds::ImageMirrorStatus;
 use crds::condition::truncate;
 use crds::image_mirror::{SyncedImage, TagCounts};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::account::{Fate, asked_for};
+use super::cadence::Cadence;
 use super::observed::{Observed, current_pod};
 use crate::builder_pod::PodView;
 use crate::builder_pod::outcome::reason_of;
@@ -75,6 +77,21 @@ pub fn record(status: &mut ImageMirrorStatus, observed: &Observed, fate: &Fate) 
         synced: count(synced),
         failed: count(failed),
     });
+}
+
+/// Writes when the source is looked at again. Times of a schedule are known beforehand; an interval is counted from the last
+/// sync on, which has written its end: a later time is of a cadence that holds no more.
+pub fn next_sync(status: &mut ImageMirrorStatus, cadence: &Cadence, now: Timestamp) {
+    let longest = now + SignedDuration::try_from(cadence.wait(now)).unwrap_or(SignedDuration::MAX);
+    if let Some(slot) = cadence.next_slot(now) {
+        status.next_sync = Some(Time(slot));
+    } else if status
+        .next_sync
+        .as_ref()
+        .is_some_and(|next| next.0 > longest)
+    {
+        status.next_sync = None;
+    }
 }
 
 fn count(number: usize) -> i32 {

@@ -13,15 +13,21 @@ const LEDGER: &str = "coopery-ledger";
 /// Name of the repository, below the namespace's, that keeps the reports of its mirrors.
 const REPORT: &str = "coopery-report";
 
-/// A repository of the namespace of `mirror`, for what its mirrors keep beside images: nobody else reads or writes it.
+/// A repository for what is kept beside images: in a Registry that of the namespace of `mirror`, which nobody else reads or
+/// writes; elsewhere one below its prefix, where it may write.
 fn own(mirror: &ImageMirror, host: &RegistryHost, name: &str) -> Option<Repository> {
-    let path = format!("{}/{name}", mirror.namespace()?);
+    let destination = &mirror.spec.destination;
+    let path = match &destination.registry {
+        Some(_) => format!("{}/{name}", mirror.namespace()?),
+        None => format!("{}/{name}", destination.prefix.as_deref()?),
+    };
     Repository::new(host.clone(), &path).ok()
 }
 
 /// The repository that keeps what is known of the destination's blobs: one for all mirrors of a namespace, which may
-/// read each other's repositories, and for nobody else.
+/// read each other's repositories, and for nobody else. Elsewhere than in a Registry others may write it: there is none.
 pub fn ledger(mirror: &ImageMirror, observed: &Observed) -> Option<Repository> {
+    mirror.spec.destination.registry.as_ref()?;
     own(mirror, host(observed)?, LEDGER)
 }
 

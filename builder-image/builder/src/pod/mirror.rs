@@ -2,13 +2,14 @@
 //! outcome. Tags of one image are one job, so that it is read once.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use distribution::Client;
 use distribution::copy::{Amount, Copier, CopyOptions, CopyReport, Found, Job, Platforms};
 use futures::StreamExt;
 use jiff::Timestamp;
 use oci::{Platform, Reference};
-use protocol::{Failure, FailureKind, MirrorImage, MirrorOutcome, MirrorRequest};
+use protocol::{Failure, FailureKind, MirrorImage, MirrorLimits, MirrorOutcome, MirrorRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::outcome;
@@ -36,7 +37,7 @@ pub(super) async fn mirror(
         .into_iter()
         .map(|(position, failure)| (position, Err(failure)))
         .collect();
-    let mut copier = Copier::new(client.clone(), client.clone(), CopyOptions::default());
+    let mut copier = Copier::new(client.clone(), client.clone(), options(&task.limits));
     if let Some(ledger) = task.ledger.as_deref().and_then(|name| name.parse().ok()) {
         copier = copier.with_ledger(ledger);
     }
@@ -105,6 +106,18 @@ fn note(
         };
         books.note(&subject, &done, Timestamp::now());
     }
+}
+
+/// How is copied.
+fn options(limits: &MirrorLimits) -> CopyOptions {
+    let mut options = CopyOptions {
+        bytes_per_second: limits.bytes_per_second.and_then(NonZeroU64::new),
+        ..CopyOptions::default()
+    };
+    if let Some(concurrency) = limits.concurrency.and_then(|n| usize::try_from(n).ok()) {
+        (options.images, options.blobs) = (concurrency, concurrency);
+    }
+    options
 }
 
 fn tell(image: &MirrorImage, result: Result<&CopyReport, &Failure>) {

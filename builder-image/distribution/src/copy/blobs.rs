@@ -13,8 +13,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::LargeBlobs;
 use super::known::{Known, Offer};
+use super::pace::Pace;
+use super::{CopyOptions, LargeBlobs};
 use crate::{BlobReader, ChunkedPush, Client, Content, Pushed, Result};
 
 /// The blobs of a run.
@@ -28,6 +29,7 @@ pub(super) struct Blobs {
     large: LargeBlobs,
     /// Large blobs that may be read in parts, which are held in memory.
     in_parts: Arc<Semaphore>,
+    pace: Option<Arc<Pace>>,
 }
 
 /// A request that is of no use to anybody once this is dropped.
@@ -40,21 +42,19 @@ impl Drop for Ahead {
 }
 
 impl Blobs {
-    /// Blobs from `source` to `destination`, `concurrency` at the same time.
-    pub(super) fn new(
-        source: Client,
-        destination: Client,
-        concurrency: usize,
-        large: LargeBlobs,
-    ) -> Self {
+    /// Blobs from `source` to `destination`, as many at the same time and as fast as `options` say.
+    pub(super) fn new(source: Client, destination: Client, options: &CopyOptions) -> Self {
         Self {
             source,
             destination,
             known: Mutex::default(),
             flights: Mutex::default(),
-            permits: Semaphore::new(concurrency.max(1)),
-            large,
-            in_parts: Arc::new(Semaphore::new(large.at_once)),
+            permits: Semaphore::new(options.blobs.max(1)),
+            large: options.large,
+            in_parts: Arc::new(Semaphore::new(options.large.at_once)),
+            pace: options
+                .bytes_per_second
+                .map(|rate| Arc::new(Pace::new(rate))),
         }
     }
 
@@ -89,14 +89,18 @@ impl Blobs {
             let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
             let read = self.reading(blob, from, offset);
             async move {
-                match ahead.filter(|_| offset == 0) {
+                let content = match ahead.filter(|_| offset == 0) {
                     Some(mut ahead) => match (&mut ahead.0).await {
                         Ok(content) => content,
                         // It panicked, which the second try will show.
                         Err(_) => read.open().await,
                     },
                     None => read.open().await,
-                }
+                };
+                content.map(|content| match &self.pace {
+                    Some(pace) => pace.limit(content),
+                    None => content,
+                })
             }
             .boxed()
         };

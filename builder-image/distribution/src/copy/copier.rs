@@ -103,12 +103,7 @@ impl Copier {
     /// A run that knows nothing of the destination.
     pub fn new(source: Client, destination: Client, options: CopyOptions) -> Self {
         Self {
-            blobs: Blobs::new(
-                source.clone(),
-                destination.clone(),
-                options.blobs,
-                options.large,
-            ),
+            blobs: Blobs::new(source.clone(), destination.clone(), &options),
             source,
             destination,
             options,

@@ -4,6 +4,7 @@ use crds::image_build::BuildCache;
 use oci::Tag;
 
 use super::{Checked, DestinationSpec, invalid, target};
+use crate::quantity;
 
 /// What a build keeps for later builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub(super) fn cache(spec: Option<&BuildCache>) -> Checked<CacheSpec> {
     });
     let volume = spec.volume.as_ref().map(|volume| {
         let quota = volume.quota.as_deref().map(|text| {
-            bytes(text).ok_or_else(|| {
+            quantity::bytes(text).ok_or_else(|| {
                 invalid(format!(
                     "spec.cache.volume.quota: `{text}` is no size in bytes, for instance 20Gi"
                 ))
@@ -62,34 +63,6 @@ pub(super) fn cache(spec: Option<&BuildCache>) -> Checked<CacheSpec> {
         registry: registry.transpose()?,
         volume: volume.transpose()?,
     })
-}
-
-/// The bytes of a quantity of Kubernetes, rounded down; none where it is none, or has an exponent or fractions of bytes only.
-fn bytes(quantity: &str) -> Option<u64> {
-    let end = quantity.find(|c: char| !c.is_ascii_digit() && c != '.');
-    let (number, suffix) = quantity.split_at(end.unwrap_or(quantity.len()));
-    let power = |base: u128, exponent| base.checked_pow(exponent);
-    let factor = match suffix {
-        "" => Some(1),
-        "k" => power(1000, 1),
-        "M" => power(1000, 2),
-        "G" => power(1000, 3),
-        "T" => power(1000, 4),
-        "P" => power(1000, 5),
-        "E" => power(1000, 6),
-        "Ki" => power(1024, 1),
-        "Mi" => power(1024, 2),
-        "Gi" => power(1024, 3),
-        "Ti" => power(1024, 4),
-        "Pi" => power(1024, 5),
-        "Ei" => power(1024, 6),
-        _ => None,
-    }?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = u32::try_from(fraction.len()).ok().filter(|n| *n <= 9)?;
-    let all: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let scaled = all.checked_mul(factor)? / power(10, digits)?;
-    u64::try_from(scaled).ok().filter(|bytes| *bytes > 0)
 }
 
 #[cfg(test)]
@@ -115,7 +88,7 @@ mod tests {
             ("64Ei", None),
             ("1..2", None),
         ] {
-            assert_eq!(bytes(text), expected, "{text}");
+            assert_eq!(quantity::bytes(text), expected, "{text}");
         }
     }
 }

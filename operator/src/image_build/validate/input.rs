@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crds::image_build::{BuildOutput, Input, Rebuild, Trigger};
 
 use super::{Checked, invalid};
-use crate::image_build::schedule::Schedule;
+use crate::schedule::Schedule;
 
 /// The image of another ImageBuild, as a build argument.
 #[derive(Clone, Debug, PartialEq, Eq)]

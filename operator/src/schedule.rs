@@ -1,4 +1,5 @@
-//! Times at which a build starts though nothing changed: five fields of cron, in UTC. Pure: the time comes in.
+//! Times at which a build starts though nothing changed, or a mirror is looked at: five fields of cron, in UTC. Pure: the
+//! time comes in.
 
 use std::fmt;
 use std::str::FromStr;
