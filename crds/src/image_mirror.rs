@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::common::{InvalidDuration, LocalReference, parse_duration};
+use crate::common::{InvalidDuration, LocalReference, SecretKeyReference, parse_duration};
 use crate::condition::Condition;
 
 /// What is to be mirrored, from where to where.
@@ -63,6 +63,12 @@ pub struct ImageMirrorSpec {
     /// What syncs keep to. Default: no limits but the pod's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<MirrorLimits>,
+    /// What refers to the images: signatures, attestations, SBOMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrers: Option<MirrorReferrers>,
+    /// Publishes only images that one of these keys has signed. Default: images are not verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<MirrorVerify>,
     /// Starts no new sync while true; a running one goes on. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -88,6 +94,32 @@ pub struct MirrorSource {
     /// A Registry of the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<LocalReference>,
+}
+
+/// What refers to the images: signatures, attestations, SBOMs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorReferrers {
+    /// Whether they are copied with each image, before its tag is written. Default: true where verify is set, else false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<bool>,
+}
+
+/// Which images are trusted.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorVerify {
+    /// Public keys as cosign makes them, 1 to 8, of which any will do. What cannot be verified is not published.
+    #[schemars(length(min = 1, max = 8))]
+    pub keys: Vec<MirrorVerifyKey>,
+}
+
+/// A key that signatures are verified with.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorVerifyKey {
+    /// Secret with the public key, PEM.
+    pub secret_ref: SecretKeyReference,
 }
 
 /// Where mirrored images are kept.
@@ -234,6 +266,12 @@ impl ImageMirrorSpec {
         self.interval
             .as_deref()
             .map_or(Ok(Duration::from_secs(900)), parse_duration)
+    }
+
+    /// Whether what refers to the images is copied with them.
+    pub fn copies_referrers(&self) -> bool {
+        let wish = self.referrers.as_ref().and_then(|wish| wish.copy);
+        wish.unwrap_or(self.verify.is_some())
     }
 
     /// Whether no new sync is started.

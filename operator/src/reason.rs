@@ -91,6 +91,7 @@ reasons! {
     RegistryUnavailable: "A registry did not answer or was too busy.", "Check the registry; the operator tries again.";
     PushFailed: "A registry refused the image.", "See the registry's answer in the message.";
     DigestMismatch: "A registry served bytes that are not those of the digest.", "Check the registry; nothing was published.";
+    ImageUntrusted: "An image has no signature by a key of spec.verify, so that it is not published.", "Sign the image with one of the keys that the message names, or correct the Secrets of spec.verify.";
     VerificationPending: "The operator could not read the image back from a destination.", "Check that the operator can reach the registry.";
     VerificationFailed: "A destination does not hold the image that the builder reported.", "Check who else writes to that repository.";
     Timeout: "The build took longer than spec.timeout.", "Raise spec.timeout or make the build faster.";

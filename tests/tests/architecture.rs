@@ -63,6 +63,7 @@ fn crates_depend_one_way() {
         ("distribution", &["oci"]),
         ("store", &["oci"]),
         ("images", &["oci", "store"]),
+        ("signature", &["distribution", "oci"]),
         ("mirror", &["crds", "distribution", "oci"]),
         (
             "builder",
@@ -73,6 +74,7 @@ fn crates_depend_one_way() {
                 "mirror",
                 "oci",
                 "protocol",
+                "signature",
                 "store",
             ],
         ),

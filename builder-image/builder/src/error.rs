@@ -512,6 +512,7 @@ pub fn registry_kind(error: &distribution::Error) -> FailureKind {
         ErrorKind::Unavailable | ErrorKind::Certificate => FailureKind::RegistryUnavailable,
         ErrorKind::DigestMismatch => FailureKind::DigestMismatch,
         ErrorKind::AddressRefused => FailureKind::AddressRefused,
+        ErrorKind::Untrusted => FailureKind::ImageUntrusted,
         ErrorKind::Local => disk_or(error, FailureKind::Internal),
         ErrorKind::NotFound
         | ErrorKind::Refused

@@ -35,6 +35,7 @@ use crate::solve::{Engine, Shares, Sources};
 
 mod kept;
 mod mirror;
+mod trust;
 
 /// Where everything is that a pod has; `protocol::paths` in a pod.
 #[derive(Clone, Debug)]

@@ -44,6 +44,7 @@ impl Error {
             Self::AddressRefused { .. } => ErrorKind::AddressRefused,
             Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
             Self::Document { .. } => ErrorKind::InvalidManifest,
+            Self::Untrusted(_) => ErrorKind::Untrusted,
             Self::Url { .. } | Self::Settings(_) | Self::Io { .. } => ErrorKind::Local,
         }
     }
@@ -179,6 +180,7 @@ mod tests {
             (short, Kind::DigestMismatch, Once),
             (tls, Kind::Certificate, Never),
             (Error::ForeignLayer(digest), Kind::Refused, Never),
+            (Error::Untrusted("x".into()), Kind::Untrusted, Never),
             (Error::Settings("x".into()), Kind::Local, Never),
         ] {
             assert_eq!((error.kind(), error.again()), (kind, again), "{error}");

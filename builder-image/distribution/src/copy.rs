@@ -20,7 +20,8 @@ mod referrers;
 
 use std::num::NonZeroU64;
 
-use oci::{Descriptor, Reference};
+use futures::future::BoxFuture;
+use oci::{Descriptor, Digest, Reference, Repository};
 
 use crate::{Client, Parts, Result};
 
@@ -88,6 +89,19 @@ impl Default for CopyOptions {
             large: LargeBlobs::default(),
         }
     }
+}
+
+/// Decides whether an image may be copied, before anything of it is.
+pub trait Gate: Send + Sync {
+    /// Fails where the image `digest` of `repository`, as `source` has it, may not be copied: with
+    /// [`Error::Untrusted`](crate::Error::Untrusted) where that is known, and with any other error where it cannot be found
+    /// out.
+    fn admit<'a>(
+        &'a self,
+        source: &'a Client,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<()>>;
 }
 
 /// What a copy did.

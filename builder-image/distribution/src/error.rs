@@ -148,6 +148,9 @@ pub enum Error {
         /// The platforms that are wanted.
         platforms: String,
     },
+    /// The image may not be copied: who decides about it does not trust it. The message is theirs.
+    #[error("{0}")]
+    Untrusted(String),
     /// A URL that is not followed: malformed, of another scheme than http and https, or with a user name in it.
     #[error("`{url}` is not accepted: {problem}")]
     Url {
@@ -216,6 +219,8 @@ pub enum ErrorKind {
     Certificate,
     /// A manifest that cannot be read.
     InvalidManifest,
+    /// The image is not trusted.
+    Untrusted,
     /// A mistake in settings or a failure of this machine.
     Local,
 }
@@ -233,6 +238,7 @@ impl ErrorKind {
             Self::AddressRefused => "AddressRefused",
             Self::Certificate => "Certificate",
             Self::InvalidManifest => "InvalidManifest",
+            Self::Untrusted => "Untrusted",
             Self::Local => "Local",
         }
     }

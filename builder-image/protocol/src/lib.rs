@@ -15,7 +15,7 @@ pub use outcome::{
 pub use request::{
     BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
     JoinRequest, MirrorImage, MirrorLimits, MirrorPlatforms, MirrorRequest, NamedContext, Network,
-    ReportRequest, Request, SecretFile, Source, Task,
+    ReportRequest, Request, SecretFile, Source, Task, VerifyKey,
 };
 
 /// The version of request and outcome. A pod that reads another version refuses the request and says so.

@@ -307,6 +307,8 @@ pub enum FailureKind {
     RegistryRefused,
     /// Content did not have its digest.
     DigestMismatch,
+    /// An image has no signature by a key that is trusted, so that it is not published.
+    ImageUntrusted,
     /// An address that the network guard does not let through.
     AddressRefused,
     /// The pod was asked to stop.
@@ -340,6 +342,7 @@ impl FailureKind {
             | Self::BaseImageUnauthorized
             | Self::RegistryUnauthorized
             | Self::RegistryRefused
+            | Self::ImageUntrusted
             | Self::AddressRefused => false,
         }
     }

@@ -316,6 +316,13 @@ pub struct MirrorRequest {
     /// What the copy keeps to.
     #[serde(default, skip_serializing_if = "MirrorLimits::is_none")]
     pub limits: MirrorLimits,
+    /// Whether signatures, attestations and SBOMs are copied with the images.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub referrers: bool,
+    /// Keys of which one must have signed each image before anything of it is published; none need to where absent. With
+    /// an empty list, nothing is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Vec<VerifyKey>>,
 }
 
 /// Where a mirror keeps account of what it wrote.
@@ -347,6 +354,16 @@ impl MirrorLimits {
     fn is_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A key that signatures are verified with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyKey {
+    /// Where it is from, for messages: `secret/key`.
+    pub name: String,
+    /// The public key, PEM.
+    pub pem: String,
 }
 
 /// One tag to copy.

@@ -81,6 +81,7 @@ pub const fn reason_of(kind: FailureKind) -> Reason {
         FailureKind::RegistryUnavailable => Reason::RegistryUnavailable,
         FailureKind::RegistryRefused => Reason::PushFailed,
         FailureKind::DigestMismatch => Reason::DigestMismatch,
+        FailureKind::ImageUntrusted => Reason::ImageUntrusted,
         FailureKind::AddressRefused => Reason::AddressRefused,
         FailureKind::Cancelled => Reason::PodLost,
         FailureKind::Internal => Reason::BuilderFailed,

@@ -7,7 +7,7 @@ use crds::ImageMirrorStatus;
 use crds::image_mirror::{LastSync, SyncAttempt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use protocol::{MirrorOutcome, Request, Task};
+use protocol::{FailureKind, MirrorOutcome, Request, Task};
 
 use super::observed::{Observed, current_pod};
 use crate::builder_pod::state::disruption;
@@ -173,7 +173,15 @@ fn conclude(
         Ok(outcome) => {
             let failures = outcome.images.iter().filter_map(|i| i.failure.as_ref());
             let transient = failures.clone().any(|f| f.kind.is_transient());
-            Some((Reason::SyncFailed, transient))
+            let mut kinds = failures.map(|f| f.kind).peekable();
+            let untrusted =
+                kinds.peek().is_some() && kinds.all(|k| k == FailureKind::ImageUntrusted);
+            let reason = if untrusted {
+                Reason::ImageUntrusted
+            } else {
+                Reason::SyncFailed
+            };
+            Some((reason, transient))
         }
         Err(failure) => Some((failure.reason, failure.transient)),
     };

@@ -19,6 +19,7 @@ pub mod record;
 pub mod status;
 pub mod upkeep;
 pub mod validate;
+pub mod verify_keys;
 
 use crds::condition::Condition;
 use crds::{ImageMirror, ImageMirrorStatus, Registry};

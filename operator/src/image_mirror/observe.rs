@@ -14,6 +14,7 @@ use super::observed::{Found, Observed, current_pod};
 use super::plan::{force_wish, spec_hash};
 use super::upkeep::told_report;
 use super::validate::{Side, ValidatedMirror, validate};
+use super::verify_keys;
 use crate::builder_pod::shape::DOCKER_CONFIG_KEY;
 use crate::builder_pod::{Identity, Owner, PodState, PodView};
 use crate::cluster;
@@ -38,6 +39,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         now: context.now(),
         spec: spec.clone(),
         secrets: BTreeMap::new(),
+        keys: Vec::new(),
         source: RegistryState::Missing,
         registry: RegistryState::Missing,
         plain_http: Vec::new(),
@@ -57,6 +59,7 @@ pub async fn observe(context: &Context, mirror: &ImageMirror) -> Result<Observed
         observed.secrets.insert(name.clone(), state);
         configs.extend(config.map(|config| (name, config)));
     }
+    verify_keys::read(context, &namespace, &spec, &mut observed).await?;
     for registry in &registries {
         if let RegistryState::Ready { host } = state_of(registry) {
             observed.plain_http.push(host.as_str().to_owned());

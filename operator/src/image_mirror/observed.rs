@@ -9,6 +9,7 @@ use crds::ImageMirrorStatus;
 use jiff::Timestamp;
 use mirror::MirrorTag;
 use oci::{Digest, Reference};
+use protocol::VerifyKey;
 
 use super::chosen::Problem;
 use super::validate::ValidatedMirror;
@@ -26,6 +27,8 @@ pub struct Observed {
     pub spec: Result<ValidatedMirror, Violation>,
     /// Secrets that the spec names.
     pub secrets: BTreeMap<String, SecretState>,
+    /// The keys that images are verified with, as far as their Secrets have them.
+    pub keys: Vec<VerifyKey>,
     /// The registry that is read; another than a Registry always counts as ready.
     pub source: RegistryState,
     /// The registry that is written to, likewise.

@@ -264,8 +264,9 @@ impl<'a> Case<'a, '_> {
                 }
             }
         }
-        spec.secrets().iter().find_map(|name| {
-            let (reason, message) = match self.observed.secrets.get(name) {
+        let keys = spec.verify.iter().flatten().map(|(name, _)| name.clone());
+        spec.secrets().into_iter().chain(keys).find_map(|name| {
+            let (reason, message) = match self.observed.secrets.get(&name) {
                 Some(SecretState::Present { .. }) => return None,
                 Some(SecretState::Lacks(key)) => (
                     Reason::SecretInvalid,
@@ -448,6 +449,8 @@ impl<'a> Case<'a, '_> {
             ledger: upkeep::ledger(self.mirror, self.observed).map(|name| name.to_string()),
             report: upkeep::report(self.mirror, self.observed, self.status),
             limits: spec.limits.clone(),
+            referrers: spec.referrers,
+            verify: spec.verify.as_ref().map(|_| self.observed.keys.clone()),
         };
         let request = Request {
             network: self.observed.builder.network.clone(),

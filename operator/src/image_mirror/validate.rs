@@ -32,6 +32,10 @@ pub struct ValidatedMirror {
     pub destination: Side,
     /// What is mirrored, in the order of the spec.
     pub entries: Vec<Entry>,
+    /// Whether what refers to the images goes along.
+    pub referrers: bool,
+    /// Secrets and their keys that hold the public keys which images are verified with; none where they are not verified.
+    pub verify: Option<Vec<(String, String)>>,
 }
 
 /// One of the two registries of a mirror.
@@ -185,6 +189,13 @@ pub fn validate(
         source,
         destination,
         entries,
+        referrers: spec.copies_referrers(),
+        verify: spec.verify.as_ref().map(|verify| {
+            let secrets = verify.keys.iter().map(|key| &key.secret_ref);
+            secrets
+                .map(|at| (at.name.clone(), at.key.clone()))
+                .collect()
+        }),
     })
 }
 

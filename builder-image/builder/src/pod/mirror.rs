@@ -12,6 +12,7 @@ use oci::{Platform, Reference};
 use protocol::{Failure, FailureKind, MirrorImage, MirrorLimits, MirrorOutcome, MirrorRequest};
 use tokio_util::sync::CancellationToken;
 
+use super::trust;
 use crate::outcome;
 use crate::upkeep::bookkeeping::{Books, Done, Subject};
 
@@ -21,7 +22,7 @@ type Ended = Result<CopyReport, Box<Failure>>;
 /// Copies what `task` names; an image that fails does not keep the others from being copied.
 ///
 /// # Errors
-/// When the report of earlier syncs cannot be asked for; nothing is copied then.
+/// When the report of earlier syncs cannot be asked for, or a key cannot be used; nothing is copied then.
 pub(super) async fn mirror(
     client: &Client,
     task: &MirrorRequest,
@@ -37,7 +38,14 @@ pub(super) async fn mirror(
         .into_iter()
         .map(|(position, failure)| (position, Err(failure)))
         .collect();
-    let mut copier = Copier::new(client.clone(), client.clone(), options(&task.limits));
+    let options = CopyOptions {
+        referrers: task.referrers,
+        ..options(&task.limits)
+    };
+    let mut copier = Copier::new(client.clone(), client.clone(), options);
+    if let Some(verifier) = trust::verifier(task.verify.as_deref())? {
+        copier = copier.with_gate(verifier);
+    }
     if let Some(ledger) = task.ledger.as_deref().and_then(|name| name.parse().ok()) {
         copier = copier.with_ledger(ledger);
     }

@@ -11,7 +11,7 @@ use super::image::{Image, Reading};
 use super::ledger::Ledger;
 use super::plan::Plan;
 use super::referrers::Referring;
-use super::{CopyOptions, CopyReport, Platforms};
+use super::{CopyOptions, CopyReport, Gate, Platforms};
 use crate::{Client, Error, Pushed, RawManifest, Result};
 
 /// The tag that a ledger has in its repository.
@@ -31,6 +31,7 @@ pub struct Copier {
     ledger: Option<Repository>,
     /// Whether the ledger could be read, and so may be written.
     ledger_read: OnceCell<bool>,
+    gate: Option<Arc<dyn Gate>>,
     blobs: Blobs,
     turns: Arc<Mutex<()>>,
     keeping: Mutex<()>,
@@ -110,6 +111,7 @@ impl Copier {
             referring: Referring::default(),
             ledger: None,
             ledger_read: OnceCell::new(),
+            gate: None,
             turns: Arc::default(),
             keeping: Mutex::default(),
         }
@@ -121,6 +123,14 @@ impl Copier {
     #[must_use]
     pub fn with_ledger(mut self, repository: Repository) -> Self {
         self.ledger = Some(repository);
+        self
+    }
+
+    /// The same, copying only what `gate` admits. It is asked before anything is written, and also for images that are there
+    /// already: then the copy fails, and they stay.
+    #[must_use]
+    pub fn with_gate(mut self, gate: impl Gate + 'static) -> Self {
+        self.gate = Some(Arc::new(gate));
         self
     }
 
@@ -146,7 +156,7 @@ impl Copier {
     /// [`Error::PlatformMissing`] for images that are not copied; and those of pull and push.
     pub async fn copy(&self, job: &Job) -> Result<CopyReport> {
         let start = match self.start(job).await? {
-            Ok(start) => start,
+            Ok(start) => self.admitted(job, start).await?,
             Err(unchanged) if self.options.referrers => return self.refer(job, unchanged).await,
             Err(unchanged) => return Ok(unchanged),
         };
@@ -211,6 +221,24 @@ impl Copier {
         }
     }
 
+    /// Asks whether the image may be copied: the one of the source, whatever is written anew of it.
+    async fn admitted(&self, job: &Job, mut start: Start) -> Result<Start> {
+        let Some(gate) = &self.gate else {
+            return Ok(start);
+        };
+        let repository = job.from.repository();
+        let digest = match (&start.root, start.from.digest()) {
+            (Some(root), _) => root.digest.clone(),
+            (None, Some(digest)) => digest.clone(),
+            (None, None) => {
+                let root = self.source.manifest(&start.from).await?;
+                start.root.insert(root).digest.clone()
+            }
+        };
+        gate.admit(&self.source, repository, &digest).await?;
+        Ok(start)
+    }
+
     /// Looks at both sides as far as the caller has not; `Err` when there is nothing to do.
     async fn start(&self, job: &Job) -> Result<Result<Start, CopyReport>> {
         let mut start = Start {
@@ -249,6 +277,7 @@ impl Copier {
             there.is_none_or(|there| there.digest != wanted.digest)
         });
         if start.tags.is_empty() {
+            self.admitted(job, start).await?;
             return Ok(Err(CopyReport {
                 unchanged: true,
                 ..CopyReport::of(wanted)
