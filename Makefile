@@ -72,10 +72,10 @@ test-api: cluster judges ## Real API server: tables of valid and invalid objects
 
 test-e2e: image ## The main job on the embedded cluster
 	cargo test --locked -p tests --test conformance every_way_to_build -- --nocapture
-	cargo test --locked -p tests --test e2e --test chart_lifecycle --test demo --test crash_safety --test memory --test registry_cache --test cluster_pull -- --nocapture --test-threads=6
+	cargo test --locked -p tests --test e2e --test chart_lifecycle --test demo --test crash_safety --test memory --test registry_cache --test cluster_pull --test operator_scale -- --nocapture --test-threads=6
 
 test-soak: image ## What `make test` runs at a tenth, in full
-	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e --test crash_safety --test memory -- --nocapture --test-threads=6
+	COOPERY_SOAK=1 cargo test --locked -p tests --test e2e --test crash_safety --test memory --test operator_scale -- --nocapture --test-threads=6
 
 test-conformance: build peers ## The engine against BuildKit, case by case; as root
 	cargo test --locked -p tests --test conformance -- --nocapture

@@ -173,6 +173,21 @@ impl OperatorProcess {
         until("the operator to end", limit, || self.try_ended()).await
     }
 
+    /// The most memory that it has had since it was started, in bytes.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn memory_peak(&self) -> anyhow::Result<u64> {
+        let child = self.child.lock().await;
+        let id = child.as_ref().and_then(Child::id);
+        let id = id.context("the operator does not run")?;
+        let status = fs_err::read_to_string(format!("/proc/{id}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        let kibibytes: u64 = peak.context("the kernel tells no peak")?.parse()?;
+        Ok(kibibytes * 1024)
+    }
+
     /// How often it was started.
     pub fn starts(&self) -> usize {
         self.starts.load(Ordering::Relaxed)
