@@ -36,7 +36,7 @@ impl Timestamp {
 }
 
 /// What an entry of a tree is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -64,7 +64,7 @@ impl Kind {
 }
 
 /// The number of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Device {
     /// The driver.
     pub major: u32,

@@ -202,20 +202,25 @@ impl BuildContext {
         ignored && !self.ignore.may_except_below(path)
     }
 
-    /// What was decided about `path`; asks about everything above it first.
+    /// What is decided about `path`; asks about everything above it first.
     fn decide(&self, path: &ImagePath) -> Decision {
         let Some(parent) = path.parent() else {
             return Decision::default();
         };
+        let (_, above) = self.decide_above(&parent);
+        let (ignored, matched) = self
+            .ignore
+            .matches(&path.as_relative().to_string_lossy(), &above);
+        (ignored, Arc::new(matched))
+    }
+
+    /// What is decided about the directory `path`, which is remembered: there may be many files below it.
+    fn decide_above(&self, path: &ImagePath) -> Decision {
         let decided = || self.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = decided().get(path) {
             return known.clone();
         }
-        let (_, above) = self.decide(&parent);
-        let (ignored, matched) = self
-            .ignore
-            .matches(&path.as_relative().to_string_lossy(), &above);
-        let decision = (ignored, Arc::new(matched));
+        let decision = self.decide(path);
         decided().insert(path.clone(), decision.clone());
         decision
     }

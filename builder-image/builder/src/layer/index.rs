@@ -3,11 +3,12 @@
 //! permission. Kept as JSON lines beside the directory; paths may be any bytes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ffi::{OsStr, OsString},
     io::{self, BufRead, BufReader, BufWriter, Write},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use super::{LayerError, Owners};
 use crate::tree::{Entry, ImagePath, Kind, Xattrs};
 
 /// What is known of one path beyond the disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// A device, of which the disk has an empty file in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,11 +31,22 @@ pub struct Record {
 }
 
 /// The index of a layer directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
-    records: BTreeMap<ImagePath, Record>,
+    records: BTreeMap<ImagePath, Arc<Record>>,
+    /// Each record once: a layer of many files has few owners and permissions.
+    distinct: HashSet<Arc<Record>>,
     implied: BTreeSet<ImagePath>,
 }
+
+impl PartialEq for Index {
+    /// What is known of each path counts.
+    fn eq(&self, other: &Self) -> bool {
+        self.records == other.records && self.implied == other.implied
+    }
+}
+
+impl Eq for Index {}
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
@@ -50,7 +62,7 @@ enum Line {
 impl Index {
     /// What is recorded of `path`.
     pub fn get(&self, path: &ImagePath) -> Option<&Record> {
-        self.records.get(path)
+        self.records.get(path).map(Arc::as_ref)
     }
 
     /// Whether `path` is a directory that the layer's archive did not name, so that its attributes are those of the
@@ -68,8 +80,18 @@ impl Index {
         if record == Record::default() {
             self.records.remove(path);
         } else {
+            let record = self.distinct(record);
             self.records.insert(path.clone(), record);
         }
+    }
+
+    fn distinct(&mut self, record: Record) -> Arc<Record> {
+        if let Some(known) = self.distinct.get(&record) {
+            return known.clone();
+        }
+        let record = Arc::new(record);
+        self.distinct.insert(record.clone());
+        record
     }
 
     pub(super) fn set_implied(&mut self, path: &ImagePath, implied: bool) {
@@ -125,6 +147,7 @@ impl Index {
                 Line::Layer { recorded: true } => owners = Owners::Recorded,
                 Line::Layer { recorded: false } => owners = Owners::OnDisk,
                 Line::Record(path, record) => {
+                    let record = index.distinct(record);
                     index
                         .records
                         .insert(ImagePath::new(path.as_bytes()), record);
@@ -154,7 +177,7 @@ impl Index {
             .chain(
                 self.records
                     .iter()
-                    .map(|(path, record)| Line::Record(path_of(path), record.clone())),
+                    .map(|(path, record)| Line::Record(path_of(path), Record::clone(record))),
             )
             .chain(self.implied.iter().map(|path| Line::Implied(path_of(path))));
         let mut writer = BufWriter::new(fs_err::File::create(file).map_err(LayerError::Index)?);

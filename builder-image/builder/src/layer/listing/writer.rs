@@ -24,6 +24,8 @@ const KEPT: [&[u8]; 2] = [b"passwd", b"group"];
 const MAX_KEPT: u64 = 1 << 20;
 /// How much a listing may take of memory, in bytes. A larger layer is unpacked instead.
 const MAX_BYTES: usize = 96 << 20;
+/// What a name takes of memory beside its bytes: the tree of its directory has two thirds of its places filled.
+const NAME: usize = 48;
 /// The longest name that a file can have on Linux.
 const MAX_NAME: usize = 255;
 
@@ -211,7 +213,7 @@ impl ListingWriter {
             return fail(Errno::EXIST);
         }
         directory.entries.insert(name.as_bytes().into(), number);
-        self.bytes += name.len() + size_of::<Node>() + RECORD;
+        self.bytes += name.len() + size_of::<Node>() + NAME + RECORD;
         if self.bytes > MAX_BYTES {
             return fail(Errno::NOMEM);
         }
@@ -230,10 +232,8 @@ impl ListingWriter {
     /// The finished listing, and the contents that were kept, if any.
     pub(crate) fn finish(self) -> io::Result<(Listing, Option<Picked>)> {
         let picking = self.picking.as_ref();
-        let mut encoder = Encoder {
-            noted: picking.map_or_else(BTreeSet::new, |picking| picking.nodes().clone()),
-            ..Encoder::default()
-        };
+        let noted = picking.map_or_else(BTreeSet::new, |picking| picking.nodes().clone());
+        let mut encoder = Encoder::new(&self.nodes, noted);
         encoder.nodes(&self.nodes);
         let (listing, records) = encoder.finish();
         let picked = match self.picking {
@@ -415,13 +415,16 @@ impl Write for Keeper {
     }
 }
 
-/// Writes the parts of a listing.
-#[derive(Default)]
+/// Writes a listing, all of it into one buffer: it stands beside the nodes, and may be as large as they are.
 struct Encoder {
-    records: Vec<u8>,
+    bytes: Vec<u8>,
+    /// How many records were written.
     count: u32,
-    contents: Vec<u8>,
-    heap: Vec<u8>,
+    /// How many contents were written.
+    contents: u32,
+    /// Where the contents begin, and where the heap does.
+    contents_at: usize,
+    heap_at: usize,
     /// The nodes of which it is to be noted what they become.
     noted: BTreeSet<u32>,
     /// The first record of each of them.
@@ -429,6 +432,37 @@ struct Encoder {
 }
 
 impl Encoder {
+    /// For what leads to `nodes` from the first of them.
+    fn new(nodes: &[Node], noted: BTreeSet<u32>) -> Self {
+        let (mut records, mut contents) = (1, 0);
+        let mut waiting = vec![0];
+        while let Some(number) = waiting.pop() {
+            let directory = nodes[number as usize].directory();
+            for &below in directory
+                .into_iter()
+                .flat_map(|found| found.entries.values())
+            {
+                records += 1;
+                match &nodes[below as usize].body {
+                    Body::Directory(_) => waiting.push(below),
+                    Body::File { content, .. } => contents += usize::from(content.is_some()),
+                    Body::Other(_) => {}
+                }
+            }
+        }
+        let contents_at = HEADER + records * RECORD;
+        let heap_at = contents_at + contents * CONTENT;
+        Self {
+            bytes: vec![0; heap_at],
+            count: 0,
+            contents: 0,
+            contents_at,
+            heap_at,
+            noted,
+            placed: BTreeMap::new(),
+        }
+    }
+
     /// Writes all nodes, breadth first, so that the entries of a directory stand together.
     fn nodes(&mut self, nodes: &[Node]) {
         let mut waiting: VecDeque<u32> = [0].into();
@@ -471,9 +505,12 @@ impl Encoder {
             Body::File { size, content } => {
                 if let Some(content) = content {
                     let (offset, length) = self.put(content);
-                    for number in [self.count, offset, length] {
-                        self.contents.extend_from_slice(&number.to_le_bytes());
+                    let at = self.contents_at + self.contents as usize * CONTENT;
+                    let fields = self.bytes[at..at + CONTENT].as_chunks_mut().0;
+                    for (field, number) in fields.iter_mut().zip([self.count, offset, length]) {
+                        *field = number.to_le_bytes();
                     }
+                    self.contents += 1;
                 }
                 (tag::FILE, halves(*size))
             }
@@ -510,7 +547,8 @@ impl Encoder {
             xattrs,
             inode: if node.names > 1 { number } else { 0 },
         };
-        self.records.extend_from_slice(&record.encode());
+        let at = HEADER + self.count as usize * RECORD;
+        self.bytes[at..at + RECORD].copy_from_slice(&record.encode());
         self.count += 1;
     }
 
@@ -518,24 +556,18 @@ impl Encoder {
         if bytes.is_empty() {
             return (0, 0);
         }
-        let offset = u32::try_from(self.heap.len()).unwrap_or(u32::MAX);
-        self.heap.extend_from_slice(bytes);
+        let offset = u32::try_from(self.bytes.len() - self.heap_at).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(bytes);
         (offset, u32::try_from(bytes.len()).unwrap_or_default())
     }
 
     /// The listing, and the first records of the nodes that were to be noted.
     fn finish(self) -> (Listing, BTreeMap<u32, u32>) {
-        let contents = u32::try_from(self.contents.len() / CONTENT).unwrap_or_default();
-        let mut bytes =
-            Vec::with_capacity(HEADER + self.records.len() + self.contents.len() + self.heap.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&contents.to_le_bytes());
-        debug_assert_eq!(self.records.len(), self.count as usize * RECORD);
-        for part in [self.records, self.contents, self.heap] {
-            bytes.extend_from_slice(&part);
-        }
+        let (mut bytes, contents) = (self.bytes, self.contents);
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[12..16].copy_from_slice(&self.count.to_le_bytes());
+        bytes[16..HEADER].copy_from_slice(&contents.to_le_bytes());
+        debug_assert_eq!(HEADER + self.count as usize * RECORD, self.contents_at);
         let checksum = crc32fast::hash(&bytes[12..]);
         bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
         let listing = Listing {
