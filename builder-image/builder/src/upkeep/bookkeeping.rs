@@ -180,7 +180,6 @@ mod tests {
             .map(|unchanged| CopyReport {
                 root: Descriptor::of(MediaType::OciManifest, tag.as_bytes()),
                 unchanged,
-                referrers: 0,
                 manifests: 1,
                 referrers: 0,
                 copied: Amount::default(),
