@@ -69,6 +69,12 @@ pub struct ImageMirrorSpec {
     /// Publishes only images that one of these keys has signed. Default: images are not verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<MirrorVerify>,
+    /// What becomes of tags at the destination that this mirror wrote and that are not selected any more. Default: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PrunePolicy>,
+    /// Whether all manifests and layers of what was mirrored are looked at from time to time, and what is missing copied again. Default: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckPolicy>,
     /// Starts no new sync while true; a running one goes on. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -260,6 +266,51 @@ pub struct MirrorLimits {
     pub bytes_per_second: Option<String>,
 }
 
+/// What becomes of tags at the destination that are not selected any more.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrunePolicy {
+    /// None: they stay. Plan: they stay, and status.prunePlan lists them. Delete: they are deleted. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self in ['None', 'Plan', 'Delete']").message("mode must be None, Plan or Delete"))]
+    pub mode: Option<String>,
+    /// How many of a hundred tags that were written may be deleted at once; were it more, none is. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_percent: Option<i32>,
+}
+
+/// When everything that was mirrored is looked at.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckPolicy {
+    /// How often, after the last check or else the first sync. At least 1m. Format: 90s, 5m, 24h.
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s))+$')").message("interval must be a duration of hours, minutes and seconds, for instance 24h"),
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s))+$') || duration(self) >= duration('1m')").message("interval must be at least 1m")
+    )]
+    pub interval: String,
+}
+
+impl PrunePolicy {
+    /// How many of a hundred tags that were written may be deleted at once. Default: ten.
+    pub fn max_percent(&self) -> u32 {
+        u32::try_from(self.max_percent.unwrap_or(10)).unwrap_or(0)
+    }
+}
+
+impl CheckPolicy {
+    /// How often.
+    ///
+    /// # Errors
+    /// When that is no duration.
+    pub fn interval(&self) -> Result<Duration, InvalidDuration> {
+        parse_duration(&self.interval)
+    }
+}
+
 impl ImageMirrorSpec {
     /// How often the source is looked at. Default: fifteen minutes.
     pub fn interval(&self) -> Result<Duration, InvalidDuration> {
@@ -332,6 +383,16 @@ pub struct ImageMirrorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub report: Option<String>,
+    /// Tags that the last prune is to delete, at most 10; status.lastPrune counts all of them. Format: path:tag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 400)))]
+    pub prune_plan: Vec<String>,
+    /// The last time that was looked for tags to delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_prune: Option<LastPrune>,
+    /// The last time that everything was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<LastCheck>,
     /// The sync that runs, ran last, or comes next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<SyncAttempt>,
@@ -368,6 +429,54 @@ pub struct LastSync {
     /// Bytes of blobs that were mounted.
     #[serde(default)]
     pub bytes_mounted: i64,
+}
+
+/// What a prune did.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastPrune {
+    /// When. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// Hash of the selection and of prune, for which this is known; absent where it is to be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub key: Option<String>,
+    /// Tags that the report said were written.
+    pub written: i32,
+    /// Tags of those that were not selected any more.
+    pub planned: i32,
+    /// Tags that were deleted, or were gone already.
+    pub deleted: i32,
+    /// Tags that stay because another tag has the same image, at a registry that deletes images only.
+    pub kept: i32,
+    /// Tags that could not be deleted.
+    pub failed: i32,
+    /// Why the first of those could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
+}
+
+/// What a deep check found.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastCheck {
+    /// When it ended. Format: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// Tags that were looked at.
+    pub tags: i32,
+    /// Manifests and blobs of them that were missing.
+    pub missing: i32,
+    /// Tags to which what was missing was copied again.
+    pub repaired: i32,
+    /// Tags that could not be looked at or repaired.
+    pub failed: i32,
+    /// Why the first of those could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
 }
 
 /// Counts of tags.

@@ -117,6 +117,9 @@ reasons! {
     Synced: "All selected tags are equal to the source.", "";
     SyncFailed: "Some tags could not be mirrored.", "See status.failures.";
     TagNotFound: "The source has no such tag.", "Correct the tag that the message names.";
+    PruneRefused: "More tags would be deleted at once than prune.maxPercent allows.", "Look at status.prunePlan.";
+    PruneFailed: "Tags that are not selected any more could not be deleted.", "Let the Registry delete, or set prune.mode to None.";
+    CheckFailed: "The destination lacks parts of what was mirrored, and they could not be copied again.", "See status.lastCheck and the pod's log.";
 }
 
 impl Reason {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use distribution::{
     ChunkedPush, Client, Content, Credentials, DockerConfig, ErrorKind, Guard, Parts, Pushed,
     ReferrersOrigin, SavedUpload,
-    copy::{Copier, CopyOptions, Found, Job, copy},
+    copy::{Checker, Copier, CopyOptions, Found, Health, Job, Platforms, copy},
     fallback_tag,
 };
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -27,7 +27,7 @@ use oci::{Descriptor, Index, Manifest, MediaType, Platform, Reference, Repositor
 struct Registry {
     process: Child,
     host: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Registry {
@@ -64,7 +64,7 @@ impl Registry {
         let registry = Self {
             process,
             host,
-            _directory: directory,
+            directory,
         };
         let deadline = Instant::now() + Duration::from_secs(20);
         while tokio::net::TcpStream::connect(&registry.host)
@@ -75,6 +75,14 @@ impl Registry {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         registry
+    }
+
+    /// Takes the content of a blob from the storage, as a failing disk does; repositories still link to it.
+    fn lose(&self, digest: &str) {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        let blobs = "data/docker/registry/v2/blobs/sha256";
+        let blob = format!("{blobs}/{}/{hex}/data", &hex[..2]);
+        fs_err::remove_file(self.directory.path().join(blob)).unwrap();
     }
 
     fn repository(&self, path: &str) -> Repository {
@@ -375,4 +383,68 @@ async fn referrers_are_under_the_fallback_tag() {
     let found = found.unwrap();
     assert_eq!(found.origin, ReferrersOrigin::FallbackTag);
     assert_eq!(found.manifests, [signature]);
+}
+
+/// Pushes an index as `from`, and copies it to `to`.
+async fn mirrored(client: &Client, from: &Reference, to: &Reference) -> Descriptor {
+    let index = push_index(client, from).await;
+    let options = CopyOptions::default();
+    copy(client, from, client, to, &options).await.unwrap();
+    index
+}
+
+#[tokio::test]
+async fn what_the_storage_lost_is_found_and_copied_again() {
+    let (upstream, registry) = (Registry::start().await, Registry::start().await);
+    let client = client(&[&upstream, &registry]);
+    let tag: oci::Tag = "v1".parse().unwrap();
+    let from = upstream.repository("team/app").tagged(tag.clone());
+    let to = registry.repository("mirror/app").tagged(tag);
+    let index = mirrored(&client, &from, &to).await;
+    let child = client.manifest(&from).await.unwrap();
+    let oci::Document::Index(document) = child.document().unwrap() else {
+        panic!("it is an index");
+    };
+    let child = document.manifests[0].digest.clone();
+    let manifest = client.manifest(&from.repository().at(child.clone())).await;
+    let oci::Document::Manifest(manifest) = manifest.unwrap().document().unwrap() else {
+        panic!("it is a manifest");
+    };
+    let lost = [&manifest.layers[0].digest, &manifest.config.digest, &child];
+    for digest in lost {
+        let health = async || {
+            // What one run saw, it does not ask for again.
+            let checker = Checker::new(client.clone());
+            let whole = Platforms::Whole;
+            checker.check(&to, &index.digest, &whole).await.unwrap()
+        };
+        assert_eq!(health().await, Health::Whole);
+        registry.lose(digest.as_str());
+        assert_eq!(health().await, Health::Missing(1), "{digest}");
+        // The tag and its manifest are there: a look at those finds nothing to do.
+        let seen = client.resolve(&to).await.unwrap();
+        assert_eq!(seen.unwrap().digest, index.digest);
+        let copier = Copier::new(client.clone(), client.clone(), CopyOptions::default());
+        let job = Job {
+            tags: Vec::new(),
+            found: Found::Other,
+            ..Job::new(from.clone().pinned(index.digest.clone()), &to)
+        };
+        copier.copy(&job).await.unwrap();
+        assert_eq!(health().await, Health::Whole, "{digest}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_tag_takes_no_other_tag_along() {
+    let registry = Registry::start().await;
+    let client = client(&[&registry]);
+    let repository = registry.repository("mirror/app");
+    let name = |tag: &str| repository.tagged(tag.parse().unwrap());
+    let index = mirrored(&client, &name("old"), &name("same")).await;
+    assert!(client.delete_manifest(&name("old")).await.unwrap());
+    assert_eq!(client.resolve(&name("old")).await.unwrap(), None);
+    let same = client.resolve(&name("same")).await.unwrap();
+    assert_eq!(same.unwrap().digest, index.digest);
+    assert!(!client.delete_manifest(&name("old")).await.unwrap());
 }

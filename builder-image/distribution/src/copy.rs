@@ -4,11 +4,12 @@
 //! A [`Copier`] is one run over any number of images: each blob is fetched once, however many of them share it, and what
 //! earlier runs learned of the destination is read from a [`Ledger`] that is kept there. `image` reads, `plan` and
 //! `known` decide, `blobs` moves the bytes, `copier` carries out, and `referrers` does for signatures and the like what
-//! `copier` does for images.
+//! `copier` does for images. `check` looks whether what was copied is still whole.
 //!
 //! It selects no tags and deletes nothing; callers do.
 
 mod blobs;
+mod check;
 mod copier;
 mod image;
 mod known;
@@ -25,6 +26,7 @@ use oci::{Descriptor, Digest, Reference, Repository};
 
 use crate::{Client, Parts, Result};
 
+pub use check::{Checker, Health};
 pub use copier::{Copier, Found, Job, LEDGER_TAG};
 pub use ledger::Ledger;
 pub use platforms::Platforms;

@@ -261,6 +261,13 @@ impl MemoryRegistry {
         }
     }
 
+    /// Takes a tag out of a repository, as its owner does; what it named stays.
+    pub fn remove_tag(&self, repository: &str, tag: &str) {
+        if let Some(contained) = lock(&self.shared.content).repositories.get_mut(repository) {
+            contained.tags.remove(tag);
+        }
+    }
+
     /// The tags of a repository, sorted.
     pub fn tags(&self, repository: &str) -> Vec<String> {
         let content = lock(&self.shared.content);

@@ -150,16 +150,25 @@ impl Client {
 
     /// Whether `repository` has the blob `digest`.
     pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self.find_blob(repository, digest).await?.is_some())
+    }
+
+    /// What `repository` says of the blob `digest`, by HEAD: `None` where it has none, else its size, where it tells.
+    pub async fn find_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Option<u64>>> {
         let action = format!("look for blob {repository}@{digest}");
         if let Some(local) = self.local(repository.host()) {
-            return Ok(local.blob(digest, 0).await?.is_some());
+            return Ok(local.blob(digest, 0).await?.map(|_| None));
         }
         let url = self.url(repository, &format!("blobs/{digest}"))?;
         let ask = Ask::new(Method::HEAD, url, repository, Access::Pull, &action);
         let response = self.send(&ask).await?;
         match response.status() {
-            StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::OK => Ok(Some(response.content_length())),
+            StatusCode::NOT_FOUND => Ok(None),
             _ => Err(self.failure(repository, &action, response).await),
         }
     }

@@ -12,6 +12,6 @@ pub mod selection;
 
 pub use chosen::{Chosen, MAX_TAGS, Unchosen, choose};
 pub use entry::{Entry, InvalidEntry, MirrorTag, entries, tag_of};
-pub use prune::{PrunePlan, Selection};
+pub use prune::{PrunePlan, Selection, refusal};
 pub use report::{Artifact, Failed, Place, Report, ReportError, Written};
 pub use selection::{InvalidSelection, Selector};

@@ -90,18 +90,22 @@ impl PrunePlan {
         }
     }
 
-    /// Why nothing is deleted, where that would be too much at once: a sentence with the remedy.
+    /// Why nothing is deleted, where that would be too much at once.
     pub fn refusal(&self) -> Option<String> {
-        let (planned, written) = (self.tags.len(), self.written.max(1));
-        if planned * 100 <= written * self.max_percent as usize {
-            return None;
-        }
-        let percent = (planned * 100).div_ceil(written);
-        Some(format!(
-            "{planned} of {written} tags that were written are not selected any more, {percent} %, more than prune.maxPercent {} allows: correct the selection, or set maxPercent to {percent} to delete them",
-            self.max_percent
-        ))
+        refusal(self.tags.len(), self.written, self.max_percent)
     }
+}
+
+/// Why nothing is deleted where `planned` of `written` tags are more than `max_percent` of a hundred: a sentence with the
+/// remedy.
+pub fn refusal(planned: usize, written: usize, max_percent: u32) -> Option<String> {
+    if planned * 100 <= written * max_percent as usize {
+        return None;
+    }
+    let percent = (planned * 100).div_ceil(written.max(1));
+    Some(format!(
+        "{planned} of {written} tags that were written are not selected any more, {percent} %, more than the {max_percent} of prune.maxPercent: correct the selection, or set maxPercent to {percent} to delete them"
+    ))
 }
 
 #[cfg(test)]
@@ -194,7 +198,7 @@ mod tests {
         };
         assert_eq!(
             plan.refusal().unwrap(),
-            "1 of 3 tags that were written are not selected any more, 34 %, more than prune.maxPercent 10 allows: correct the selection, or set maxPercent to 34 to delete them"
+            "1 of 3 tags that were written are not selected any more, 34 %, more than the 10 of prune.maxPercent: correct the selection, or set maxPercent to 34 to delete them"
         );
     }
 

@@ -9,13 +9,14 @@ mod outcome;
 mod request;
 
 pub use outcome::{
-    BaseImage, BuildOutcome, CacheMiss, Failure, FailureKind, MAX_MISSES, MAX_OUTCOME_BYTES,
-    MirrorOutcome, MirroredImage, Outcome, PlatformImage, PushedImage, Report, Resolved,
+    BaseImage, BuildOutcome, CacheMiss, CheckOutcome, Failure, FailureKind, MAX_MISSES,
+    MAX_OUTCOME_BYTES, MAX_PLAN, MirrorOutcome, MirroredImage, Outcome, PlatformImage,
+    PruneOutcome, PushedImage, Report, Resolved,
 };
 pub use request::{
     BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
     JoinRequest, MirrorImage, MirrorLimits, MirrorPlatforms, MirrorRequest, NamedContext, Network,
-    ReportRequest, Request, SecretFile, Source, Task, VerifyKey,
+    PruneRequest, ReportRequest, Request, SecretFile, Source, Task, VerifyKey,
 };
 
 /// The version of request and outcome. A pod that reads another version refuses the request and says so.

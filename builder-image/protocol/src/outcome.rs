@@ -10,6 +10,9 @@ pub const MAX_OUTCOME_BYTES: usize = 4096;
 /// A report names at most this many steps that the cache did not answer: the first ones, which explain the rest.
 pub const MAX_MISSES: usize = 5;
 
+/// A report names at most this many tags that are to be deleted.
+pub const MAX_PLAN: usize = 10;
+
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,7 +72,10 @@ impl Report {
     fn shrink(&mut self) -> bool {
         match self {
             Self::Built(built) => built.misses.pop().is_some() || built.base_images.pop().is_some(),
-            Self::Mirrored(mirrored) => mirrored.images.pop().is_some(),
+            Self::Mirrored(mirrored) => {
+                let plan = mirrored.prune.as_mut().map(|prune| &mut prune.plan);
+                mirrored.images.pop().is_some() || plan.is_some_and(|plan| plan.pop().is_some())
+            }
             Self::Failed(failure) => failure.shrink(),
         }
     }
@@ -180,8 +186,53 @@ pub struct MirrorOutcome {
     /// Digest of the report that was written; absent where nothing in it changed or it could not be written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
+    /// What was deleted; absent where that was not asked for, or something had failed before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneOutcome>,
+    /// What was found missing; absent where nobody was asked to look, or not everything was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckOutcome>,
     /// One for each image, in the order of the request, as many as fit.
     pub images: Vec<MirroredImage>,
+}
+
+/// What a prune deleted, or would delete.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PruneOutcome {
+    /// Tags that the report says were written.
+    pub written: u32,
+    /// Tags of those that are to be deleted.
+    pub planned: u32,
+    /// Tags that were deleted, or found to be gone or somebody else's.
+    pub deleted: u32,
+    /// Tags that share their manifest with another one, at a registry that deletes manifests only.
+    pub kept: u32,
+    /// Tags that could not be deleted.
+    pub failed: u32,
+    /// The first tags that are to be deleted, `path:tag`, at most [`MAX_PLAN`], as many as fit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
+    /// Why the first of those failed, at most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// What a deep check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckOutcome {
+    /// Tags that were looked at.
+    pub tags: u32,
+    /// Manifests and blobs of them that were missing.
+    pub missing: u32,
+    /// Tags to which what was missing was copied again.
+    pub repaired: u32,
+    /// Tags that could not be looked at or repaired.
+    pub failed: u32,
+    /// Why the first of those failed, at most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// What became of one image of a mirror run.
@@ -452,5 +503,26 @@ mod tests {
         };
         let json = Outcome::new(Report::Mirrored(outcome)).to_json();
         assert!(json.len() <= MAX_OUTCOME_BYTES && Outcome::parse(json.as_bytes()).is_ok());
+        let plan = PruneOutcome {
+            plan: vec!["p".repeat(384); MAX_PLAN],
+            failure: Some("f".repeat(256)),
+            ..PruneOutcome::default()
+        };
+        let outcome = MirrorOutcome {
+            images: (0..1000).map(image).collect(),
+            report: Some(format!("sha256:{}", "a".repeat(64))),
+            prune: Some(plan),
+            check: Some(CheckOutcome {
+                failure: Some("f".repeat(256)),
+                ..CheckOutcome::default()
+            }),
+            ..Default::default()
+        };
+        let json = Outcome::new(Report::Mirrored(outcome)).to_json();
+        assert!(json.len() <= MAX_OUTCOME_BYTES);
+        let Report::Mirrored(read) = Outcome::parse(json.as_bytes()).unwrap().report else {
+            panic!("not a mirror")
+        };
+        assert!(read.report.is_some() && read.prune.unwrap().plan.len() >= 5);
     }
 }

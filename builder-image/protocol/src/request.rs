@@ -323,6 +323,27 @@ pub struct MirrorRequest {
     /// an empty list, nothing is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Vec<VerifyKey>>,
+    /// What is deleted when every image was copied; nothing where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneRequest>,
+    /// Whether all that the report names is looked at, and what is missing copied again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
+}
+
+/// What of that which the report names is deleted: what lies below the prefix and is not selected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PruneRequest {
+    /// Whether it is deleted. Otherwise it is only told.
+    pub delete: bool,
+    /// Path below which something may be deleted; all of the registry where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// How many of a hundred tags that were written may be deleted. With more, nothing is.
+    pub max_percent: u32,
+    /// Fingerprints of the tags that are selected, as the crate `mirror` writes them.
+    pub selected: String,
 }
 
 /// Where a mirror keeps account of what it wrote.

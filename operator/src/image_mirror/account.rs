@@ -7,9 +7,10 @@ use crds::ImageMirrorStatus;
 use crds::image_mirror::{LastSync, SyncAttempt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use protocol::{FailureKind, MirrorOutcome, Request, Task};
+use protocol::{FailureKind, MirrorOutcome, MirrorRequest, Request, Task};
 
 use super::observed::{Observed, current_pod};
+use super::upkeep;
 use crate::builder_pod::state::disruption;
 use crate::builder_pod::{Ended, PodFailure, PodState, PodView};
 use crate::image_build::account::{FAILED, RUNNING, SUCCEEDED, reason_named};
@@ -168,8 +169,13 @@ fn conclude(
         });
     let ended = whole_seconds(observed.now);
     let after = |wait: Duration| Some(Time(ended + signed(wait)));
+    let request = pod.and_then(request_of).unwrap_or_default();
+    let upkeep = outcome
+        .as_ref()
+        .ok()
+        .and_then(|outcome| upkeep::conclude(status, &request, outcome, ended));
     let failure = match &outcome {
-        Ok(outcome) if outcome.failed == 0 => None,
+        Ok(outcome) if outcome.failed == 0 => upkeep.map(|reason| (reason, true)),
         Ok(outcome) => {
             let failures = outcome.images.iter().filter_map(|i| i.failure.as_ref());
             let transient = failures.clone().any(|f| f.kind.is_transient());
@@ -185,8 +191,9 @@ fn conclude(
         }
         Err(failure) => Some((failure.reason, failure.transient)),
     };
+    let is_sync = outcome.is_err() || !request.images.is_empty();
     let sync = outcome.unwrap_or_default();
-    status.last_sync = Some(LastSync {
+    let last = LastSync {
         start_time: pod.map(|pod| Time(pod.pod.started().unwrap_or(pod.pod.created))),
         completion_time: Some(Time(ended)),
         copied: count(sync.copied),
@@ -195,7 +202,10 @@ fn conclude(
         failed: count(sync.failed),
         bytes_copied: i64::try_from(sync.bytes_copied).unwrap_or(i64::MAX),
         bytes_mounted: i64::try_from(sync.bytes_mounted).unwrap_or(i64::MAX),
-    });
+    };
+    if is_sync {
+        status.last_sync = Some(last);
+    }
     status.next_sync = after(interval);
     attempt.result = Some(if failure.is_some() { FAILED } else { SUCCEEDED }.to_owned());
     attempt.failure = failure.map(|(reason, _)| reason.as_str().to_owned());
@@ -217,21 +227,22 @@ fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::from_secs(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// What a pod was asked to do.
+pub fn request_of(pod: &PodView) -> Option<MirrorRequest> {
+    let annotations = pod.pod.pod.metadata.annotations.as_ref()?;
+    let text = annotations.get(protocol::REQUEST_ANNOTATION)?;
+    match Request::parse(text.as_bytes()).ok()?.task {
+        Task::Mirror(request) => Some(request),
+        _ => None,
+    }
+}
+
 /// What a pod was asked to copy: source and destination of each image, in order.
 pub fn asked_for(pod: &PodView) -> Vec<(String, String)> {
-    let annotations = pod.pod.pod.metadata.annotations.as_ref();
-    let text = annotations.and_then(|all| all.get(protocol::REQUEST_ANNOTATION));
-    match text.and_then(|text| Request::parse(text.as_bytes()).ok()) {
-        Some(Request {
-            task: Task::Mirror(request),
-            ..
-        }) => request
-            .images
-            .into_iter()
-            .map(|image| (image.source, image.destination))
-            .collect(),
-        _ => Vec::new(),
-    }
+    let images = request_of(pod).unwrap_or_default().images.into_iter();
+    images
+        .map(|image| (image.source, image.destination))
+        .collect()
 }
 
 /// Whether the next attempt at the same may start.

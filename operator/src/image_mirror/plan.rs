@@ -14,11 +14,11 @@ use kube::ResourceExt;
 use protocol::{Isolation, MirrorImage, MirrorPlatforms, MirrorRequest, Request, Task};
 use serde_json::Value;
 
-use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due};
+use super::account::{Fate, RETRY_LIMIT, TIMEOUT, account, is_due, request_of};
 use super::chosen::Problem;
 use super::observed::{Found, Observed, current_pod};
 use super::record;
-use super::upkeep;
+use super::upkeep::{self, Due};
 use super::validate::{Side, ValidatedMirror};
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::shape::credential_paths;
@@ -66,6 +66,7 @@ pub fn spec_hash(spec: &ImageMirrorSpec) -> String {
         fields.remove("suspend");
         fields.remove("interval");
         fields.remove("schedule");
+        fields.remove("check");
     }
     hash_hex(&[&value.to_string()], 16)
 }
@@ -89,6 +90,7 @@ pub fn plan(mirror: &ImageMirror, observed: &Observed) -> Plan<Prepared, Decisio
     if let Ok(spec) = &observed.spec {
         record::next_sync(&mut status, &spec.cadence, observed.now);
     }
+    upkeep::tidy(&mut status, mirror);
     let (summary, requeue, start, stop) = Case {
         mirror,
         observed,
@@ -128,7 +130,9 @@ pub fn plan(mirror: &ImageMirror, observed: &Observed) -> Plan<Prepared, Decisio
     for pod in stop.into_iter().chain(superfluous) {
         plan.delete(pod, None);
     }
-    for after in requeue.into_iter().chain(observed.look_again) {
+    let check = upkeep::check_in(mirror, &plan.decision.status, observed);
+    let check = check.filter(|wait| !wait.is_zero());
+    for after in requeue.into_iter().chain(observed.look_again).chain(check) {
         plan.requeue_after(after);
     }
     plan
@@ -163,7 +167,8 @@ impl<'a> Case<'a, '_> {
         }
         let forced = force_wish(self.mirror).is_some();
         let images = self.images(forced);
-        if images.is_empty() {
+        let due = upkeep::due(self.mirror, self.observed, self.status, &images);
+        if images.is_empty() && due.is_nothing() {
             return rest(self.settled());
         }
         if upkeep::waits_for_report(self.observed) {
@@ -174,15 +179,21 @@ impl<'a> Case<'a, '_> {
                 None,
             );
         }
-        match self.next(&images) {
+        match self.next(&images, &due) {
             Ok((key, number, retries)) => {
-                let start = self.start(spec, key, number, retries, images);
+                let is_upkeep = images.is_empty();
+                let start = self.start(spec, (key, number, retries), images, due);
                 if self.observed.taken.as_deref() == Some(start.name.as_str()) {
                     let message = format!("Pod {} exists and belongs to somebody else", start.name);
                     let summary = Summary::stalled(Reason::NameConflict, &message);
                     return (summary, Some(POLL), None, None);
                 }
-                let summary = syncing(&format!("pod {} is being started", start.name));
+                let message = format!("pod {} is being started", start.name);
+                let summary = if is_upkeep {
+                    Self::at_upkeep(self.settled().ready, &message)
+                } else {
+                    syncing(&message)
+                };
                 (summary, Some(POLL), Some(start), None)
             }
             Err((summary, after)) => (summary, Some(after), None, None),
@@ -195,6 +206,13 @@ impl<'a> Case<'a, '_> {
         let uid = attempt.and_then(|a| a.pod_uid.as_deref());
         Some(match fate {
             Fate::None | Fate::Ended { .. } => return None,
+            Fate::Active { waiting } if self.is_upkeep() => {
+                let told = waiting.as_ref().map(|(_, message)| message.as_str());
+                let told = told.unwrap_or("looks after what was mirrored");
+                let message = format!("pod {name}: {told}");
+                let summary = Self::at_upkeep(self.ready_before(), &message);
+                (summary, Some(POLL_RUNNING), None, None)
+            }
             // That a pod takes a moment to start is no news.
             Fate::Active {
                 waiting: Some((Reason::Pending, _)),
@@ -227,18 +245,37 @@ impl<'a> Case<'a, '_> {
         })
     }
 
-    /// Suspended: what was known to be equal stays so.
-    fn suspended(&self) -> Summary {
+    /// Whether the present pod copies nothing.
+    fn is_upkeep(&self) -> bool {
+        let pod = current_pod(self.status, &self.observed.pods);
+        let request = pod.and_then(request_of);
+        request.is_some_and(|request| request.images.is_empty())
+    }
+
+    /// What was known to be equal stays so while a pod looks after it.
+    fn at_upkeep(ready: ConditionStatus, message: &str) -> Summary {
+        Summary {
+            ready,
+            ..Summary::waiting(Reason::Syncing, message)
+        }
+    }
+
+    fn ready_before(&self) -> ConditionStatus {
         let old = self.mirror.status.as_ref();
         let ready = old.is_some_and(|status| {
             crds::condition::is_true(&status.conditions, crds::condition::READY)
         });
+        if ready {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::False
+        }
+    }
+
+    /// Suspended: what was known to be equal stays so.
+    fn suspended(&self) -> Summary {
         Summary {
-            ready: if ready {
-                ConditionStatus::True
-            } else {
-                ConditionStatus::False
-            },
+            ready: self.ready_before(),
             progress: Progress::Settled,
             reason: Reason::Suspended,
             message: Reason::Suspended.explain("tags are not looked at"),
@@ -316,7 +353,11 @@ impl<'a> Case<'a, '_> {
     }
 
     /// Key, number and retries of the attempt to start, or why none is started yet.
-    fn next(&self, images: &[MirrorImage]) -> Result<(String, u32, u32), (Summary, Duration)> {
+    fn next(
+        &self,
+        images: &[MirrorImage],
+        due: &Due,
+    ) -> Result<(String, u32, u32), (Summary, Duration)> {
         let mut parts: Vec<&str> = Vec::new();
         for image in images {
             parts.push(&image.destination);
@@ -324,6 +365,8 @@ impl<'a> Case<'a, '_> {
         }
         let wish = force_wish(self.mirror).unwrap_or_default();
         parts.push(&wish);
+        let due = due.key(self.status);
+        parts.extend(due.iter().map(String::as_str));
         let key = format!("{}-{}", self.spec_hash, hash_hex(&parts, 16));
         let Some(attempt) = self.status.attempt.as_ref().filter(|a| a.key == key) else {
             return Ok((key, 0, 0));
@@ -408,6 +451,9 @@ impl<'a> Case<'a, '_> {
             let done = count - open;
             return syncing(&format!("{done} of {count} tags were looked at"));
         }
+        if let Some(summary) = upkeep::complaint(self.mirror, self.observed, self.status) {
+            return summary;
+        }
         Summary::ready(
             Reason::Synced,
             format!("{count} tags are equal to the source"),
@@ -428,10 +474,9 @@ impl<'a> Case<'a, '_> {
     fn start(
         &self,
         spec: &ValidatedMirror,
-        key: String,
-        number: u32,
-        retries: u32,
+        (key, number, retries): (String, u32, u32),
         images: Vec<MirrorImage>,
+        due: Due,
     ) -> Start {
         let owner = Owner::of(self.mirror);
         let last = self.status.attempt.as_ref().and_then(|a| a.pod.as_deref());
@@ -451,6 +496,8 @@ impl<'a> Case<'a, '_> {
             limits: spec.limits.clone(),
             referrers: spec.referrers,
             verify: spec.verify.as_ref().map(|_| self.observed.keys.clone()),
+            prune: due.prune,
+            check: due.check,
         };
         let request = Request {
             network: self.observed.builder.network.clone(),

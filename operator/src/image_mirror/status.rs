@@ -59,13 +59,18 @@ fn room(mirror: &ImageMirror) -> usize {
     room.clamp(MIN_STATUS_BYTES, MAX_STATUS_BYTES)
 }
 
-/// Cuts the lists until the status has at most `room` bytes: the images that were synced first, then failures. Their
-/// counts stay.
+/// Cuts the lists until the status has at most `room` bytes: the images that were synced first, then what is planned to be
+/// deleted, then failures. Their counts stay.
 fn cut(status: &mut ImageMirrorStatus, room: usize) {
     while size(status) > room {
         if status.images.len() > 1 {
             status.images.pop();
-        } else if status.failures.pop().is_none() && status.images.pop().is_none() {
+        } else if status.prune_plan.len() > 1 {
+            status.prune_plan.pop();
+        } else if status.failures.pop().is_none()
+            && status.images.pop().is_none()
+            && status.prune_plan.pop().is_none()
+        {
             return;
         }
     }
@@ -98,6 +103,12 @@ mod tests {
             "tags": {"selected": 100_000, "synced": 50_000, "failed": 50_000},
             "images": vec![synced; 15],
             "failures": vec!["f".repeat(256); 10],
+            "report": format!("main.team.svc:5000/{}@{digest}", "r".repeat(name)),
+            "prunePlan": vec!["p".repeat(name * 3 / 2); 10],
+            "lastPrune": {"time": "2026-01-01T00:00:00Z", "key": "k".repeat(16), "written": 100_000, "planned": 100_000,
+                "deleted": 50_000, "kept": 50_000, "failed": 50_000, "message": "m".repeat(256)},
+            "lastCheck": {"time": "2026-01-01T00:00:00Z", "tags": 100_000, "missing": 100_000, "repaired": 50_000,
+                "failed": 50_000, "message": "m".repeat(256)},
         });
         (mirror.unwrap(), serde_json::from_value(status).unwrap())
     }

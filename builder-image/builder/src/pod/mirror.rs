@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::trust;
 use crate::outcome;
 use crate::upkeep::bookkeeping::{Books, Done, Subject};
+use crate::upkeep::check::check;
+use crate::upkeep::deletion::prune;
 
 /// What became of an image of the request.
 type Ended = Result<CopyReport, Box<Failure>>;
@@ -91,9 +93,26 @@ pub(super) async fn mirror(
         });
         outcome::mirrored(&mut outcome, position, one);
     }
-    if let Some(books) = &mut books {
-        let digest = books.keep(Timestamp::now()).await;
-        outcome.report = digest.map(|digest| digest.to_string());
+    if let Some(mut books) = books {
+        let now = Timestamp::now();
+        // Whatever becomes of the rest: what was copied has an account.
+        let mut kept = books.keep(now).await;
+        if task.check {
+            outcome.check = check(client, &copier, &mut books, cancel).await;
+        }
+        if let Some(request) = &task.prune
+            && outcome.failed == 0
+            && !cancel.is_cancelled()
+        {
+            outcome.prune = Some(prune(client, &mut books, request, cancel).await?);
+        }
+        kept = books.keep(now).await.or(kept);
+        if task.images.is_empty() && cancel.is_cancelled() {
+            let message = "the pod was asked to stop";
+            return Err(Box::new(Failure::new(FailureKind::Cancelled, message)));
+        }
+        copier.keep_ledger().await;
+        outcome.report = kept.map(|digest| digest.to_string());
     }
     Ok(outcome)
 }

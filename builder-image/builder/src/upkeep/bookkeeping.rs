@@ -5,7 +5,7 @@ use distribution::Client;
 use distribution::copy::CopyReport;
 use jiff::Timestamp;
 use mirror::{Failed, Place, Report, Written};
-use oci::{Digest, Reference, Repository, Tag};
+use oci::{Digest, Reference, RegistryHost, Repository, Tag};
 use protocol::{Failure, FailureKind, ReportRequest};
 
 use super::published::{self, ReadError};
@@ -78,6 +78,11 @@ impl Books {
         })
     }
 
+    /// The registry that the report is of.
+    pub const fn host(&self) -> &RegistryHost {
+        self.repository.host()
+    }
+
     /// Notes what became of `subject`.
     pub fn note(&mut self, subject: &Subject, job: &Done<'_>, now: Timestamp) {
         let place = subject.place.clone();
@@ -121,7 +126,10 @@ impl Books {
             return None;
         }
         match published::write(&self.client, &self.repository, &self.tag, artifact).await {
-            Ok(digest) => Some(digest),
+            Ok(digest) => {
+                self.previous = Some(digest.clone());
+                Some(digest)
+            }
             Err(error) => {
                 tracing::error!(error = chain(&error), "the report cannot be written");
                 None
@@ -144,7 +152,6 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use distribution::copy::{Amount, Platforms};
     use distribution::memory::{Fault, MemoryRegistry};
     use distribution::{Guard, RetryPolicy};
