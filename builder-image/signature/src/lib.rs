@@ -19,7 +19,7 @@ pub use key::{KeyError, PrivateKey, PublicKey};
 pub use remote::{
     Form, MAX_SIGNATURES, NamedKey, SignError, SignedBy, Verifier, VerifyError, sign,
 };
-pub use simple::SIMPLE_SIGNING_TYPE;
+pub use simple::{PAYLOAD_KIND, SIMPLE_SIGNING_TYPE};
 
 /// Why a signature does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

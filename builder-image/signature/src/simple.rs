@@ -16,7 +16,7 @@ pub const SIMPLE_SIGNING_TYPE: &str = "application/vnd.dev.cosign.simplesigning.
 /// The annotation of the layer that holds the signature of its bytes.
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// What a payload says that it is.
-pub(crate) const PAYLOAD_KIND: &str = "cosign container image signature";
+pub const PAYLOAD_KIND: &str = "cosign container image signature";
 
 #[derive(Deserialize)]
 struct Payload {

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "what was judged is the product")]
 
 mod corpus;
+mod cosign;
 mod judges;
 mod registries;
 

@@ -16,6 +16,7 @@ mod registry;
 mod root;
 mod size;
 mod template;
+mod trust;
 mod usage;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Copy(copy::CopyArgs),
     /// Print the digest that a tag stands for
     Digest(digest::DigestArgs),
+    /// Make a key that signs images, and the key that verifies them
+    GenerateKeyPair(trust::GenerateArgs),
     /// Show the history of an image
     History(image::HistoryArgs),
     /// Manage images
@@ -82,8 +85,12 @@ enum Command {
     Save(image::SaveArgs),
     /// Search Docker Hub, or another registry, for images
     Search(registry::SearchArgs),
+    /// Sign images in a registry, as cosign does with a key
+    Sign(trust::SignArgs),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(image::TagArgs),
+    /// Verify that images in a registry are signed, as cosign does with a key
+    Verify(trust::VerifyArgs),
     /// Carry out the request of a builder pod
     Pod(PodArgs),
     /// Print whether RUN can be isolated here, as JSON
@@ -212,6 +219,7 @@ pub fn run() -> ExitCode {
         Command::Cache(args) => cache::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Digest(args) => digest::run(&args),
+        Command::GenerateKeyPair(args) => args.run(),
         Command::History(args) => args.run(),
         Command::Image { .. } => image::print(&image::group_usage(&Cli::command(), "image")),
         Command::Images(args) => args.run(),
@@ -231,7 +239,9 @@ pub fn run() -> ExitCode {
         Command::Rmi(args) => args.run(),
         Command::Save(args) => args.run(),
         Command::Search(args) => args.run(),
+        Command::Sign(args) => args.run(),
         Command::Tag(args) => args.run(),
+        Command::Verify(args) => args.run(),
         Command::ExecProbe { root } => probe(&root),
         Command::Version => output::line(&format!("coopery {}", env!("CARGO_PKG_VERSION"))),
     };

@@ -9,7 +9,7 @@ mod push;
 mod remote;
 mod search;
 
-pub(super) use login::{LoginArgs, LogoutArgs};
+pub(super) use login::{LoginArgs, LogoutArgs, ask_hidden};
 pub(super) use manifest::ManifestCommand;
 pub(super) use pull::PullArgs;
 pub(super) use push::PushArgs;
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::runtime::run_async;
 
 /// Runs `work` until it ends or the command is asked to stop.
-fn until_stopped<T>(work: impl AsyncFnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn until_stopped<T>(work: impl AsyncFnOnce() -> Result<T, Error>) -> Result<T, Error> {
     run_async(async |stop| {
         tokio::select! {
             biased;

@@ -7,3 +7,4 @@ mod exchange;
 mod local;
 mod machine;
 mod registry;
+mod trust;

@@ -8,8 +8,8 @@ use tokio::runtime::Runtime;
 use crate::machine::{Machine, docker_archive, masked, run, text, tool};
 
 /// A registry of this process, which the program reaches by its port.
-struct Served {
-    registry: MemoryRegistry,
+pub(crate) struct Served {
+    pub(crate) registry: MemoryRegistry,
     // After the registry, which needs it.
     _runtime: Runtime,
 }
@@ -26,17 +26,17 @@ impl Served {
         }
     }
 
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self::with(Access::Open)
     }
 
-    fn name(&self, image: &str) -> String {
+    pub(crate) fn name(&self, image: &str) -> String {
         format!("{}/{image}", self.registry.address())
     }
 }
 
 /// A machine whose images have these names in the registry, and layers.
-fn machine_with(served: &Served, images: &[(&str, &[&str])]) -> Machine {
+pub(crate) fn machine_with(served: &Served, images: &[(&str, &[&str])]) -> Machine {
     let machine = Machine::new();
     for (name, layers) in images {
         let name = served.name(name);

@@ -116,7 +116,7 @@ impl LoginArgs {
             Some(username) => username.clone(),
             None => ask_username()?,
         };
-        let password = ask_password()?;
+        let password = ask_hidden("Password: ")?;
         if username.is_empty() || password.is_empty() {
             return refuse("Error: username and password are required");
         }
@@ -158,7 +158,7 @@ fn ask_username() -> Result<String, Error> {
 }
 
 /// Reads a line that the terminal does not show.
-fn ask_password() -> Result<String, Error> {
+pub(in crate::cli) fn ask_hidden(question: &str) -> Result<String, Error> {
     check_terminal()?;
     let stdin = std::io::stdin();
     let terminal = |error: rustix::io::Errno| Error::io("asking for the password")(error.into());
@@ -166,7 +166,7 @@ fn ask_password() -> Result<String, Error> {
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
     hidden.local_modes.insert(LocalModes::ECHONL);
-    print("Password: ")?;
+    print(question)?;
     tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(terminal)?;
     let line = read_line();
     tcsetattr(&stdin, OptionalActions::Flush, &shown).map_err(terminal)?;

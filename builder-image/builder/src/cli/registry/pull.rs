@@ -7,12 +7,14 @@ use distribution::{Client, RawManifest};
 use futures::StreamExt;
 use images::{Images, ImagesError};
 use oci::{Descriptor, Document, Manifest, Platform, Reference};
+use signature::Verifier;
 use store::{Layout, StoreError};
 use tokio_util::io::SyncIoBridge;
 
 use super::{refused_by, until_stopped};
 use crate::cli::image::{StoreArgs, print};
 use crate::cli::network::NetworkArgs;
+use crate::cli::trust::{ContentTrust, verify_pulled};
 use crate::error::Error;
 
 /// The largest configuration that is read, in bytes.
@@ -36,7 +38,7 @@ pub(in crate::cli) struct PullArgs {
     /// Print nothing but the name
     #[arg(short, long)]
     quiet: bool,
-    /// Accepted: signatures are not looked at
+    /// Verify nothing, whatever DOCKER_CONTENT_TRUST says; with =false, refuse what is not signed
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     disable_content_trust: Option<bool>,
     #[command(flatten)]
@@ -49,6 +51,7 @@ struct Puller<'a> {
     args: &'a PullArgs,
     client: Client,
     images: Images,
+    verifier: Option<Verifier>,
 }
 
 impl PullArgs {
@@ -66,6 +69,7 @@ impl PullArgs {
             args: self,
             client: self.network.client()?,
             images: self.store.open()?,
+            verifier: ContentTrust::of(self.disable_content_trust)?.verifier()?,
         };
         until_stopped(async || {
             if self.all_tags {
@@ -112,6 +116,9 @@ impl Puller<'_> {
         let repository = name.repository();
         let root = self.client.manifest(name).await;
         let root = root.map_err(|error| refused_by(error, name, "pull"))?;
+        if let Some(verifier) = &self.verifier {
+            verify_pulled(&self.client, name, &root.digest, verifier).await?;
+        }
         let version = name.manifest_name();
         self.say(&format!("{version}: Pulling from {}\n", repository.path()))?;
         let held = self.images.hold()?;

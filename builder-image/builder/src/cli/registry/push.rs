@@ -5,11 +5,13 @@ use distribution::{Client, Pushed};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use images::{Catalog, Image, Images, ImagesError};
 use oci::{Descriptor, Digest, Document, MAX_MANIFEST_BYTES, Manifest, Reference, Repository};
+use signature::PrivateKey;
 use tokio_util::io::ReaderStream;
 
 use super::{refused_by, until_stopped};
 use crate::cli::image::{StoreArgs, print};
 use crate::cli::network::NetworkArgs;
+use crate::cli::trust::{ContentTrust, sign_pushed};
 use crate::error::Error;
 
 /// Layers that go at the same time.
@@ -26,7 +28,7 @@ pub(in crate::cli) struct PushArgs {
     /// Print nothing but the name
     #[arg(short, long)]
     quiet: bool,
-    /// Accepted: images are not signed by push
+    /// Sign nothing, whatever DOCKER_CONTENT_TRUST says; with =false, sign what is pushed
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     disable_content_trust: Option<bool>,
     #[command(flatten)]
@@ -54,6 +56,7 @@ struct Pusher<'a> {
     client: Client,
     images: Images,
     catalog: Catalog,
+    signer: Option<PrivateKey>,
 }
 
 impl PushArgs {
@@ -69,6 +72,7 @@ impl PushArgs {
                 "tag can't be used with --all-tags/-a".into(),
             ));
         }
+        let signer = ContentTrust::of(self.disable_content_trust)?.signer()?;
         let images = self.store.open()?;
         let held = images.hold()?;
         let catalog = images.catalog()?;
@@ -77,6 +81,7 @@ impl PushArgs {
             client: self.network.client()?,
             images,
             catalog,
+            signer,
         };
         if !self.all_tags && name.tag().is_none() {
             pusher.say("Using default tag: latest\n")?;
@@ -151,6 +156,10 @@ impl Pusher<'_> {
                 let tag = name.manifest_name();
                 self.say(&format!("{tag}: digest: {digest} size: {size}\n"))?;
                 self.images.enter(&[repository.at(digest)], &image.root)?;
+                if let Some(key) = &self.signer {
+                    sign_pushed(&self.client, name, &manifest, key).await?;
+                    self.say(&format!("Successfully signed {name}\n"))?;
+                }
             }
         }
         Ok(())
