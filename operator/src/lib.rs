@@ -22,7 +22,6 @@ pub mod metrics;
 pub mod network;
 pub mod plan;
 pub mod pod_state;
-pub mod quantity;
 pub mod reason;
 pub mod reconcile;
 pub mod registry;

@@ -68,6 +68,7 @@ fn crates_depend_one_way() {
         (
             "builder",
             &[
+                "crds",
                 "dockerfile",
                 "distribution",
                 "images",

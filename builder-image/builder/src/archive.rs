@@ -162,6 +162,21 @@ impl Archive {
         })
     }
 
+    /// An archive without images, which is gone with the value.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn empty(scratch: &Path) -> Result<Self, ArchiveFailure> {
+        let (layout, directory) = scratch_layout(scratch)?;
+        let registry = LayoutRegistry::open(layout).map_err(read(scratch))?;
+        Ok(Self {
+            registry: Arc::new(registry),
+            path: scratch.to_owned(),
+            file: None,
+            _scratch: Some(directory),
+        })
+    }
+
     /// `client`, for which this archive answers for `host`.
     pub fn serve(&self, client: &Client, host: &RegistryHost) -> Client {
         client.with_local(host.clone(), self.registry.clone())

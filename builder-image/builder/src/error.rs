@@ -142,6 +142,16 @@ pub enum Error {
     /// What was asked for is refused, in the words that docker has for it.
     #[error("{0}")]
     Refused(String),
+    /// Some images could not be mirrored.
+    #[error("{failed} of {all} images could not be mirrored")]
+    Mirror {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+        /// Whether all of them for what was asked for.
+        users: bool,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Request(String),
@@ -350,7 +360,10 @@ impl Error {
             Self::Pack(error) => disk_or(error, FailureKind::Internal),
             Self::Io { source, .. } => disk_or(source, FailureKind::Internal),
             Self::Images(error) => disk_or(error, FailureKind::Internal),
-            Self::Request(_) | Self::Refused(_) => FailureKind::InvalidRequest,
+            Self::Mirror { users: false, .. } => FailureKind::RegistryUnavailable,
+            Self::Mirror { .. } | Self::Request(_) | Self::Refused(_) => {
+                FailureKind::InvalidRequest
+            }
             Self::ForeignRun { .. } => FailureKind::ForeignPlatform,
             Self::Cancelled => FailureKind::Cancelled,
             Self::Panicked => FailureKind::Internal,

@@ -154,6 +154,33 @@ impl Amount {
     }
 }
 
+/// What a copy would have to bring.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// The manifest or index that the destination would have.
+    pub root: Descriptor,
+    /// Each blob of it once.
+    pub blobs: Vec<Descriptor>,
+}
+
+/// What is to be copied for `from`: its manifests are read, and no blobs.
+///
+/// # Errors
+/// As [`Copier::copy`], in so far as the source is concerned.
+pub async fn content(source: &Client, from: &Reference, platforms: &Platforms) -> Result<Content> {
+    let reading = image::Reading {
+        source,
+        platforms,
+        foreign_layers: false,
+        turns: &std::sync::Arc::default(),
+    };
+    let image = reading.read(from).await?;
+    Ok(Content {
+        root: image.root.descriptor(),
+        blobs: image.blobs,
+    })
+}
+
 /// Copies the image or index `from` of `source` to `to` of `destination`, with no ledger.
 ///
 /// When it fails, `to` is what it was before; blobs and untagged manifests may be left at the destination.

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use crds::ImageMirrorSpec;
 use crds::common::LocalReference;
-use mirror::Entry;
+use mirror::{Entry, quantity};
 use oci::RegistryHost;
 use protocol::MirrorLimits;
 
 use super::cadence::Cadence;
 use crate::image_build::observed::RegistryState;
 use crate::image_build::validate::{Violation, registry_secret};
-use crate::quantity;
 use crate::reason::Reason;
 
 /// With less, a transfer would be taken for one that hangs.

@@ -8,6 +8,7 @@ mod copy;
 mod digest;
 mod human;
 mod image;
+mod mirror;
 mod network;
 mod output;
 #[cfg(test)]
@@ -71,6 +72,8 @@ enum Command {
         #[command(subcommand)]
         command: Option<registry::ManifestCommand>,
     },
+    /// Mirror images as ImageMirror manifests say, without a cluster
+    Mirror(mirror::MirrorArgs),
     /// Remove unused images
     Prune(image::PruneArgs),
     /// Download an image from a registry
@@ -232,6 +235,7 @@ pub fn run() -> ExitCode {
             command: Some(command),
         } => command.run(),
         Command::Manifest { .. } => image::print(&image::group_usage(&Cli::command(), "manifest")),
+        Command::Mirror(args) => args.run(),
         Command::Prune(args) => args.run(),
         Command::Pull(args) => args.run(),
         Command::Push(args) => args.run(),

@@ -6,5 +6,6 @@ mod archive;
 mod exchange;
 mod local;
 mod machine;
+mod mirror;
 mod registry;
 mod trust;

@@ -1,3 +1,5 @@
+//! The report of a mirror, written and read again.
+
 use std::collections::HashSet;
 
 use super::*;

@@ -1,10 +1,10 @@
 //! What a build keeps for later builds: `spec.cache`.
 
 use crds::image_build::BuildCache;
+use mirror::quantity;
 use oci::Tag;
 
 use super::{Checked, DestinationSpec, invalid, target};
-use crate::quantity;
 
 /// What a build keeps for later builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
