@@ -41,13 +41,24 @@ pub struct Job {
     pub caches: Vec<CacheTarget>,
 }
 
+/// A base image that a build was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundBase {
+    /// The name as the Dockerfile has it, in full.
+    pub name: String,
+    /// The digest that the name stood for.
+    pub digest: oci::Digest,
+    /// The mirror that it was taken from.
+    pub mirror: Option<oci::Repository>,
+}
+
 /// A finished build.
 #[derive(Debug)]
 pub struct Built {
     /// What was made, in the form of the first export.
     pub product: Product,
     /// The base images, as named and as resolved.
-    pub bases: Vec<(String, oci::Digest)>,
+    pub bases: Vec<FoundBase>,
     /// What the cache spared.
     pub counts: Counts,
     /// The steps that it did not answer, with the reason.
@@ -193,7 +204,11 @@ async fn run(engine: &Arc<Engine>, job: &Job) -> Result<Built, Error> {
     }
     let mut bases = Vec::new();
     for base in solves.iter().flat_map(Solve::bases) {
-        let base = (base.name.clone(), base.digest.clone());
+        let base = FoundBase {
+            name: base.name.clone(),
+            digest: base.digest.clone(),
+            mirror: base.mirror.clone(),
+        };
         if !bases.contains(&base) {
             bases.push(base);
         }

@@ -41,9 +41,10 @@ pub fn built(
         base_images: built
             .bases
             .iter()
-            .map(|(reference, digest)| BaseImage {
-                reference: reference.clone(),
-                digest: digest.to_string(),
+            .map(|base| BaseImage {
+                reference: base.name.clone(),
+                digest: base.digest.to_string(),
+                mirror: base.mirror.as_ref().map(ToString::to_string),
             })
             .collect(),
         source,

@@ -14,7 +14,7 @@ use protocol::{
     Request, Resolved, Source, Task,
 };
 
-use crate::base::Bases;
+use crate::base::{Bases, Mirrored, Mirrors};
 use crate::build::{Built, Job, build};
 use crate::cache::Cache;
 use crate::context::{BuildContext, Fetcher, GitDir, fetch, git_dir};
@@ -203,7 +203,8 @@ async fn build_and_push(
     } else {
         Owners::Recorded
     };
-    let bases = Bases::new(client.clone(), cache.clone(), owners, contexts(task)?);
+    let bases = Bases::new(client.clone(), cache.clone(), owners, contexts(task)?)
+        .with_mirrors(mirrors(task)?);
     let fetcher = Fetcher {
         http: client.http(),
         network: &request.network,
@@ -345,6 +346,21 @@ fn contexts(task: &BuildRequest) -> Result<BTreeMap<String, NamedContext>, Error
         Ok((context.name.clone(), NamedContext::Image(image)))
     });
     contexts.collect()
+}
+
+fn mirrors(task: &BuildRequest) -> Result<Mirrors, Error> {
+    let read = |name: &str| -> Result<Repository, Error> {
+        let parsed = name.parse();
+        parsed.map_err(|error| Error::Request(format!("the mirrored repository `{name}`: {error}")))
+    };
+    let mirrors = task.dockerfile.mirrors.iter().map(|mirrored| {
+        Ok(Mirrored {
+            source: read(&mirrored.source)?,
+            mirror: read(&mirrored.mirror)?,
+            tags: (mirrored.tags.as_ref()).map(|tags| tags.iter().cloned().collect()),
+        })
+    });
+    Ok(Mirrors::new(mirrors.collect::<Result<_, Error>>()?))
 }
 
 fn platforms(task: &BuildRequest) -> Result<Vec<Platform>, Error> {

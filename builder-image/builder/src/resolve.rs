@@ -84,6 +84,9 @@ async fn find(
         match images.bases.resolve(&wanted.name, &wanted.platform).await {
             Ok(base) => {
                 vertex.output(base.digest.as_str().as_bytes());
+                if let Some(mirror) = &base.mirror {
+                    vertex.output(format!("taken from the mirror {mirror}").as_bytes());
+                }
                 vertex.done();
                 Ok((name, Arc::new(base)))
             }

@@ -15,8 +15,9 @@ pub use outcome::{
 };
 pub use request::{
     BuildRequest, CacheRequest, CacheVolume, Destination, DockerfileSpec, GitRevision, Isolation,
-    JoinRequest, MirrorImage, MirrorLimits, MirrorPlatforms, MirrorRequest, NamedContext, Network,
-    PruneRequest, ReportRequest, Request, SecretFile, Source, Task, VerifyKey,
+    JoinRequest, MirrorImage, MirrorLimits, MirrorPlatforms, MirrorRequest, MirroredRepository,
+    NamedContext, Network, PruneRequest, ReportRequest, Request, SecretFile, Source, Task,
+    VerifyKey,
 };
 
 /// The version of request and outcome. A pod that reads another version refuses the request and says so.

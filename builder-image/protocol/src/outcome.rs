@@ -153,6 +153,9 @@ pub struct BaseImage {
     pub reference: String,
     /// The digest that it had.
     pub digest: String,
+    /// `host/repository` of the mirror that it was taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
 }
 
 /// What a source turned out to be.
@@ -463,6 +466,7 @@ mod tests {
         let base = BaseImage {
             reference: format!("h.example.com/{}:1", "b".repeat(200)),
             digest: format!("sha256:{}", "a".repeat(64)),
+            mirror: Some(format!("h.example.com/{}", "m".repeat(50))),
         };
         let miss = CacheMiss {
             step: "s".repeat(128),

@@ -247,6 +247,22 @@ pub struct DockerfileSpec {
     /// result is a manifest. One: a manifest for it. Several: an index.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<String>,
+    /// Repositories whose images are looked for in another one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<MirroredRepository>,
+}
+
+/// A repository that is mirrored. What the mirror does not have is taken from the repository itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirroredRepository {
+    /// `host/repository` as FROM names it, in full.
+    pub source: String,
+    /// `host/repository` that it is mirrored to.
+    pub mirror: String,
+    /// The tags that are mirrored; absent where they are not known by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
 }
 
 /// A secret of a build.

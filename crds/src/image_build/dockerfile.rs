@@ -57,6 +57,9 @@ pub struct Dockerfile {
     /// Runs every step, whatever the cache holds. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_cache: Option<bool>,
+    /// Whether images that an ImageMirror of the namespace keeps in a Registry are taken from there. What it does not have is taken from where the name says. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_mirrors: Option<bool>,
 }
 
 /// A secret of a build.

@@ -130,6 +130,10 @@ pub struct BaseImage {
     /// Digest that the name had when it was resolved.
     #[schemars(length(max = 160))]
     pub digest: String,
+    /// Repository that it was taken from, where that is kept by an ImageMirror. Format: host/path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub mirror: Option<String>,
 }
 
 /// How RUN was isolated.

@@ -15,6 +15,7 @@
 pub mod account;
 pub mod history;
 pub mod key;
+pub mod mirrored;
 pub mod need;
 mod next;
 pub mod observe;

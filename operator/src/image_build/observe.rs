@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use crds::image_build::{BuildOutput, Trigger};
-use crds::{ImageBuild, Registry, condition};
+use crds::{ImageBuild, ImageMirror, Registry, condition};
 use distribution::DockerConfig;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 
 use super::key::spec_hash;
+use super::mirrored::Mirrored;
 use super::observed::{
     InputState, Observed, RegistryState, SecretState, SourceState, missing_base, to_verify,
 };
@@ -46,6 +47,7 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         registries: BTreeMap::new(),
         plain_http: Vec::new(),
         registry_hosts: Vec::new(),
+        mirrored: Mirrored::default(),
         base: None,
         source: SourceState::Fixed,
         claims: BTreeMap::new(),
@@ -64,8 +66,9 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
     let Ok(spec) = spec else {
         return Ok(observed);
     };
+    registries(context, &namespace, &spec, &mut observed).await?;
     let mut secrets = Secrets::default();
-    for name in spec.registry_secrets() {
+    for name in observed.registry_secrets(&spec) {
         secrets.read(context, &namespace, &name).await?;
     }
     for name in spec.source.secrets() {
@@ -78,7 +81,6 @@ pub async fn observe(context: &Context, build: &ImageBuild) -> Result<Observed> 
         .source
         .ca_from()
         .and_then(|name| secrets.text(name, CA_KEY));
-    registries(context, &namespace, &spec, &mut observed).await?;
     source(context, build, &spec, &secrets, &mut observed).await?;
     observed.secrets = secrets.states(&spec);
     let asker = Asker {
@@ -236,6 +238,10 @@ async fn registries(
             told.unwrap_or_else(|| registry::host(&registry.name_any(), namespace))
         })
         .collect();
+    if spec.uses_mirrors {
+        let mirrors: Vec<ImageMirror> = context.list(namespace, "").await?;
+        observed.mirrored = Mirrored::of(&mirrors, &all);
+    }
     for name in spec.registries() {
         let state = all
             .iter()

@@ -9,8 +9,9 @@ use oci::RegistryHost;
 use protocol::Isolation;
 
 use super::key::spec_part;
+use super::mirrored::Mirrored;
 use super::split::{self, Made};
-use super::validate::{ValidatedBuild, Violation};
+use super::validate::{ValidatedBuild, Violation, registry_secret};
 use crate::builder_pod::identity::hash_hex;
 use crate::builder_pod::{BuilderSettings, Ended, PodState, PodView};
 use crate::git::GitError;
@@ -33,6 +34,8 @@ pub struct Observed {
     pub plain_http: Vec<String>,
     /// Hosts of all Registries of the namespace, whether they serve or not.
     pub registry_hosts: Vec<String>,
+    /// What mirrors of the namespace keep, where the build may read it from there.
+    pub mirrored: Mirrored,
     /// Whether the base image that the last attempt failed for want of is there, where that was to be looked at.
     pub base: Option<BaseLook>,
     /// What the source is at present.
@@ -329,6 +332,23 @@ impl Observed {
             }
         }
         hash_hex(&parts, 16)
+    }
+
+    /// Names of Secrets of type kubernetes.io/dockerconfigjson that a pod gets, in the order in which credentials are
+    /// looked for: those of Registries that are only read because they keep mirrors come last.
+    pub fn registry_secrets(&self, spec: &ValidatedBuild) -> Vec<String> {
+        let mut names = spec.registry_secrets();
+        for registry in &self.mirrored.registries {
+            let name = registry_secret(registry);
+            let is_lacking = matches!(
+                self.secrets.get(&name),
+                Some(SecretState::Missing | SecretState::Lacks(_))
+            );
+            if !is_lacking && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     /// Whether `image` is of a Registry of the namespace, where things arrive by mirrors and builds.

@@ -92,6 +92,7 @@ pub fn sound_bases(built: &BuildOutcome) -> impl Iterator<Item = BaseImage> {
         .map(|base| BaseImage {
             reference: base.reference.clone(),
             digest: base.digest.clone(),
+            mirror: base.mirror.clone().filter(|mirror| mirror.len() <= 512),
         })
 }
 

@@ -80,7 +80,7 @@ pub(super) fn pod_for(
     let volume = built.and_then(|task| task.cache.volume.as_ref());
     let cache = volume.and(spec.cache.volume.as_ref());
     let secrets: &[_] = if built.is_some() { &spec.secrets } else { &[] };
-    let credentials = spec.registry_secrets();
+    let credentials = observed.registry_secrets(spec);
     let request = envelope(observed, task, credentials.len());
     build_pod(&PodSpecInput {
         meta: child_meta(build, attempt.pod_name(&Owner::of(build))),
@@ -164,6 +164,9 @@ fn envelope(observed: &Observed, task: Task, credentials: usize) -> Request {
 /// The Dockerfile with the inputs among its arguments.
 fn dockerfile(spec: &ValidatedBuild, observed: &Observed) -> DockerfileSpec {
     let mut dockerfile = spec.dockerfile.clone();
+    dockerfile
+        .mirrors
+        .clone_from(&observed.mirrored.repositories);
     let secrets = spec.secrets.iter().enumerate();
     dockerfile.secrets = secrets
         .map(|(index, secret)| SecretFile {

@@ -53,6 +53,8 @@ pub struct ValidatedBuild {
     pub cache: CacheSpec,
     /// Secrets for images that are read.
     pub pull_secrets: Vec<String>,
+    /// Whether images are taken from mirrors of the namespace.
+    pub uses_mirrors: bool,
     /// How long a pod may run.
     pub timeout: Duration,
     /// How RUN is to be isolated.
@@ -225,6 +227,11 @@ pub fn validate(spec: &ImageBuildSpec) -> Checked<ValidatedBuild> {
             .iter()
             .map(|reference| reference.name.clone())
             .collect(),
+        uses_mirrors: spec
+            .dockerfile
+            .as_ref()
+            .and_then(|d| d.use_mirrors)
+            .unwrap_or(true),
         timeout,
         isolation: spec
             .isolation()

@@ -6,6 +6,7 @@ mod fetch;
 mod layout;
 mod listing;
 mod local;
+mod mirror;
 mod pick;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,7 @@ use crate::layer::Owners;
 use crate::named_context::NamedContext;
 
 pub use local::LocalImages;
+pub use mirror::{Mirrored, Mirrors};
 
 pub(crate) use fetch::{is_unpacked, unpack_cached};
 pub(crate) use listing::{known_listing, list_cached};
@@ -46,6 +48,8 @@ pub struct Bases {
     contexts: Arc<BTreeMap<String, NamedContext>>,
     /// Images that are here already.
     local: Option<Arc<LocalImages>>,
+    /// Where images may be taken from instead.
+    mirrors: Arc<Mirrors>,
     /// What names of images stood for when they were looked up.
     resolved: Arc<Mutex<HashMap<Reference, Resolved>>>,
     /// Held while an image is fetched, by its lowest layer: see `fetch.rs`.
@@ -70,6 +74,8 @@ pub struct Base {
     pub digest: Digest,
     /// Where its blobs are.
     pub origin: Origin,
+    /// The repository that it was taken from, where that is a mirror of the one that its name says.
+    pub mirror: Option<Repository>,
     /// Its configuration.
     pub config: ImageConfig,
     /// Its layers, bottom first.
@@ -94,6 +100,7 @@ impl Bases {
             owners,
             contexts: Arc::new(contexts),
             local: None,
+            mirrors: Arc::default(),
             resolved: Arc::default(),
             fetching: Arc::default(),
         }
@@ -103,6 +110,13 @@ impl Bases {
     #[must_use]
     pub fn with_local(mut self, images: Option<LocalImages>) -> Self {
         self.local = images.map(Arc::new);
+        self
+    }
+
+    /// The same finder, which looks for images at mirrors before it asks the registries that their names say.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: Mirrors) -> Self {
+        self.mirrors = Arc::new(mirrors);
         self
     }
 
@@ -157,17 +171,39 @@ impl Bases {
                 .read(reference.to_string(), root, origin, platform)
                 .await;
         }
+        for place in self.mirrors.of(reference) {
+            match self.at(reference, &place, platform).await {
+                Ok(mut base) => {
+                    base.mirror = Some(place.repository().clone());
+                    return Ok(base);
+                }
+                Err(error) if is_absent(&error) => {
+                    tracing::info!(image = %reference, mirror = %place, "the mirror does not have it");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.at(reference, reference, platform).await
+    }
+
+    /// The image `reference`, as `place` has it.
+    async fn at(
+        &self,
+        reference: &Reference,
+        place: &Reference,
+        platform: &Platform,
+    ) -> Result<Base, BaseError> {
         // Platforms of one build see one image, also where the tag moves meanwhile.
-        let place = {
+        let known = {
             let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-            resolved.entry(reference.clone()).or_default().clone()
+            resolved.entry(place.clone()).or_default().clone()
         };
-        let found = place
-            .get_or_try_init(|| self.client.resolve(reference))
+        let found = known
+            .get_or_try_init(|| self.client.resolve(place))
             .await?
             .clone()
             .ok_or(BaseError::NotFound)?;
-        let origin = Origin::Registry(reference.repository().clone());
+        let origin = Origin::Registry(place.repository().clone());
         self.read(reference.to_string(), found, origin, platform)
             .await
     }
@@ -207,6 +243,7 @@ impl Bases {
             name,
             digest,
             origin,
+            mirror: None,
             config,
             layers,
             chains,
@@ -255,6 +292,15 @@ impl Bases {
                 source,
             })?;
         Ok(bytes.to_vec())
+    }
+}
+
+/// Whether a mirror does not have an image, or not all of it that is needed here.
+fn is_absent(error: &BaseError) -> bool {
+    match error {
+        BaseError::NotFound | BaseError::NoPlatform { .. } => true,
+        BaseError::Registry(error) => error.kind() == distribution::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

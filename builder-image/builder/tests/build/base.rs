@@ -37,7 +37,7 @@ async fn a_base_that_nothing_looks_into_is_mounted_and_never_fetched() {
     let config: ImageConfig = serde_json::from_slice(&built.image().config).unwrap();
     assert!(config.config.env.contains(&"A=1".to_owned()));
     assert_eq!(config.config.labels["b"], "1");
-    assert_eq!(built.bases[0].0, base);
+    assert_eq!(built.bases[0].name, base);
 }
 
 /// A base with links, owners and names to look up, and the digest of its layer.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use builder::base::Bases;
+use builder::base::{Bases, Mirrors};
 use builder::build::{Built, Job, build};
 use builder::cache::Cache;
 use builder::context::BuildContext;
@@ -44,9 +44,11 @@ pub(crate) struct BenchOptions {
     pub(crate) imports: Vec<CacheSource>,
     /// Caches that are written.
     pub(crate) caches: Vec<CacheTarget>,
+    /// Where bases may be taken from instead.
+    pub(crate) mirrors: Mirrors,
 }
 
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::builder()
         .guard(Guard::Open)
         .retry(RetryPolicy::never())
@@ -230,6 +232,7 @@ impl Bench {
             more: Vec::new(),
             imports: Vec::new(),
             caches: Vec::new(),
+            mirrors: Mirrors::default(),
         };
         change(&mut options);
         let client = client();
@@ -240,7 +243,8 @@ impl Bench {
                 cache.clone(),
                 Owners::Recorded,
                 BTreeMap::new(),
-            ),
+            )
+            .with_mirrors(options.mirrors),
             client,
             progress: Progress::new(Style::Quiet, std::io::sink()),
             runtime: None,

@@ -7,6 +7,7 @@ mod caching;
 mod copy_from;
 mod failure;
 mod files;
+mod mirrors;
 mod output;
 mod platforms;
 mod remote;

@@ -277,9 +277,8 @@ impl Asker<'_> {
     /// How an image is asked for that the build reads: with the credentials that its pod has.
     fn reading(&self, observed: &Observed, reference: &Reference) -> RegistryAccess {
         RegistryAccess {
-            credentials: self
-                .spec
-                .registry_secrets()
+            credentials: observed
+                .registry_secrets(self.spec)
                 .iter()
                 .filter_map(|name| self.secrets.docker_config(name))
                 .collect(),
@@ -295,10 +294,14 @@ impl Asker<'_> {
         observed: &Observed,
         built: &[BaseImage],
     ) -> (Vec<BaseNow>, Duration) {
-        let wanted: Vec<Reference> = built
+        let wanted: Vec<(Reference, Option<Reference>)> = built
             .iter()
-            .filter_map(|base| base.reference.parse::<Reference>().ok())
-            .filter(|reference| reference.digest().is_none())
+            .filter_map(|base| Some((base.reference.parse::<Reference>().ok()?, base)))
+            .filter(|(reference, _)| reference.digest().is_none())
+            .map(|(reference, base)| {
+                let mirror = at_mirror(&reference, base);
+                (reference, mirror)
+            })
             .collect();
         if wanted.is_empty() {
             return (Vec::new(), BASES_INTERVAL);
@@ -307,13 +310,15 @@ impl Asker<'_> {
         let question = format!("{built:?} {asked} {:?}", observed.secrets);
         let ask = || async {
             let mut bases = Vec::new();
-            for reference in &wanted {
-                let access = self.reading(observed, reference);
-                let digest = if self.context.budget.spend(reference.repository().host()) {
-                    self.look(reference, &access).await.ok().flatten()
-                } else {
-                    None
-                };
+            for (reference, mirror) in &wanted {
+                let mut digest = None;
+                // What the mirror does not have any more is taken from the registry itself.
+                for place in mirror.iter().chain([reference]) {
+                    let access = self.reading(observed, place);
+                    if digest.is_none() && self.context.budget.spend(place.repository().host()) {
+                        digest = self.look(place, &access).await.ok().flatten();
+                    }
+                }
                 bases.push(BaseNow {
                     reference: reference.to_string(),
                     digest: digest.map(|digest| digest.to_string()),
@@ -325,4 +330,10 @@ impl Asker<'_> {
         let uid = self.build.uid().unwrap_or_default();
         self.context.moved_bases.answer(&uid, &question, ask).await
     }
+}
+
+/// Where the mirror that `base` was taken from has it, as long as builds are to use mirrors.
+fn at_mirror(reference: &Reference, base: &BaseImage) -> Option<Reference> {
+    let mirror: oci::Repository = base.mirror.as_deref()?.parse().ok()?;
+    Some(mirror.tagged(reference.tag()?.clone()))
 }

@@ -105,6 +105,7 @@ pub fn outcome(attempt: &Attempt, pods: &[PodView]) -> Option<BuildOutcome> {
         .map(|base| protocol::BaseImage {
             reference: base.reference.clone(),
             digest: base.digest.clone(),
+            mirror: base.mirror.clone(),
         })
         .collect();
     built.misses = platforms()
