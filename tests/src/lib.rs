@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod cluster;
 pub mod corpus;
 pub mod debian_base;
+pub mod delay_proxy;
 pub mod fault_proxy;
 pub mod git_server;
 pub mod kstatus;

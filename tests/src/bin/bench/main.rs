@@ -1,11 +1,12 @@
-//! `make bench`: the engine side by side with `BuildKit` and buildah on the same Dockerfiles, base and registry, interleaved,
-//! on this machine. It prints medians and ratios and writes them into `docs/benchmarks.md`. It judges nothing: a timed run
+//! `make bench`: the engine side by side with `BuildKit` and buildah on the same Dockerfiles, base and registry, and mirrors
+//! side by side with crane, regsync and skopeo, interleaved, on this machine. It prints medians and ratios and writes them into `docs/benchmarks.md`. It judges nothing: a timed run
 //! is no test.
 #![expect(clippy::print_stdout, reason = "the output is the product")]
 
 mod builder;
 mod disk;
 mod machine;
+mod mirror;
 mod plain;
 mod registry_log;
 mod report;
@@ -24,12 +25,26 @@ struct Arguments {
     /// Runs of each case; the medians are reported
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// The workload to run; all of them where absent
+    /// The workload to run, or `mirror` for all of mirrors; all of them where absent
     #[arg(long)]
     workload: Option<String>,
     /// The size of the large layer in MiB
     #[arg(long, default_value_t = 1024)]
     layer: u64,
+    /// How far away registries are, in milliseconds, for mirrors
+    #[arg(long, value_delimiter = ',', default_value = "0,20,100")]
+    latency: Vec<u64>,
+}
+
+impl Arguments {
+    /// The workloads of mirrors that are wanted.
+    fn mirrors(&self) -> Vec<mirror::Work> {
+        let all = mirror::Work::ALL.into_iter();
+        match self.workload.as_deref() {
+            None | Some("mirror") => all.collect(),
+            Some(name) => all.filter(|work| work.name() == name).collect(),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -47,21 +62,41 @@ fn main() -> anyhow::Result<()> {
                 .is_none_or(|name| name == workload.name())
         })
         .collect();
+    let mirrors = arguments.mirrors();
     anyhow::ensure!(
-        !chosen.is_empty(),
-        "there is no such workload; there are: {}",
-        Workload::ALL.map(Workload::name).join(" ")
+        !chosen.is_empty() || !mirrors.is_empty(),
+        "there is no such workload; there are: {} {} mirror",
+        Workload::ALL.map(Workload::name).join(" "),
+        mirror::Work::ALL.map(mirror::Work::name).join(" ")
     );
     let mut rows = Vec::new();
-    for workload in chosen {
+    for &workload in &chosen {
         println!("{}: {}", workload.name(), workload.about());
         rows.extend(run(workload, &arguments)?);
     }
-    let table = report::table(&rows, arguments.runs);
-    println!("{table}");
     // A part does not replace the whole.
-    if arguments.workload.is_none() && arguments.layer == 1024 {
-        report::write(&table)?;
+    let is_usual = arguments.layer == 1024;
+    if !chosen.is_empty() {
+        let table = report::table(&rows, arguments.runs);
+        println!("{table}");
+        if arguments.workload.is_none() && is_usual {
+            report::write("builds", &table)?;
+        }
+    }
+    if !mirrors.is_empty() {
+        let is_whole = mirrors.len() == mirror::Work::ALL.len();
+        let plan = mirror::Plan {
+            works: mirrors,
+            latencies: arguments.latency,
+            runs: arguments.runs,
+            layer: usize::try_from(arguments.layer)?,
+        };
+        let rows = tokio::runtime::Runtime::new()?.block_on(mirror::run(&plan))?;
+        let table = mirror::table(&rows, &plan);
+        println!("{table}");
+        if is_whole && is_usual {
+            report::write("mirrors", &table)?;
+        }
     }
     Ok(())
 }

@@ -165,10 +165,13 @@ fn packing(rows: &[Row]) -> String {
     text
 }
 
-/// Replaces what stands between the markers of `docs/benchmarks.md`.
-pub(crate) fn write(table: &str) -> anyhow::Result<()> {
+/// Replaces what stands between the markers of `name` in `docs/benchmarks.md`.
+pub(crate) fn write(name: &str, table: &str) -> anyhow::Result<()> {
     let path = repository().join("docs/benchmarks.md");
-    let (begin, end) = ("<!-- builds: begin -->", "<!-- builds: end -->");
+    let (begin, end) = (
+        &*format!("<!-- {name}: begin -->"),
+        &*format!("<!-- {name}: end -->"),
+    );
     let text = fs_err::read_to_string(&path)?;
     let (head, rest) = text
         .split_once(begin)
