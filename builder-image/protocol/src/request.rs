@@ -57,7 +57,6 @@ impl Request {
 /// The kinds of work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(clippy::large_enum_variant, reason = "one value a process")]
 pub enum Task {
     /// Build an image and push it.
     Build(BuildRequest),
