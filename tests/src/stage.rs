@@ -266,10 +266,20 @@ impl Stage {
         Ok(serde_json::from_str(&manifest)?)
     }
 
+    /// Whether the image `name` in `upstream` is whole: crane reads all of it and compares every digest.
+    ///
+    /// # Errors
+    /// It is not, or is not there.
+    pub async fn validate(&self, upstream: &Upstream, name: &str) -> anyhow::Result<()> {
+        let _ = self.crane("validate --remote", upstream, name).await?;
+        Ok(())
+    }
+
     async fn crane(&self, verb: &str, upstream: &Upstream, name: &str) -> anyhow::Result<String> {
         let config = upstream.local_docker_config()?;
         let output = Command::new(self.cache.join("bin/crane"))
-            .args([verb, &format!("{}/{name}", upstream.local_host())])
+            .args(verb.split(' '))
+            .args([&format!("{}/{name}", upstream.local_host())])
             .env("SSL_CERT_FILE", self.authority_file())
             .env(
                 "DOCKER_CONFIG",

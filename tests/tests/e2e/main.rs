@@ -9,6 +9,7 @@ mod gitops;
 mod inputs;
 mod lifecycle;
 mod main_job;
+mod mirror_kills;
 mod platforms;
 #[path = "../chart/rights.rs"]
 mod rights;
