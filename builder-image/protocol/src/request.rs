@@ -57,6 +57,10 @@ impl Request {
 /// The kinds of work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one value a process, whichever of them is larger at present"
+)]
 pub enum Task {
     /// Build an image and push it.
     Build(BuildRequest),
