@@ -141,7 +141,25 @@ impl PlaceArgs {
                 archive.path
             ));
         }
-        Ok(Path::new(top).join(path))
+        let whole = Path::new(top).join(path);
+        if leads_out(Path::new(top), &whole) {
+            return Err(format!(
+                "archive.path `{}` leads out of the claim by a symbolic link",
+                archive.path
+            ));
+        }
+        Ok(whole)
+    }
+}
+
+/// Whether `path` below `top` leads to another place, as far as it exists. What nobody can resolve fails when it is opened.
+fn leads_out(top: &Path, path: &Path) -> bool {
+    let found = path
+        .ancestors()
+        .find_map(|path| fs_err::canonicalize(path).ok());
+    match (fs_err::canonicalize(top), found) {
+        (Ok(top), Some(found)) => !found.starts_with(&top),
+        _ => false,
     }
 }
 
@@ -175,6 +193,20 @@ mod tests {
         };
         assert_eq!(path(None, "/a/../b").unwrap(), Path::new("/a/../b"));
         assert_eq!(path(Some("backup"), "a/b").unwrap(), Path::new("/mnt/a/b"));
+        let (claim, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), claim.path().join("link")).unwrap();
+        fs_err::create_dir(claim.path().join("own")).unwrap();
+        std::os::unix::fs::symlink("own", claim.path().join("inner")).unwrap();
+        for (below, out) in [
+            ("link/a", true),
+            ("link", true),
+            ("own/a/b", false),
+            ("inner/a", false),
+            ("a", false),
+        ] {
+            let found = leads_out(claim.path(), &claim.path().join(below));
+            assert_eq!(found, out, "{below}");
+        }
         for bad in ["../a", "/a", "a/../../b"] {
             assert!(path(Some("backup"), bad).is_err(), "{bad}");
         }
