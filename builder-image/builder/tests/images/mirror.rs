@@ -315,26 +315,21 @@ fn contents(crane: &Path, host: &str) -> Vec<String> {
     all
 }
 
-#[test]
-fn a_backup_is_incremental_and_restores_a_registry_as_it_was() {
-    let (Some(program), Some(crane)) = (tool("registry"), tool("crane")) else {
-        return;
-    };
-    let machine = Machine::new();
-    let main = Registry::start(&program, &machine.work("main"));
+/// A registry with single images, and with an index, which is kept whole.
+fn filled_registry(machine: &Machine, program: &Path, crane: &Path) -> Registry {
+    let main = Registry::start(program, &machine.work("main"));
     for (image, layers) in [
         ("app:1", &["base", "one"][..]),
         ("team/app:1", &["base", "two"]),
         ("team/app:2", &["base", "three"]),
         ("docker.io/library/nginx:1.29", &["base"]),
     ] {
-        push(&machine, &main.host, image, layers);
+        push(machine, &main.host, image, layers);
     }
-    // An index, which is kept whole.
     let children = ["1", "2"].map(|tag| format!("{}/team/app:{tag}", main.host));
     let index = format!("{}/team/app:both", main.host);
     run(
-        &crane,
+        crane,
         &[
             "index",
             "append",
@@ -347,6 +342,16 @@ fn a_backup_is_incremental_and_restores_a_registry_as_it_was() {
             &index,
         ],
     );
+    main
+}
+
+#[test]
+fn a_backup_is_incremental_and_restores_a_registry_as_it_was() {
+    let (Some(program), Some(crane)) = (tool("registry"), tool("crane")) else {
+        return;
+    };
+    let machine = Machine::new();
+    let main = filled_registry(&machine, &program, &crane);
     let all = "[{name: all, repository: '*', tags: {all: true}}]";
     let backup = |form: &str| {
         manifest(
