@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use oci::{Descriptor, Reference, Repository, Tag};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::blobs::Blobs;
 use super::image::{Image, Reading};
@@ -21,6 +21,8 @@ pub const LEDGER_TAG: &str = "v1";
 const CHECKPOINT: usize = 200;
 /// Manifests of one rank that are put at the same time.
 const PUTS: usize = 4;
+/// How many images are looked at while one is worked on: that costs one small answer a side, and most are often unchanged.
+const LOOKS: usize = 4;
 
 /// A run of copies from one registry to another. What it learns of the destination holds for all of its images.
 pub struct Copier {
@@ -33,6 +35,8 @@ pub struct Copier {
     ledger_read: OnceCell<bool>,
     gate: Option<Arc<dyn Gate>>,
     blobs: Blobs,
+    /// Images that may be worked on now.
+    working: Semaphore,
     turns: Arc<Mutex<()>>,
     keeping: Mutex<()>,
 }
@@ -105,6 +109,7 @@ impl Copier {
     pub fn new(source: Client, destination: Client, options: CopyOptions) -> Self {
         Self {
             blobs: Blobs::new(source.clone(), destination.clone(), &options),
+            working: Semaphore::new(options.images.max(1)),
             source,
             destination,
             options,
@@ -135,7 +140,7 @@ impl Copier {
     }
 
     /// Copies all of `jobs`, several at the same time, and tells of each as it ends, with its position. One that fails
-    /// does not keep the others from being copied.
+    /// does not keep the others from being copied, and while large ones are copied, others are found unchanged.
     pub fn copy_all<'a>(
         &'a self,
         jobs: &'a [Job],
@@ -145,7 +150,7 @@ impl Copier {
             .enumerate()
             .map(|(position, job)| async move { (position, self.copy(job).await) })
             .collect();
-        futures::stream::iter(all).buffer_unordered(self.options.images.max(1))
+        futures::stream::iter(all).buffer_unordered(LOOKS * self.options.images.max(1))
     }
 
     /// Copies one image. When it fails, its tags are what they were before; blobs and untagged manifests may be left at the
@@ -156,10 +161,13 @@ impl Copier {
     /// [`Error::PlatformMissing`] for images that are not copied; and those of pull and push.
     pub async fn copy(&self, job: &Job) -> Result<CopyReport> {
         let start = match self.start(job).await? {
-            Ok(start) => self.admitted(job, start).await?,
+            Ok(start) => start,
             Err(unchanged) if self.options.referrers => return self.refer(job, unchanged).await,
             Err(unchanged) => return Ok(unchanged),
         };
+        // Never closed.
+        let _working = self.working.acquire().await;
+        let start = self.admitted(job, start).await?;
         let reading = self.reading(job);
         let image = match start.root {
             Some(root) => reading.read_below(job.from.repository(), root).await?,

@@ -1,7 +1,7 @@
 //! Runs of copies: what several images share is moved once, what a ledger knows is mounted, the number of requests is what
 //! it should be, and whatever breaks a run, the next one converges.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use distribution::{
     Error, ErrorKind,
@@ -53,6 +53,51 @@ fn uploads(registry: &MemoryRegistry) -> usize {
     count(registry, |r| {
         r.method == "PUT" && r.path.contains("/uploads/")
     })
+}
+
+#[tokio::test]
+async fn unchanged_images_do_not_wait_for_large_ones() {
+    let (source, target) = registries().await;
+    let options = CopyOptions {
+        images: 1,
+        ..CopyOptions::default()
+    };
+    let copier = Copier::new(client(), client(), options);
+    let from = source.repository("library/app");
+    let unchanged = ["one", "two", "three"].map(|name| {
+        let to = target.repository(&format!("team/{name}"));
+        job(from.clone(), to, "1")
+    });
+    for (position, result) in all(&copier, &unchanged).await {
+        assert!(!result.unwrap().unchanged, "{position}");
+    }
+    add_image(
+        &source,
+        "library/large",
+        Some("1"),
+        "amd64",
+        &[("never", KIB)],
+    );
+    source.set_faults(|request| {
+        let is_blob = request.path.contains("/library/large/blobs/");
+        is_blob.then_some(Fault::Delay(Duration::from_secs(3600)))
+    });
+    let large = job(
+        source.repository("library/large"),
+        target.repository("team/large"),
+        "1",
+    );
+    let jobs = [&[large][..], &unchanged].concat();
+    let ended = copier.copy_all(&jobs).take(3).collect::<BTreeMap<_, _>>();
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended)
+        .await
+        .unwrap();
+    assert_eq!(ended.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(
+        ended
+            .values()
+            .all(|result| result.as_ref().is_ok_and(|report| report.unchanged))
+    );
 }
 
 /// The four rows of the design, each with a process that knows nothing yet.
