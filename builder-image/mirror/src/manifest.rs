@@ -3,7 +3,7 @@
 //! What needs a cluster is left to who has one: Secrets, schedules and the account of what was written. A field that would have
 //! to be honoured and is not known here is refused, and so is one that is misspelt.
 
-use crds::image_mirror::MirrorImage;
+use crds::image_mirror::{MirrorImage, MirrorVerify};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -33,6 +33,9 @@ pub struct Spec {
     /// What is copied with the images.
     #[serde(default)]
     pub referrers: Option<Referrers>,
+    /// Whose signatures images need. Who runs it has the keys: the Secrets are only named.
+    #[serde(default)]
+    pub verify: Option<MirrorVerify>,
     /// What a run keeps to.
     #[serde(default)]
     pub limits: Option<Limits>,
@@ -51,6 +54,14 @@ pub struct Spec {
     /// Whether a cluster would do nothing: who runs it by hand wants it done.
     #[serde(default)]
     pub suspend: Option<bool>,
+}
+
+impl Spec {
+    /// Whether signatures, attestations and SBOMs are copied with the images: where nothing is said, when they are verified.
+    pub fn copies_referrers(&self) -> bool {
+        let wish = self.referrers.as_ref().and_then(|wish| wish.copy);
+        wish.unwrap_or(self.verify.is_some())
+    }
 }
 
 /// A source or a destination: exactly one of host, registry and archive.
@@ -188,11 +199,6 @@ fn manifest(value: &Value) -> Result<Manifest, String> {
     }
     let name = text(&value["metadata"]["name"]).ok_or("metadata.name is missing")?;
     let spec = &value["spec"];
-    if !spec["verify"].is_null() {
-        return Err(format!(
-            "`{name}`: spec.verify is not carried out by this command, which would publish what is not verified"
-        ));
-    }
     let read: Spec =
         serde_json::from_value(spec.clone()).map_err(|error| format!("`{name}`: spec: {error}"))?;
     let limits = read.limits.iter();
@@ -200,6 +206,13 @@ fn manifest(value: &Value) -> Result<Manifest, String> {
     if rates.any(|rate| quantity::bytes(rate).is_none()) {
         let field = "spec.limits.bytesPerSecond";
         return Err(format!("`{name}`: {field} is no quantity, as 50Mi is"));
+    }
+    if (read.verify.as_ref()).is_some_and(|verify| verify.keys.is_empty()) {
+        return Err(format!("`{name}`: spec.verify.keys names no key"));
+    }
+    let verify = serde_json::to_value(&read.verify).unwrap_or_default();
+    if let Some(field) = misspelt(&spec["verify"], &verify) {
+        return Err(format!("`{name}`: unknown field spec.verify{field}"));
     }
     let images = serde_json::to_value(&read.images).unwrap_or_default();
     if let Some(field) = misspelt(&spec["images"], &images) {
@@ -295,7 +308,17 @@ mod tests {
             (
                 mirror("one", &format!("{SPEC}  verify: {{keys: []}}\n")),
                 2,
-                "spec.verify",
+                "spec.verify.keys names no key",
+            ),
+            (
+                mirror(
+                    "one",
+                    &format!(
+                        "{SPEC}  verify: {{keys: [{{secretRef: {{name: a, key: b, kee: c}}}}]}}\n"
+                    ),
+                ),
+                2,
+                "unknown field spec.verify",
             ),
             (
                 mirror(

@@ -1,6 +1,7 @@
 //! `coopery mirror`: ImageMirrors of a file, carried out without a cluster. What they select and how it is copied is the same;
 //! credentials come from where docker keeps them, and nothing is deleted, since only a resource's status knows what it wrote.
 
+mod keys;
 mod plan;
 mod side;
 
@@ -21,11 +22,13 @@ use mirror::{
 };
 use oci::{Reference, Repository, Tag};
 use serde::Serialize;
+use signature::Verifier;
 
 use super::network::NetworkArgs;
 use super::{human, output};
 use crate::error::{Error, chain};
 use crate::runtime::{Stop, run_async};
+use keys::KeyArgs;
 use plan::{Action, Row, plan};
 use side::{Opened, PlaceArgs};
 
@@ -52,6 +55,8 @@ pub(super) struct MirrorArgs {
     format: Format,
     #[command(flatten)]
     places: PlaceArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -138,6 +143,7 @@ impl MirrorArgs {
                 "nothing is pruned without a cluster: what a mirror wrote is named by the status of its resource"
             );
         }
+        let verifier = self.keys.verifier(spec.verify.as_ref())?;
         let source = self.places.source(&spec.source)?;
         let destination = self.places.destination(&spec.destination, self.dry_run)?;
         let client = destination.serve(&source.serve(client));
@@ -147,7 +153,9 @@ impl MirrorArgs {
             if self.dry_run {
                 rows.splice(0..0, plan(&client, &tags).await);
             } else {
-                let copied = self.copy(&client, manifest, &destination, &tags).await;
+                let copied = self
+                    .copy(&client, manifest, &destination, verifier, &tags)
+                    .await;
                 rows.splice(0..0, copied);
             }
             Ok(rows)
@@ -171,15 +179,12 @@ impl MirrorArgs {
         client: &Client,
         manifest: &Manifest,
         destination: &Opened,
+        verifier: Option<Verifier>,
         tags: &[(MirrorTag, Reference)],
     ) -> Vec<Row> {
         let spec = &manifest.spec;
         let mut options = CopyOptions {
-            referrers: spec
-                .referrers
-                .as_ref()
-                .and_then(|r| r.copy)
-                .unwrap_or(false),
+            referrers: spec.copies_referrers(),
             ..CopyOptions::default()
         };
         if let Some(most) = spec.limits.as_ref().and_then(|limits| limits.concurrency) {
@@ -192,6 +197,9 @@ impl MirrorArgs {
             .and_then(|l| l.bytes_per_second.as_deref());
         options.bytes_per_second = rate.and_then(quantity::bytes).and_then(NonZeroU64::new);
         let mut copier = Copier::new(client.clone(), client.clone(), options);
+        if let Some(verifier) = verifier {
+            copier = copier.with_gate(verifier);
+        }
         let namespace = manifest.namespace.as_deref().unwrap_or("default");
         if destination.is_registry
             && let Ok(ledger) =
@@ -226,8 +234,8 @@ impl MirrorArgs {
                     is_users: false,
                 },
                 Err(error) => {
-                    use distribution::ErrorKind::NotFound;
-                    let users = error.kind() == NotFound;
+                    use distribution::ErrorKind::{NotFound, Untrusted};
+                    let users = matches!(error.kind(), NotFound | Untrusted);
                     Row::failed(source, destination, chain(&error), users)
                 }
             };

@@ -231,6 +231,60 @@ fn what_is_no_image_mirror_is_refused_with_its_line() {
 }
 
 #[test]
+fn only_what_is_signed_is_published() {
+    let stage = Stage::new();
+    stage.push("acme/app:1", &["base", "one"]);
+    stage.push("acme/app:2", &["base", "two"]);
+    let machine = &stage.machine;
+    let signer = |args: &[&str]| {
+        let mut command = machine.command(args);
+        let output = command.env("COOPERY_PASSWORD", "a passphrase").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    for name in ["ours", "stranger"] {
+        signer(&["generate-key-pair", "--output-key-prefix", name]);
+    }
+    let image = |tag: &str| format!("{}/acme/app:{tag}", stage.source.address());
+    signer(&["sign", "--key", "ours.key", &image("1")]);
+    signer(&["sign", "--key", "stranger.key", &image("2")]);
+    stage.manifest(
+        &stage.to_target(),
+        "[{name: a, repository: acme/app, tags: {names: ['1', '2']}}]\n  verify: {keys: [{secretRef: {name: trust, key: cosign.pub}}]}",
+    );
+    // A key that is not there, or is none, is no reason to publish anything.
+    let (code, _, errors) = stage.mirror(&[]);
+    assert!(
+        errors.contains("say --key trust/cosign.pub=FILE"),
+        "{errors}"
+    );
+    assert_eq!(code, 1);
+    for (file, expected) in [("absent", "absent"), ("mirror.yaml", "mirror.yaml: ")] {
+        let (code, _, errors) = stage.mirror(&["--key", &format!("trust/cosign.pub={file}")]);
+        assert!(errors.contains(expected), "{errors}");
+        assert_eq!(code, 1);
+    }
+    assert!(stage.target.tags("m/acme/app").is_empty());
+
+    let (code, table, errors) = stage.mirror(&["--key", "trust/cosign.pub=ours.pub"]);
+    assert_eq!(code, 1, "{errors}");
+    assert_eq!(
+        actions(&table),
+        ["copied m/acme/app:1", "failed m/acme/app:2"],
+        "{table}"
+    );
+    assert!(errors.contains("trust/cosign.pub"), "{errors}");
+    let tags = stage.target.tags("m/acme/app");
+    assert!(
+        tags.contains(&"1".into()) && !tags.contains(&"2".into()),
+        "{tags:?}"
+    );
+    // The signature came along.
+    let copy = format!("{}/m/acme/app:1", stage.target.address());
+    machine.coopery(&["verify", "--key", "ours.pub", &copy]);
+}
+
+#[test]
 fn a_registry_keeps_a_ledger_of_what_it_has() {
     let stage = Stage::new();
     stage.push("acme/app:1", &["base", "one"]);
