@@ -125,9 +125,21 @@ where
         walk(&mut status, &|text| {
             masked(&text.replace(&namespace.name, "NAMESPACE"))
         });
+        forget_origins(&mut status);
         into.insert(format!("{} {}", K::kind(&()), object.name_any()), status);
     }
     Ok(())
+}
+
+/// Forgets where base images were taken from: from a mirror when it was synced before the build began, which is a matter of
+/// time. What was taken is the same by its digest, which stays.
+fn forget_origins(status: &mut Value) {
+    let images = status.get_mut("baseImages").and_then(Value::as_array_mut);
+    for image in images.into_iter().flatten() {
+        if let Some(fields) = image.as_object_mut() {
+            fields.remove("mirror");
+        }
+    }
 }
 
 /// Every object of a kind, but for what Kubernetes puts into each namespace.
@@ -238,4 +250,14 @@ fn what_differs_between_runs_is_masked() {
     ] {
         assert_eq!(masked(text), expected);
     }
+}
+
+#[test]
+fn where_a_base_came_from_does_not_count() {
+    let image = serde_json::json!({"reference": "a:1", "digest": "sha256:1"});
+    let mut status = serde_json::json!({ "baseImages": [image], "digest": "sha256:2" });
+    let expected = status.clone();
+    status["baseImages"][0]["mirror"] = "b/a".into();
+    forget_origins(&mut status);
+    assert_eq!(status, expected);
 }
